@@ -1,0 +1,253 @@
+//! Why something was not forwarded: one enum for the whole program.
+//!
+//! Every value has a counter per core ([`DropCounters`]); a drop without a reason does not exist.
+//! Data cores increment, the management core reads copies.
+
+/// Why bytes, a frame, a query, a session, a connection or a link was not carried further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum DropReason {
+    /// A connection beyond the cap on links and half-open handshakes, closed unread.
+    TooManyConnections,
+    /// Wrong version, key or tag in one of the three acts (spec §3.4).
+    HandshakeRejected,
+    /// No complete negotiation within the deadline after accept.
+    HandshakeTimeout,
+    /// The connection ended before its negotiation did.
+    HandshakeAbandoned,
+    /// A choice other than `mux2`, or bytes that are no negotiation (spec §4).
+    NegotiationRejected,
+    /// A record whose tag does not verify, or an empty record (spec §6.2).
+    RecordRejected,
+    /// An unknown or malformed frame (spec §6.2).
+    FrameRejected,
+    /// The peer closed or reset the connection in the middle of a record or frame.
+    LinkTruncated,
+    /// The peer did not answer a ping in time (spec §7.4).
+    PingTimeout,
+    /// The peer does not read: its control frames, or any bytes, could not be sent in time.
+    PeerNotReading,
+    /// A link closed by the operator or because the program ends.
+    LinkClosedByOperator,
+    /// Data for a session this link does not have; answered with a reset (spec §7.1).
+    UnknownSessionData,
+    /// Credit for a session this link does not have; answered with a reset (spec §7.1).
+    UnknownSessionRead,
+    /// Response, reset, migrate or pong for something unknown; ignored (spec §17).
+    UnknownSessionIgnored,
+    /// Data before the session was open; answered with a reset (spec §7.1).
+    DataBeforeResponse,
+    /// More data than the window advertised; the session is reset (spec §7.3).
+    CreditOverflow,
+    /// A query with a nonce that is in use; ignored (spec §7.1).
+    DuplicateNonce,
+    /// A query for an operation this node does not have, code 1.
+    UnknownQuery,
+    /// A query whose arguments do not parse, code 1 or an error object.
+    MalformedQuery,
+    /// A query the access policy refuses.
+    QueryUnauthorized,
+    /// A query for an identity that has no link here, or no idle connection.
+    TargetNotReachable,
+    /// The target of a relayed query rejected it.
+    TargetRejected,
+    /// The target of a relayed query did not answer in time.
+    TargetTimeout,
+    /// A session beyond the cap of its link or core.
+    TooManySessions,
+    /// Bytes received for a leg whose other side had ended already.
+    PeerLegClosed,
+    /// A pong that the peer's full control queue had no room for.
+    PongSuppressed,
+    /// A queue to the management core, or a table there, was full; the query got code 1.
+    ManagementBusy,
+    /// The other core's ring was full for a control message.
+    MeshFull,
+    /// No buffer was left in this core's arena or pool.
+    BufferExhausted,
+    /// A connection to the socket port that presented an unknown, used or expired nonce.
+    SocketNonceUnknown,
+    /// A connection to the socket port that sent no complete nonce in time.
+    SocketNonceTimeout,
+    /// An idle connection that sent something other than a ping, a pong or the handoff's ack.
+    IdleProtocolViolation,
+    /// An idle connection without a pong in time (spec §11.2).
+    IdlePingTimeout,
+    /// A handoff the registered node did not acknowledge in time.
+    HandoffTimeout,
+    /// A raw pipe that one side reset.
+    PipeReset,
+    /// A raw pipe without traffic for longer than the limit.
+    PipeIdleTimeout,
+    /// Accepting a connection failed in the kernel, for example for want of descriptors.
+    AcceptFailed,
+    /// A send or receive failed in the kernel with something other than end or reset.
+    SocketError,
+}
+
+impl DropReason {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Self; 38] = [
+        Self::TooManyConnections,
+        Self::HandshakeRejected,
+        Self::HandshakeTimeout,
+        Self::HandshakeAbandoned,
+        Self::NegotiationRejected,
+        Self::RecordRejected,
+        Self::FrameRejected,
+        Self::LinkTruncated,
+        Self::PingTimeout,
+        Self::PeerNotReading,
+        Self::LinkClosedByOperator,
+        Self::UnknownSessionData,
+        Self::UnknownSessionRead,
+        Self::UnknownSessionIgnored,
+        Self::DataBeforeResponse,
+        Self::CreditOverflow,
+        Self::DuplicateNonce,
+        Self::UnknownQuery,
+        Self::MalformedQuery,
+        Self::QueryUnauthorized,
+        Self::TargetNotReachable,
+        Self::TargetRejected,
+        Self::TargetTimeout,
+        Self::TooManySessions,
+        Self::PeerLegClosed,
+        Self::PongSuppressed,
+        Self::ManagementBusy,
+        Self::MeshFull,
+        Self::BufferExhausted,
+        Self::SocketNonceUnknown,
+        Self::SocketNonceTimeout,
+        Self::IdleProtocolViolation,
+        Self::IdlePingTimeout,
+        Self::HandoffTimeout,
+        Self::PipeReset,
+        Self::PipeIdleTimeout,
+        Self::AcceptFailed,
+        Self::SocketError,
+    ];
+
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The name in listings and as the `reason` label of metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooManyConnections => "too_many_connections",
+            Self::HandshakeRejected => "handshake_rejected",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::HandshakeAbandoned => "handshake_abandoned",
+            Self::NegotiationRejected => "negotiation_rejected",
+            Self::RecordRejected => "record_rejected",
+            Self::FrameRejected => "frame_rejected",
+            Self::LinkTruncated => "link_truncated",
+            Self::PingTimeout => "ping_timeout",
+            Self::PeerNotReading => "peer_not_reading",
+            Self::LinkClosedByOperator => "link_closed_by_operator",
+            Self::UnknownSessionData => "unknown_session_data",
+            Self::UnknownSessionRead => "unknown_session_read",
+            Self::UnknownSessionIgnored => "unknown_session_ignored",
+            Self::DataBeforeResponse => "data_before_response",
+            Self::CreditOverflow => "credit_overflow",
+            Self::DuplicateNonce => "duplicate_nonce",
+            Self::UnknownQuery => "unknown_query",
+            Self::MalformedQuery => "malformed_query",
+            Self::QueryUnauthorized => "query_unauthorized",
+            Self::TargetNotReachable => "target_not_reachable",
+            Self::TargetRejected => "target_rejected",
+            Self::TargetTimeout => "target_timeout",
+            Self::TooManySessions => "too_many_sessions",
+            Self::PeerLegClosed => "peer_leg_closed",
+            Self::PongSuppressed => "pong_suppressed",
+            Self::ManagementBusy => "management_busy",
+            Self::MeshFull => "mesh_full",
+            Self::BufferExhausted => "buffer_exhausted",
+            Self::SocketNonceUnknown => "socket_nonce_unknown",
+            Self::SocketNonceTimeout => "socket_nonce_timeout",
+            Self::IdleProtocolViolation => "idle_protocol_violation",
+            Self::IdlePingTimeout => "idle_ping_timeout",
+            Self::HandoffTimeout => "handoff_timeout",
+            Self::PipeReset => "pipe_reset",
+            Self::PipeIdleTimeout => "pipe_idle_timeout",
+            Self::AcceptFailed => "accept_failed",
+            Self::SocketError => "socket_error",
+        }
+    }
+
+    /// The place of this reason in [`Self::ALL`] and in [`DropCounters`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// How often each reason occurred, and how many bytes of payload went with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropCounters {
+    events: [u64; DropReason::COUNT],
+    bytes: [u64; DropReason::COUNT],
+}
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self { events: [0; DropReason::COUNT], bytes: [0; DropReason::COUNT] }
+    }
+}
+
+impl DropCounters {
+    /// Counts one event that lost `bytes` bytes of payload (0 where nothing was lost).
+    pub fn count(&mut self, reason: DropReason, bytes: usize) {
+        if let (Some(events), Some(lost)) =
+            (self.events.get_mut(reason.index()), self.bytes.get_mut(reason.index()))
+        {
+            *events += 1;
+            *lost += bytes as u64;
+        }
+    }
+
+    /// Events so far.
+    pub fn events(&self, reason: DropReason) -> u64 {
+        self.events.get(reason.index()).copied().unwrap_or_default()
+    }
+
+    /// Payload bytes lost so far.
+    pub fn bytes(&self, reason: DropReason) -> u64 {
+        self.bytes.get(reason.index()).copied().unwrap_or_default()
+    }
+
+    /// Adds another core's counters to these.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.events.iter_mut().zip(other.events) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.bytes.iter_mut().zip(other.bytes) {
+            *mine += theirs;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_has_its_own_index_and_name() {
+        let names: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::COUNT);
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+    }
+
+    #[test]
+    fn counters_of_cores_add_up() {
+        let mut one = DropCounters::default();
+        one.count(DropReason::CreditOverflow, 7);
+        let mut two = one.clone();
+        two.count(DropReason::CreditOverflow, 1);
+        one.add(&two);
+        assert_eq!(one.events(DropReason::CreditOverflow), 3);
+        assert_eq!(one.bytes(DropReason::CreditOverflow), 15);
+    }
+}

@@ -1,0 +1,117 @@
+//! One side of a session: its state, its credit both ways, and the bytes waiting for it.
+//!
+//! Plain values, owned and changed by [`crate::switch::Switch`] alone.
+
+use crate::chunk_queue::ChunkQueue;
+use crate::drop_reason::DropReason;
+use crate::ids::{CoreId, LegTag};
+
+/// What a leg does, for listings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegKind {
+    /// A query answered by this node.
+    Local,
+    /// Asked by this side, joined to another leg.
+    Caller,
+    /// Offered to this side, joined to the caller's leg.
+    Target,
+    /// A link of our own runs inside.
+    Inner,
+}
+
+/// Where a leg is between query and end (spec §7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegState {
+    /// The link's peer asked; nothing was answered yet.
+    Asked,
+    /// We asked the link's peer; it has not answered.
+    Offered {
+        /// A reset came before the response (spec §7.1): the session is over, only the code is
+        /// still waited for.
+        reset_seen: bool,
+    },
+    /// Both directions carry data.
+    Open,
+    /// The other side has ended: what waits is sent, then a reset. Nothing more is taken in.
+    Ending,
+}
+
+/// What a leg is joined to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// The management core answers, or nothing is decided yet.
+    Management,
+    /// Another leg, on any core.
+    Leg(LegTag),
+    /// A link of our own, at this place of the same core's table.
+    InnerLink(u32),
+}
+
+/// One side of a session.
+#[derive(Debug)]
+pub struct Leg {
+    /// The link it lives on, as the place in this core's table.
+    pub link: u32,
+    /// Its name on that link.
+    pub nonce: u64,
+    pub kind: LegKind,
+    pub state: LegState,
+    pub other: Other,
+    /// Bytes the link's peer may still send us.
+    pub window_left: u64,
+    /// Bytes passed on to this leg's link for which the other leg's sender has no credit back yet.
+    /// For legs without another leg: bytes of this leg's own sender.
+    pub unreturned: u32,
+    /// Bytes we may still send to the link's peer.
+    pub credit: u64,
+    /// Bytes waiting for credit or for room on the link.
+    pub queue: ChunkQueue,
+    /// Whether the link's ready ring holds it.
+    pub in_ready_ring: bool,
+    /// Before this time nothing is sent (spec §6.3), in nanoseconds; 0: no such time.
+    pub hold_until_ns: u64,
+    pub opened_ns: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+impl Leg {
+    /// Whether queued bytes may go out now.
+    pub fn may_send(&self) -> bool {
+        self.credit > 0 && self.hold_until_ns == 0 && !self.queue.is_empty()
+    }
+}
+
+/// What one leg tells another. Kept in order with the data between the same two legs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// The query of `to` was sent on; `from` waits for the answer.
+    Offered { to: LegTag, from: LegTag },
+    /// The target accepted.
+    Accepted { to: LegTag, from: LegTag },
+    /// The target rejected, or could not be asked; `reason` is counted at the caller's core, unless
+    /// somebody else has counted already.
+    Rejected { to: LegTag, code: u8, reason: Option<DropReason> },
+    /// The other side has ended: flush, then reset.
+    End { to: LegTag },
+    /// So many bytes of the sender behind `to` were passed on.
+    Consumed { to: LegTag, bytes: u32 },
+}
+
+impl Signal {
+    /// The leg it is for.
+    pub fn to(&self) -> LegTag {
+        match *self {
+            Self::Offered { to, .. }
+            | Self::Accepted { to, .. }
+            | Self::Rejected { to, .. }
+            | Self::End { to }
+            | Self::Consumed { to, .. } => to,
+        }
+    }
+
+    /// The core of the leg it is for.
+    pub fn core(&self) -> CoreId {
+        self.to().core
+    }
+}

@@ -1,0 +1,14 @@
+//! What may be joined to what: sessions, legs and pipes, credit, and the reasons for not forwarding.
+//!
+//! Sans-IO: no sockets, no clock, no randomness but what is passed in. A data core drives one
+//! [`switch::Switch`]; nothing here is shared between threads.
+
+#![forbid(unsafe_code)]
+
+pub mod chunk_queue;
+pub mod drop_reason;
+pub mod ids;
+pub mod leg;
+pub mod limits;
+pub mod slots;
+pub mod switch;

@@ -1,0 +1,35 @@
+//! Every limit of this room, with unit and derivation.
+
+/// Bytes of one piece of a session's queue. A queue of n bytes holds at most n + 2 × this.
+pub const CHUNK_BYTES: usize = 4096;
+
+/// Most payload bytes put into one data frame from a session's queue. Stock applications read
+/// 32 KiB at a time and return credit per read (spec §7.3), so larger frames gain nothing there.
+pub const QUEUED_FRAME_MAX_BYTES: usize = 32 * 1024;
+
+/// Bytes a session may send from its queue before the next session of the same link has its turn:
+/// one largest frame.
+pub const QUANTUM_BYTES: usize = QUEUED_FRAME_MAX_BYTES;
+
+/// Credit is returned when this part of the window has been passed on. Small enough that a sender
+/// never waits while the other side reads, large enough that credit costs few frames.
+pub const CREDIT_RETURN_DIVISOR: u32 = 4;
+
+/// How long a reset that came before its response waits for the response, in nanoseconds
+/// (spec §7.1: at most ~200 ms).
+pub const RESET_GRACE_NS: u64 = 200_000_000;
+
+/// How long the first data of a session we opened towards a raw-profile peer is held back, in
+/// nanoseconds (spec §6.3: a millisecond or two, or P0 resets the session).
+pub const FIRST_DATA_HOLD_NS: u64 = 2_000_000;
+
+/// Smallest session window: four of the largest data frames, so that one frame in flight never
+/// exhausts it.
+pub const WINDOW_MIN_BYTES: u32 = 4 * 65_536;
+
+/// Largest session window: what stock advertises (spec §17).
+pub const WINDOW_MAX_BYTES: u32 = 4_194_304;
+
+/// Deadline entries of sessions that have ended are swept when they outnumber the live ones by
+/// this factor, so the list stays in proportion to the sessions it watches.
+pub const STALE_DEADLINES_FACTOR: usize = 2;

@@ -1,0 +1,932 @@
+//! The session table of one data core: who asked whom, what is joined, and who may send how much.
+//!
+//! Owned by one data core and called on its thread only. Frames and times go in; routes and
+//! [`Effect`]s come out. Credit ends here: each leg advertises our own window and passes bytes on
+//! within the credit its peer gave, so a session holds at most one window per direction
+//! (spec §7.3), and the sockets of links are always drained (spec §7.5).
+//!
+//! Order: effects must be carried out before the next call, and bytes of a [`Route`] at once; then
+//! a reset never overtakes the data before it (spec §7.2).
+
+use crate::chunk_queue::{ChunkPool, ChunkQueue};
+use crate::drop_reason::{DropCounters, DropReason};
+use crate::ids::{CoreId, LegTag};
+use crate::leg::{Leg, LegKind, LegState, Other, Signal};
+use crate::limits::{
+    CREDIT_RETURN_DIVISOR, FIRST_DATA_HOLD_NS, QUANTUM_BYTES, RESET_GRACE_NS, STALE_DEADLINES_FACTOR,
+};
+use crate::slots::Slots;
+use std::collections::{HashMap, VecDeque};
+use waystation_astral::frame::{Frame, Profile};
+use waystation_astral::gateway;
+
+/// Code of every rejection of our own (spec §8.4): there is no other that all eras share.
+pub const CODE_REJECTED: u8 = 1;
+
+/// What one core's switch may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwitchLimits {
+    /// The window we advertise for every session, in bytes.
+    pub window_bytes: u32,
+    /// Most sessions on one link.
+    pub sessions_per_link: usize,
+    /// Bytes of payload that may wait in all queues of this core.
+    pub queue_bytes: usize,
+    /// How long a target may take to answer.
+    pub query_timeout_ns: u64,
+}
+
+/// Something to be done because of a call.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send a frame on a link, behind everything given to that link before.
+    Frame { link: u32, frame: Frame<'static> },
+    /// Send a query on a link, advertising our window.
+    Query { link: u32, nonce: u64, query: Box<[u8]> },
+    /// Tell a leg on another core.
+    Cross(Signal),
+    /// Let the management core answer.
+    Ask { leg: LegTag, link: u32, nonce: u64, query: Box<[u8]> },
+    /// The caller of a query given to the management core has gone.
+    Cancelled { leg: LegTag },
+    /// The session under a link of our own has ended.
+    InnerEnded { link: u32 },
+}
+
+/// Where a piece of a data frame's payload goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Into the outgoing record of this link, at once, as a data frame of this session.
+    Direct { link: u32, nonce: u64 },
+    /// To this leg's queue, by [`Switch::enqueue`].
+    Queue { leg: u32 },
+    /// To a leg on another core.
+    Cross { to: LegTag },
+    /// To the link of our own that runs inside.
+    Inner { link: u32 },
+    /// Nowhere; counted.
+    Nowhere,
+}
+
+/// Takes the payload that [`Switch::fill`] finds ready.
+pub trait DataSink {
+    /// Most payload bytes one more data frame can take now; 0 when the link has no room.
+    fn room_bytes(&mut self) -> usize;
+    /// Starts a data frame of so many payload bytes, the first of which was opened at `stamp_ns`.
+    fn begin(&mut self, nonce: u64, payload_bytes: usize, stamp_ns: u64);
+    /// The next bytes of that frame's payload.
+    fn payload(&mut self, bytes: &[u8]);
+}
+
+/// Counters of one switch since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SwitchCounters {
+    pub sessions_opened: u64,
+    pub queries_received: u64,
+    pub payload_bytes_in: u64,
+    pub payload_bytes_out: u64,
+    pub same_core_bytes: u64,
+    pub cross_core_bytes: u64,
+    pub queued_bytes: u64,
+}
+
+/// The session table of one data core.
+#[derive(Debug)]
+pub struct Switch {
+    core: CoreId,
+    limits: SwitchLimits,
+    legs: Slots<Leg>,
+    links: Vec<Option<LinkSessions>>,
+    pool: ChunkPool,
+    /// What legs of this core have told each other and nobody has heard yet.
+    told: VecDeque<Signal>,
+    effects: Vec<Effect>,
+    /// Links that got something ready to send.
+    woken: Vec<u32>,
+    deadlines: Deadlines,
+    drops: DropCounters,
+    counters: SwitchCounters,
+}
+
+#[derive(Debug)]
+struct LinkSessions {
+    profile: Profile,
+    by_nonce: HashMap<u64, u32>,
+    /// Legs whose queued bytes may go out, each once, in turn.
+    ready: VecDeque<u32>,
+}
+
+/// Legs waiting for a time. Every list is in order of time, because each has one fixed delay.
+#[derive(Debug, Default)]
+struct Deadlines {
+    answers: VecDeque<(u64, LegTag)>,
+    graces: VecDeque<(u64, LegTag)>,
+    holds: VecDeque<(u64, LegTag)>,
+    offered: usize,
+}
+
+impl Switch {
+    /// A switch without links.
+    pub fn new(core: CoreId, limits: SwitchLimits) -> Self {
+        Self {
+            core,
+            limits,
+            legs: Slots::default(),
+            links: Vec::new(),
+            pool: ChunkPool::new(limits.queue_bytes),
+            told: VecDeque::new(),
+            effects: Vec::new(),
+            woken: Vec::new(),
+            deadlines: Deadlines::default(),
+            drops: DropCounters::default(),
+            counters: SwitchCounters::default(),
+        }
+    }
+
+    /// Moves the effects of the calls so far into `into`, in order.
+    pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
+        into.append(&mut self.effects);
+    }
+
+    /// Whether effects wait to be taken.
+    pub fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
+    /// Moves the links that got something ready to send into `into`.
+    pub fn take_woken(&mut self, into: &mut Vec<u32>) {
+        into.append(&mut self.woken);
+    }
+
+    /// A link has finished its negotiation.
+    pub fn link_up(&mut self, link: u32, profile: Profile) {
+        let place = link as usize;
+        if self.links.len() <= place {
+            self.links.resize_with(place + 1, || None);
+        }
+        if let Some(entry) = self.links.get_mut(place) {
+            *entry = Some(LinkSessions {
+                profile,
+                by_nonce: HashMap::new(),
+                ready: VecDeque::new(),
+            });
+        }
+    }
+
+    /// A link has ended: all its sessions end, and only these.
+    pub fn link_down(&mut self, link: u32) {
+        let Some(sessions) = self.links.get_mut(link as usize).and_then(Option::take) else {
+            return;
+        };
+        for slot in sessions.by_nonce.into_values() {
+            self.abandon(slot);
+        }
+        self.settle();
+    }
+
+    /// A query arrived on a link.
+    pub fn query(&mut self, now_ns: u64, link: u32, nonce: u64, window: u32, query: &[u8]) {
+        self.counters.queries_received += 1;
+        let Some(sessions) = self.link(link) else { return };
+        if sessions.by_nonce.contains_key(&nonce) {
+            self.drops.count(DropReason::DuplicateNonce, 0);
+            return;
+        }
+        if gateway::parse(query).is_none() {
+            self.reject_unopened(link, nonce, DropReason::UnknownQuery);
+            return;
+        }
+        if sessions.by_nonce.len() >= self.limits.sessions_per_link {
+            self.reject_unopened(link, nonce, DropReason::TooManySessions);
+            return;
+        }
+        let leg = self.open_leg(now_ns, link, nonce, LegKind::Local, LegState::Asked);
+        if let Some(entry) = self.legs.at_mut(leg.slot) {
+            entry.credit = u64::from(window);
+        }
+        self.effects.push(Effect::Ask { leg, link, nonce, query: query.into() });
+    }
+
+    /// A relayed query arrived on a link for somebody other than its sender and us.
+    pub fn refuse_relayed(&mut self, link: u32, nonce: u64, reason: DropReason) {
+        self.counters.queries_received += 1;
+        self.reject_unopened(link, nonce, reason);
+    }
+
+    /// A response arrived on a link.
+    pub fn response(&mut self, now_ns: u64, link: u32, nonce: u64, code: u8, window: u32) {
+        let Some((slot, leg)) = self.find(link, nonce) else {
+            self.drops.count(DropReason::UnknownSessionIgnored, 0);
+            return;
+        };
+        let LegState::Offered { reset_seen } = leg.state else {
+            self.drops.count(DropReason::UnknownSessionIgnored, 0);
+            return;
+        };
+        match (code, reset_seen) {
+            (0, false) => self.target_accepted(now_ns, slot, window),
+            (0, true) => self.target_accepted_and_ended(slot),
+            (code, _) => self.give_up_offer(slot, code, DropReason::TargetRejected),
+        }
+        self.settle();
+    }
+
+    /// Credit arrived on a link.
+    pub fn read(&mut self, link: u32, nonce: u64, bytes: u32) {
+        let Some((slot, leg)) = self.find_mut(link, nonce) else {
+            self.drops.count(DropReason::UnknownSessionRead, 0);
+            self.effects.push(Effect::Frame { link, frame: Frame::Reset { nonce } });
+            return;
+        };
+        leg.credit = leg.credit.saturating_add(u64::from(bytes));
+        self.make_ready(slot);
+    }
+
+    /// A reset arrived on a link.
+    pub fn reset(&mut self, now_ns: u64, link: u32, nonce: u64) {
+        let Some((slot, leg)) = self.find_mut(link, nonce) else {
+            self.drops.count(DropReason::UnknownSessionIgnored, 0);
+            return;
+        };
+        match leg.state {
+            LegState::Offered { .. } => {
+                leg.state = LegState::Offered { reset_seen: true };
+                let tag = self.tag(slot);
+                self.deadlines.graces.push_back((now_ns + RESET_GRACE_NS, tag));
+            }
+            LegState::Asked | LegState::Open | LegState::Ending => self.close(slot),
+        }
+        self.settle();
+    }
+
+    /// Decides where a piece of a data frame's payload goes, and accounts for it. `has_room` says
+    /// whether a link's outgoing record can take the piece now.
+    pub fn route(
+        &mut self,
+        link: u32,
+        nonce: u64,
+        bytes: usize,
+        has_room: impl FnOnce(u32) -> bool,
+    ) -> Route {
+        let Some((slot, leg)) = self.find_mut(link, nonce) else {
+            return self.refuse_data(link, nonce, DropReason::UnknownSessionData, bytes);
+        };
+        match leg.state {
+            LegState::Asked | LegState::Offered { .. } => {
+                self.close_and_reset(slot);
+                return self.refuse_data(link, nonce, DropReason::DataBeforeResponse, bytes);
+            }
+            LegState::Ending => {
+                self.drops.count(DropReason::PeerLegClosed, bytes);
+                return Route::Nowhere;
+            }
+            LegState::Open => {}
+        }
+        let Some(window_left) = leg.window_left.checked_sub(bytes as u64) else {
+            self.close_and_reset(slot);
+            return self.refuse_data(link, nonce, DropReason::CreditOverflow, bytes);
+        };
+        leg.window_left = window_left;
+        leg.bytes_in += bytes as u64;
+        let other = leg.other;
+        self.counters.payload_bytes_in += bytes as u64;
+        match other {
+            Other::Leg(to) if to.core == self.core => {
+                self.counters.same_core_bytes += bytes as u64;
+                self.deliver(to, bytes, has_room)
+            }
+            Other::Leg(to) => {
+                self.counters.cross_core_bytes += bytes as u64;
+                Route::Cross { to }
+            }
+            Other::InnerLink(inner) => Route::Inner { link: inner },
+            Other::Management => {
+                // Operations of ours take no input: what comes is read and forgotten.
+                self.passed_on(slot, bytes);
+                Route::Nowhere
+            }
+        }
+    }
+
+    /// Decides where payload for a leg of this core goes that came from a leg elsewhere.
+    pub fn deliver(
+        &mut self,
+        to: LegTag,
+        bytes: usize,
+        has_room: impl FnOnce(u32) -> bool,
+    ) -> Route {
+        let Some(leg) = self.legs.get_mut(to.slot, to.generation) else {
+            self.drops.count(DropReason::PeerLegClosed, bytes);
+            return Route::Nowhere;
+        };
+        let link = leg.link;
+        let direct = leg.queue.is_empty()
+            && leg.credit >= bytes as u64
+            && leg.hold_until_ns == 0
+            && self.links.get(link as usize).and_then(Option::as_ref).is_some_and(|l| l.ready.is_empty())
+            && has_room(link);
+        if !direct {
+            return Route::Queue { leg: to.slot };
+        }
+        leg.credit -= bytes as u64;
+        leg.bytes_out += bytes as u64;
+        let nonce = leg.nonce;
+        self.counters.payload_bytes_out += bytes as u64;
+        self.passed_on(to.slot, bytes);
+        self.settle();
+        Route::Direct { link, nonce }
+    }
+
+    /// Puts payload into the queue that [`Route::Queue`] named.
+    pub fn enqueue(&mut self, slot: u32, payload: &[u8], stamp_ns: u64) {
+        let Some(leg) = self.legs.at_mut(slot) else { return };
+        match self.pool.push(&mut leg.queue, payload, stamp_ns) {
+            Ok(()) => {
+                self.counters.queued_bytes += payload.len() as u64;
+                self.make_ready(slot);
+            }
+            Err(_) => {
+                self.drops.count(DropReason::BufferExhausted, payload.len());
+                self.close_and_reset(slot);
+                self.settle();
+            }
+        }
+    }
+
+    /// What another leg has told one of this core.
+    pub fn hear(&mut self, signal: Signal) {
+        self.told.push_back(signal);
+        self.settle();
+    }
+
+    /// Ends a leg of this core because its payload could not be carried on.
+    pub fn fail(&mut self, link: u32, nonce: u64, reason: DropReason, bytes: usize) {
+        if let Some((slot, _)) = self.find(link, nonce) {
+            self.drops.count(reason, bytes);
+            self.close_and_reset(slot);
+        }
+    }
+
+    /// Rejects a query the management core was asked about.
+    pub fn reject(&mut self, leg: LegTag, code: u8) {
+        self.told.push_back(Signal::Rejected { to: leg, code, reason: None });
+        self.settle();
+    }
+
+    /// Accepts such a query, sends `bytes` within the caller's credit, then resets.
+    pub fn answer(&mut self, tag: LegTag, bytes: &[u8], stamp_ns: u64) {
+        let Some(leg) = self.asked(tag) else { return };
+        leg.state = LegState::Open;
+        self.accept_frame(tag.slot);
+        self.enqueue(tag.slot, bytes, stamp_ns);
+        self.end(tag.slot);
+        self.settle();
+    }
+
+    /// Drops such a query without an answer.
+    pub fn forget(&mut self, tag: LegTag) {
+        if self.asked(tag).is_some() {
+            self.drops.count(DropReason::DuplicateNonce, 0);
+            self.remove(tag.slot);
+        }
+    }
+
+    /// Accepts such a query for a link of our own at place `inner`. `false`: it has gone.
+    pub fn terminate_inside(&mut self, tag: LegTag, inner: u32) -> bool {
+        let Some(leg) = self.asked(tag) else { return false };
+        (leg.state, leg.kind, leg.other) = (LegState::Open, LegKind::Inner, Other::InnerLink(inner));
+        self.accept_frame(tag.slot);
+        true
+    }
+
+    /// A leg.
+    pub fn leg(&self, tag: LegTag) -> Option<&Leg> {
+        self.legs.get(tag.slot, tag.generation)
+    }
+
+    /// Sends bytes of a link of our own through the session it runs in.
+    pub fn inner_write(&mut self, tag: LegTag, bytes: &[u8], stamp_ns: u64) {
+        if self.legs.get(tag.slot, tag.generation).is_some() {
+            self.enqueue(tag.slot, bytes, stamp_ns);
+        }
+    }
+
+    /// A link of our own has taken so many bytes out of its session.
+    pub fn inner_consumed(&mut self, tag: LegTag, bytes: usize) {
+        if self.legs.get(tag.slot, tag.generation).is_some() {
+            self.passed_on(tag.slot, bytes);
+        }
+    }
+
+    /// A link of our own has ended: what it wrote is flushed, then its session is reset.
+    pub fn inner_end(&mut self, tag: LegTag) {
+        self.told.push_back(Signal::End { to: tag });
+        self.settle();
+    }
+
+    /// Asks the peer of `link` on behalf of `caller`, under the given unused nonce.
+    pub fn offer(&mut self, now_ns: u64, caller: LegTag, link: u32, nonce: u64, query: Box<[u8]>) {
+        let refusal = match self.link(link) {
+            None => Some(DropReason::TargetNotReachable),
+            Some(sessions) if sessions.by_nonce.len() >= self.limits.sessions_per_link => {
+                Some(DropReason::TooManySessions)
+            }
+            Some(_) => None,
+        };
+        if let Some(reason) = refusal {
+            self.tell(Signal::Rejected { to: caller, code: CODE_REJECTED, reason: Some(reason) });
+            self.settle();
+            return;
+        }
+        let state = LegState::Offered { reset_seen: false };
+        let tag = self.open_leg(now_ns, link, nonce, LegKind::Target, state);
+        let window_left = u64::from(self.limits.window_bytes);
+        if let Some(leg) = self.legs.at_mut(tag.slot) {
+            (leg.other, leg.window_left) = (Other::Leg(caller), window_left);
+        }
+        self.effects.push(Effect::Query { link, nonce, query });
+        self.deadlines.offered += 1;
+        self.deadlines.answers.push_back((now_ns + self.limits.query_timeout_ns, tag));
+        self.sweep_answers();
+        self.tell(Signal::Offered { to: caller, from: tag });
+        self.settle();
+    }
+
+    /// Whether a nonce is free on a link.
+    pub fn nonce_is_free(&self, link: u32, nonce: u64) -> bool {
+        self.link(link).is_none_or(|sessions| !sessions.by_nonce.contains_key(&nonce))
+    }
+
+    /// Whether queued bytes of a link may go out.
+    pub fn has_ready(&self, link: u32) -> bool {
+        self.link(link).is_some_and(|sessions| !sessions.ready.is_empty())
+    }
+
+    /// Moves queued payload of a link's sessions into `sink`, session by session in turn, until it
+    /// has no room.
+    pub fn fill(&mut self, link: u32, sink: &mut impl DataSink) {
+        while let Some(slot) = self.next_ready(link) {
+            let room = sink.room_bytes();
+            if room == 0 {
+                break;
+            }
+            let drained = self.fill_from(slot, room, sink);
+            self.rotate(link, slot);
+            if drained && self.legs.at(slot).is_some_and(|leg| leg.state == LegState::Ending) {
+                self.reset_and_remove(slot);
+            }
+        }
+        self.settle();
+    }
+
+    /// Ends what has waited too long and lets go what was held back.
+    pub fn tick(&mut self, now_ns: u64) {
+        while let Some(tag) = pop_due(&mut self.deadlines.holds, now_ns) {
+            if let Some(leg) = self.legs.get_mut(tag.slot, tag.generation) {
+                leg.hold_until_ns = 0;
+                self.make_ready(tag.slot);
+                self.finish_if_drained(tag.slot);
+            }
+        }
+        while let Some(tag) = pop_due(&mut self.deadlines.graces, now_ns) {
+            if self.is_offered(tag) {
+                self.give_up_offer(tag.slot, CODE_REJECTED, DropReason::TargetRejected);
+            }
+        }
+        while let Some(tag) = pop_due(&mut self.deadlines.answers, now_ns) {
+            if let Some(leg) = self.legs.get(tag.slot, tag.generation)
+                && let LegState::Offered { .. } = leg.state
+            {
+                let frame = Frame::Reset { nonce: leg.nonce };
+                self.effects.push(Effect::Frame { link: leg.link, frame });
+                self.give_up_offer(tag.slot, CODE_REJECTED, DropReason::TargetTimeout);
+            }
+        }
+        self.settle();
+    }
+
+    /// When [`Self::tick`] has something to do next.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        let lists = [&self.deadlines.holds, &self.deadlines.graces, &self.deadlines.answers];
+        lists.iter().filter_map(|list| list.front()).map(|&(due_ns, _)| due_ns).min()
+    }
+
+    /// The window advertised for every session.
+    pub fn window_bytes(&self) -> u32 {
+        self.limits.window_bytes
+    }
+
+    /// Sessions now.
+    pub fn sessions(&self) -> usize {
+        self.legs.len()
+    }
+
+    /// Sessions of a link now.
+    pub fn sessions_of(&self, link: u32) -> usize {
+        self.link(link).map_or(0, |sessions| sessions.by_nonce.len())
+    }
+
+    /// Every leg with its tag.
+    pub fn legs(&self) -> impl Iterator<Item = (LegTag, &Leg)> {
+        self.legs.iter().map(|(slot, generation, leg)| {
+            (LegTag { core: self.core, slot, generation }, leg)
+        })
+    }
+
+    /// Bytes of queue memory in use.
+    pub fn queue_bytes_in_use(&self) -> usize {
+        self.pool.bytes_in_use()
+    }
+
+    /// The drops so far.
+    pub fn drops(&self) -> &DropCounters {
+        &self.drops
+    }
+
+    /// Counts a drop that happened around the switch.
+    pub fn count_drop(&mut self, reason: DropReason, bytes: usize) {
+        self.drops.count(reason, bytes);
+    }
+
+    /// The counters so far.
+    pub fn counters(&self) -> SwitchCounters {
+        self.counters
+    }
+
+    // Signals
+
+    fn tell(&mut self, signal: Signal) {
+        if signal.core() == self.core {
+            self.told.push_back(signal);
+        } else {
+            self.effects.push(Effect::Cross(signal));
+        }
+    }
+
+    fn settle(&mut self) {
+        while let Some(signal) = self.told.pop_front() {
+            self.heed(signal);
+        }
+    }
+
+    fn heed(&mut self, signal: Signal) {
+        let to = signal.to();
+        let Some(leg) = self.legs.get_mut(to.slot, to.generation) else {
+            // The leg ended before it could be joined, so the other one must end as well.
+            if let Signal::Offered { from, .. } | Signal::Accepted { from, .. } = signal {
+                self.tell(Signal::End { to: from });
+            }
+            return;
+        };
+        match signal {
+            Signal::Offered { from, .. } => {
+                (leg.other, leg.kind) = (Other::Leg(from), LegKind::Caller);
+            }
+            Signal::Accepted { from, .. } => {
+                (leg.other, leg.kind, leg.state) = (Other::Leg(from), LegKind::Caller, LegState::Open);
+                self.accept_frame(to.slot);
+            }
+            Signal::Rejected { code, reason, .. } => {
+                if leg.state == LegState::Asked {
+                    if let Some(reason) = reason {
+                        self.drops.count(reason, 0);
+                    }
+                    self.respond(to.slot, code, 0);
+                    self.remove(to.slot);
+                }
+            }
+            Signal::End { .. } => match leg.state {
+                LegState::Asked => {
+                    self.respond(to.slot, CODE_REJECTED, 0);
+                    self.remove(to.slot);
+                }
+                LegState::Offered { .. } => self.reset_and_remove(to.slot),
+                LegState::Open | LegState::Ending => self.end(to.slot),
+            },
+            Signal::Consumed { bytes, .. } => self.return_credit(to.slot, bytes),
+        }
+    }
+
+    // Steps of a session
+
+    fn open_leg(
+        &mut self,
+        now_ns: u64,
+        link: u32,
+        nonce: u64,
+        kind: LegKind,
+        state: LegState,
+    ) -> LegTag {
+        let (slot, generation) = self.legs.insert(Leg {
+            link,
+            nonce,
+            kind,
+            state,
+            other: Other::Management,
+            window_left: 0,
+            unreturned: 0,
+            credit: 0,
+            queue: ChunkQueue::default(),
+            in_ready_ring: false,
+            hold_until_ns: 0,
+            opened_ns: now_ns,
+            bytes_in: 0,
+            bytes_out: 0,
+        });
+        if let Some(sessions) = self.link_mut(link) {
+            sessions.by_nonce.insert(nonce, slot);
+        }
+        self.counters.sessions_opened += 1;
+        LegTag { core: self.core, slot, generation }
+    }
+
+    fn target_accepted(&mut self, now_ns: u64, slot: u32, window: u32) {
+        let from = self.tag(slot);
+        let Some(leg) = self.legs.at_mut(slot) else { return };
+        leg.state = LegState::Open;
+        leg.credit = leg.credit.saturating_add(u64::from(window));
+        let (link, other) = (leg.link, leg.other);
+        self.deadlines.offered = self.deadlines.offered.saturating_sub(1);
+        if self.link(link).is_some_and(|sessions| sessions.profile != Profile::P4) {
+            let until_ns = now_ns + FIRST_DATA_HOLD_NS;
+            if let Some(leg) = self.legs.at_mut(slot) {
+                leg.hold_until_ns = until_ns;
+            }
+            self.deadlines.holds.push_back((until_ns, from));
+        }
+        if let Other::Leg(caller) = other {
+            self.tell(Signal::Accepted { to: caller, from });
+        }
+    }
+
+    fn target_accepted_and_ended(&mut self, slot: u32) {
+        let from = self.tag(slot);
+        if let Some(Leg { other: Other::Leg(caller), .. }) = self.legs.at(slot) {
+            let caller = *caller;
+            self.tell(Signal::Accepted { to: caller, from });
+            self.tell(Signal::End { to: caller });
+        }
+        self.remove(slot);
+    }
+
+    fn give_up_offer(&mut self, slot: u32, code: u8, reason: DropReason) {
+        if let Some(Leg { other: Other::Leg(caller), .. }) = self.legs.at(slot) {
+            let caller = *caller;
+            self.tell(Signal::Rejected { to: caller, code, reason: Some(reason) });
+        }
+        self.remove(slot);
+    }
+
+    /// Sends the accepting response with our window.
+    fn accept_frame(&mut self, slot: u32) {
+        let window = self.limits.window_bytes;
+        if let Some(leg) = self.legs.at_mut(slot) {
+            leg.window_left = u64::from(window);
+        }
+        self.respond(slot, 0, window);
+    }
+
+    fn respond(&mut self, slot: u32, code: u8, window: u32) {
+        if let Some(leg) = self.legs.at(slot) {
+            let frame = Frame::Response { nonce: leg.nonce, code, window };
+            self.effects.push(Effect::Frame { link: leg.link, frame });
+        }
+    }
+
+    /// Takes nothing more in, and resets as soon as everything that waits was sent.
+    fn end(&mut self, slot: u32) {
+        if let Some(leg) = self.legs.at_mut(slot) {
+            leg.state = LegState::Ending;
+            self.finish_if_drained(slot);
+        }
+    }
+
+    fn finish_if_drained(&mut self, slot: u32) {
+        if self.legs.at(slot).is_some_and(|leg| {
+            leg.state == LegState::Ending && leg.queue.is_empty() && leg.hold_until_ns == 0
+        }) {
+            self.reset_and_remove(slot);
+        }
+    }
+
+    fn reset_and_remove(&mut self, slot: u32) {
+        if let Some(leg) = self.legs.at(slot) {
+            let frame = Frame::Reset { nonce: leg.nonce };
+            self.effects.push(Effect::Frame { link: leg.link, frame });
+        }
+        self.remove(slot);
+    }
+
+    /// Ends a leg whose peer sent a reset: the other side is told, this side is not answered.
+    fn close(&mut self, slot: u32) {
+        self.abandon(slot);
+        self.settle();
+    }
+
+    /// Ends a leg because of what its peer did; the caller sends the reset.
+    fn close_and_reset(&mut self, slot: u32) {
+        self.reset_frame_of(slot);
+        self.abandon(slot);
+        self.settle();
+    }
+
+    fn reset_frame_of(&mut self, slot: u32) {
+        if let Some(leg) = self.legs.at(slot) {
+            let frame = Frame::Reset { nonce: leg.nonce };
+            self.effects.push(Effect::Frame { link: leg.link, frame });
+        }
+    }
+
+    /// Removes a leg and tells whatever it was joined to.
+    fn abandon(&mut self, slot: u32) {
+        let leg_tag = self.tag(slot);
+        let Some(leg) = self.legs.at(slot) else { return };
+        let (state, other) = (leg.state, leg.other);
+        self.remove(slot);
+        match (other, state) {
+            (Other::Leg(caller), LegState::Offered { .. }) => {
+                let reason = Some(DropReason::TargetNotReachable);
+                self.tell(Signal::Rejected { to: caller, code: CODE_REJECTED, reason });
+            }
+            (Other::Leg(to), LegState::Asked | LegState::Open) => self.tell(Signal::End { to }),
+            (Other::Management, LegState::Asked) => {
+                self.effects.push(Effect::Cancelled { leg: leg_tag });
+            }
+            (Other::InnerLink(link), LegState::Open | LegState::Ending) => {
+                self.effects.push(Effect::InnerEnded { link });
+            }
+            (Other::Leg(_), LegState::Ending) | (Other::Management | Other::InnerLink(_), _) => {}
+        }
+    }
+
+    fn remove(&mut self, slot: u32) {
+        let Some(mut leg) = self.legs.remove(slot) else { return };
+        self.pool.clear(&mut leg.queue);
+        if let LegState::Offered { .. } = leg.state {
+            self.deadlines.offered = self.deadlines.offered.saturating_sub(1);
+        }
+        if let Some(sessions) = self.link_mut(leg.link) {
+            sessions.by_nonce.remove(&leg.nonce);
+            if leg.in_ready_ring {
+                sessions.ready.retain(|&ready| ready != slot);
+            }
+        }
+    }
+
+    fn reject_unopened(&mut self, link: u32, nonce: u64, reason: DropReason) {
+        self.drops.count(reason, 0);
+        let frame = Frame::Response { nonce, code: CODE_REJECTED, window: 0 };
+        self.effects.push(Effect::Frame { link, frame });
+    }
+
+    fn refuse_data(&mut self, link: u32, nonce: u64, reason: DropReason, bytes: usize) -> Route {
+        self.drops.count(reason, bytes);
+        if reason == DropReason::UnknownSessionData {
+            self.effects.push(Effect::Frame { link, frame: Frame::Reset { nonce } });
+        }
+        Route::Nowhere
+    }
+
+    // Credit
+
+    /// Accounts for bytes passed on to a leg's link, and returns credit to their sender in steps.
+    fn passed_on(&mut self, slot: u32, bytes: usize) {
+        let step = self.limits.window_bytes / CREDIT_RETURN_DIVISOR;
+        let Some(leg) = self.legs.at_mut(slot) else { return };
+        leg.unreturned = leg.unreturned.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if leg.unreturned < step {
+            return;
+        }
+        let returned = std::mem::take(&mut leg.unreturned);
+        match leg.other {
+            Other::Leg(to) => self.tell(Signal::Consumed { to, bytes: returned }),
+            Other::Management | Other::InnerLink(_) => self.return_credit(slot, returned),
+        }
+    }
+
+    fn return_credit(&mut self, slot: u32, bytes: u32) {
+        let Some(leg) = self.legs.at_mut(slot) else { return };
+        if leg.state != LegState::Open {
+            return;
+        }
+        leg.window_left += u64::from(bytes);
+        let frame = Frame::Read { nonce: leg.nonce, bytes };
+        self.effects.push(Effect::Frame { link: leg.link, frame });
+    }
+
+    // The ready ring
+
+    fn make_ready(&mut self, slot: u32) {
+        let Some(leg) = self.legs.at_mut(slot) else { return };
+        if leg.in_ready_ring || !leg.may_send() {
+            return;
+        }
+        leg.in_ready_ring = true;
+        let link = leg.link;
+        self.woken.push(link);
+        if let Some(sessions) = self.link_mut(link) {
+            sessions.ready.push_back(slot);
+        }
+    }
+
+    fn next_ready(&self, link: u32) -> Option<u32> {
+        self.link(link)?.ready.front().copied()
+    }
+
+    /// Puts a leg that had its turn behind the others, or out of the ring.
+    fn rotate(&mut self, link: u32, slot: u32) {
+        let Some(sessions) = self.links.get_mut(link as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        sessions.ready.pop_front();
+        let Some(leg) = self.legs.at_mut(slot) else { return };
+        leg.in_ready_ring = leg.may_send();
+        if leg.in_ready_ring {
+            sessions.ready.push_back(slot);
+        }
+    }
+
+    /// Sends one quantum of a leg's queue. Returns whether the queue is empty afterwards.
+    fn fill_from(&mut self, slot: u32, room: usize, sink: &mut impl DataSink) -> bool {
+        let Some(leg) = self.legs.at_mut(slot) else { return false };
+        let credit = usize::try_from(leg.credit).unwrap_or(usize::MAX);
+        let bytes = leg.queue.len().min(credit).min(room).min(QUANTUM_BYTES);
+        let stamp_ns = self.pool.front(&leg.queue).map_or(0, |(_, stamp_ns)| stamp_ns);
+        sink.begin(leg.nonce, bytes, stamp_ns);
+        let mut left = bytes;
+        while let Some((run, _)) = self.pool.front(&leg.queue) {
+            let Some((now, _)) = run.split_at_checked(left.min(run.len())) else { break };
+            sink.payload(now);
+            let count = now.len();
+            self.pool.consume(&mut leg.queue, count);
+            left -= count;
+            if left == 0 {
+                break;
+            }
+        }
+        leg.credit -= bytes as u64;
+        leg.bytes_out += bytes as u64;
+        let empty = leg.queue.is_empty();
+        self.counters.payload_bytes_out += bytes as u64;
+        self.passed_on(slot, bytes);
+        empty
+    }
+
+    // Lookups
+
+    fn link(&self, link: u32) -> Option<&LinkSessions> {
+        self.links.get(link as usize)?.as_ref()
+    }
+
+    fn link_mut(&mut self, link: u32) -> Option<&mut LinkSessions> {
+        self.links.get_mut(link as usize)?.as_mut()
+    }
+
+    fn find(&self, link: u32, nonce: u64) -> Option<(u32, &Leg)> {
+        let slot = *self.link(link)?.by_nonce.get(&nonce)?;
+        Some((slot, self.legs.at(slot)?))
+    }
+
+    fn find_mut(&mut self, link: u32, nonce: u64) -> Option<(u32, &mut Leg)> {
+        let slot = *self.link(link)?.by_nonce.get(&nonce)?;
+        Some((slot, self.legs.at_mut(slot)?))
+    }
+
+    fn asked(&mut self, tag: LegTag) -> Option<&mut Leg> {
+        let leg = self.legs.get_mut(tag.slot, tag.generation)?;
+        (leg.state == LegState::Asked).then_some(leg)
+    }
+
+    fn is_offered(&self, tag: LegTag) -> bool {
+        self.legs
+            .get(tag.slot, tag.generation)
+            .is_some_and(|leg| matches!(leg.state, LegState::Offered { .. }))
+    }
+
+    fn tag(&self, slot: u32) -> LegTag {
+        let generation = self.legs.generation_at(slot);
+        LegTag { core: self.core, slot, generation }
+    }
+
+    /// Drops deadline entries of legs that were answered, when most entries are of that kind.
+    fn sweep_answers(&mut self) {
+        let live = self.deadlines.offered;
+        if self.deadlines.answers.len() <= STALE_DEADLINES_FACTOR * live + 1024 {
+            return;
+        }
+        let legs = &self.legs;
+        self.deadlines.answers.retain(|(_, tag)| {
+            legs.get(tag.slot, tag.generation)
+                .is_some_and(|leg| matches!(leg.state, LegState::Offered { .. }))
+        });
+    }
+}
+
+fn pop_due(list: &mut VecDeque<(u64, LegTag)>, now_ns: u64) -> Option<LegTag> {
+    let &(due_ns, tag) = list.front()?;
+    if due_ns > now_ns {
+        return None;
+    }
+    list.pop_front();
+    Some(tag)
+}
