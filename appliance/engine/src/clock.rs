@@ -1,0 +1,38 @@
+//! The one place where a data core reads time.
+//!
+//! Called on data core threads: once per turn, once per received buffer and once per sealed send,
+//! for the histograms. Times are nanoseconds of `CLOCK_MONOTONIC`, so all cores share one scale.
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// Nanoseconds since an arbitrary moment, the same for all threads of the machine.
+pub fn now_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Monotonic))
+}
+
+/// CPU time the calling thread has used, in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::ThreadCPUTime))
+}
+
+fn nanoseconds(time: Timespec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let rest = u64::try_from(time.tv_nsec).unwrap_or_default();
+    seconds * 1_000_000_000 + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_does_not_run_backwards() {
+        let mut last = now_ns();
+        for _ in 0..1000 {
+            let now = now_ns();
+            assert!(now >= last);
+            last = now;
+        }
+        assert!(thread_cpu_ns() > 0);
+    }
+}

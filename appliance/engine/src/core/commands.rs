@@ -1,0 +1,182 @@
+//! What the management core tells a data core to do.
+
+use super::DataCore;
+use super::connection::{Connection, Phase};
+use crate::control::{Command, LinkRow, Listing, Report, SessionKind, SessionRow};
+use crate::limits::COMMANDS_PER_TURN;
+use crate::port::{CloseMode, Port};
+use waystation_astral::identity::Identity;
+use waystation_relay::drop_reason::DropReason;
+use waystation_relay::ids::{LegTag, LinkTag, SocketTag};
+use waystation_relay::leg::{Leg, LegKind, Signal};
+use waystation_relay::switch::CODE_REJECTED;
+
+impl<P: Port> DataCore<P> {
+    /// Carries out what waits, in order.
+    pub(super) fn carry_out_commands(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some(command) = self.fabric.management.commands.pop() else { return };
+            self.carry_out(command);
+        }
+        // There may be more; the next turn must not sleep on them.
+        self.port.waker().wake();
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Reject { leg, code } => self.fabric.switch.reject(leg, code),
+            Command::Answer { leg, bytes } => {
+                self.fabric.switch.answer(leg, &bytes, self.now_ns);
+            }
+            Command::Forget { leg } => self.fabric.switch.forget(leg),
+            Command::Offer { caller, target, query } => self.offer(caller, target, query),
+            Command::TerminateInside { leg } => self.terminate_inside(leg),
+            Command::KeepIdle { socket } => self.keep_idle(socket),
+            Command::JoinSockets { caller, idle } => self.join_sockets(caller, idle),
+            Command::CloseSocket { socket, reason } => self.close_socket(socket, reason),
+            Command::CloseLink { link } => self.close_link(link),
+            Command::ReportStatistics { recycled } => self.send_statistics(recycled),
+            Command::ReportListing { listing } => self.send_listing(listing),
+            Command::Shutdown => self.shut_down(),
+        }
+        self.fabric.apply_effects();
+    }
+
+    fn offer(&mut self, caller: LegTag, target: LinkTag, query: Box<[u8]>) {
+        let alive = matches!(
+            self.connections.get(target.slot, target.generation),
+            Some(Connection { phase: Phase::Link(_), .. })
+        );
+        if !alive {
+            let reason = Some(DropReason::TargetNotReachable);
+            let refusal = Signal::Rejected { to: caller, code: CODE_REJECTED, reason };
+            self.fabric.signal(refusal);
+            return;
+        }
+        let mut nonce = self.entropy().nonce();
+        while !self.fabric.switch.nonce_is_free(target.slot, nonce) {
+            nonce = self.entropy().nonce();
+        }
+        self.fabric.switch.offer(self.now_ns, caller, target.slot, nonce, query);
+    }
+
+    fn close_socket(&mut self, socket: SocketTag, reason: DropReason) {
+        if self.connections.get(socket.slot, socket.generation).is_some() {
+            self.close(socket.slot, Some(reason), CloseMode::Graceful);
+        }
+    }
+
+    fn close_link(&mut self, link: LinkTag) {
+        if self.connections.get(link.slot, link.generation).is_some() {
+            let reason = Some(DropReason::LinkClosedByOperator);
+            self.close(link.slot, reason, CloseMode::Graceful);
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.port.stop_accepting();
+        let slots: Vec<u32> = self.connections.iter().map(|(slot, _, _)| slot).collect();
+        for slot in slots {
+            let mode = match self.connections.at(slot).map(|connection| &connection.phase) {
+                // A clean end within a negotiation kills stock peers (spec §4.3).
+                Some(Phase::Shaking(_) | Phase::Negotiating(_)) => CloseMode::Reset,
+                Some(_) | None => CloseMode::Graceful,
+            };
+            self.close(slot, Some(DropReason::LinkClosedByOperator), mode);
+        }
+        self.stopping = true;
+    }
+
+    fn send_listing(&mut self, mut listing: Box<Listing>) {
+        let core = self.fabric.core;
+        listing.links.clear();
+        listing.sessions.clear();
+        (listing.links_total, listing.sessions_total) = (0, 0);
+        for (slot, generation, connection) in self.connections.iter() {
+            let tag = LinkTag { core, slot, generation };
+            if let Some(row) = self.link_row(tag, connection) {
+                listing.links_total += 1;
+                push_within_capacity(&mut listing.links, row);
+            }
+            if let Some(row) = self.pipe_row(tag, connection) {
+                listing.sessions_total += 1;
+                push_within_capacity(&mut listing.sessions, row);
+            }
+        }
+        for (tag, leg) in self.fabric.switch.legs() {
+            listing.sessions_total += 1;
+            push_within_capacity(&mut listing.sessions, self.session_row(tag, leg));
+        }
+        self.fabric.report(Report::Listing { core, listing });
+    }
+
+    fn link_row(&self, tag: LinkTag, connection: &Connection) -> Option<LinkRow> {
+        let Phase::Link(link) = &connection.phase else { return None };
+        let side = self.fabric.sides.get(tag.slot as usize)?.as_deref()?;
+        Some(LinkRow {
+            link: tag,
+            identity: link.identity,
+            profile: link.profile,
+            link_id: link.link_id,
+            remote: connection.remote,
+            inner: connection.inside.is_some(),
+            age_ns: self.now_ns - connection.accepted_ns,
+            idle_ns: self.now_ns.saturating_sub(link.received_ns),
+            sessions: u32::try_from(self.fabric.switch.sessions_of(tag.slot)).unwrap_or(u32::MAX),
+            bytes_in: link.payload_bytes_in,
+            bytes_out: side.output.totals.payload_bytes,
+            frames_in: link.frames_in,
+            frames_out: side.output.totals.frames,
+            queued_bytes: side.output.queued_bytes() as u64,
+            ping_ns: link.ping_round_trip_ns,
+        })
+    }
+
+    fn pipe_row(&self, tag: LinkTag, connection: &Connection) -> Option<SessionRow> {
+        let Phase::Pipe(half) = &connection.phase else { return None };
+        let queued: usize = half.pending.iter().map(|pending| pending.segment.bytes()).sum();
+        Some(SessionRow {
+            leg: LegTag { core: tag.core, slot: tag.slot, generation: tag.generation },
+            link: tag,
+            nonce: 0,
+            kind: SessionKind::Socket,
+            identity: Identity::ANYONE,
+            age_ns: self.now_ns - connection.accepted_ns,
+            bytes_in: half.bytes_in,
+            bytes_out: half.bytes_out,
+            queued_bytes: queued as u64,
+            send_credit_bytes: 0,
+        })
+    }
+
+    fn session_row(&self, tag: LegTag, leg: &Leg) -> SessionRow {
+        let identity = match self.connections.at(leg.link).map(|connection| &connection.phase) {
+            Some(Phase::Link(link)) => link.identity,
+            Some(_) | None => Identity::ANYONE,
+        };
+        SessionRow {
+            leg: tag,
+            link: self.link_tag(leg.link),
+            nonce: leg.nonce,
+            kind: match leg.kind {
+                LegKind::Local => SessionKind::Local,
+                LegKind::Caller => SessionKind::Caller,
+                LegKind::Target => SessionKind::Target,
+                LegKind::Inner => SessionKind::Inner,
+            },
+            identity,
+            age_ns: self.now_ns.saturating_sub(leg.opened_ns),
+            bytes_in: leg.bytes_in,
+            bytes_out: leg.bytes_out,
+            queued_bytes: leg.queue.len() as u64,
+            send_credit_bytes: leg.credit,
+        }
+    }
+}
+
+/// Listings fill memory the management core made; a data core does not grow them.
+fn push_within_capacity<T>(rows: &mut Vec<T>, row: T) {
+    if rows.len() < rows.capacity() {
+        rows.push(row);
+    }
+}

@@ -1,0 +1,227 @@
+//! One connection of a data core, from accept to its end, whatever it turns out to be.
+//!
+//! Plain values; [`super::DataCore`] alone changes them.
+
+use crate::block::Block;
+use crate::port::arena::ReceiveBuffer;
+use crate::port::{Segment, StreamKey};
+use crate::record_reader::RecordReader;
+use arrayvec::ArrayVec;
+use std::net::SocketAddr;
+use waystation_astral::brontide::Responder;
+use waystation_astral::frame::{FrameDecoder, Profile};
+use waystation_astral::gateway::NonceDecoder;
+use waystation_astral::gateway::idle::IdleDecoder;
+use waystation_astral::identity::Identity;
+use waystation_astral::negotiation::Acceptor;
+use waystation_relay::ids::{LegTag, SocketTag};
+
+/// Bytes of the longest act.
+pub(super) const ACT_MAX_BYTES: usize = 66;
+
+/// A connection of this core.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Absent for a link inside a session, and once the stream is closed or on its way elsewhere.
+    pub(super) stream: Option<StreamKey>,
+    pub(super) remote: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) accepted_ns: u64,
+    /// When something is to be done about it unless something else happens; `u64::MAX`: never.
+    pub(super) deadline_ns: u64,
+    /// Whether the wheel holds an entry at or before the deadline.
+    pub(super) timer_set: bool,
+    /// When the send in flight was submitted; 0: none.
+    pub(super) sending_since_ns: u64,
+    /// For a link inside a session.
+    pub(super) inside: Option<LegTag>,
+    pub(super) phase: Phase,
+}
+
+/// What a connection is.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Nothing was received: the first byte tells a link from a raw socket (spec §11.2).
+    Fresh,
+    /// In the acts of the handshake.
+    Shaking(Box<Shaking>),
+    /// Authenticated, negotiating.
+    Negotiating(Box<Negotiating>),
+    /// A link.
+    Link(Box<LinkInput>),
+    /// A raw socket that has not shown its whole nonce.
+    Presenting(NonceDecoder),
+    /// A raw socket whose nonce the management core looks up.
+    Presented(Early),
+    /// An idle connection of a registered node.
+    Idle(Box<Idle>),
+    /// An idle connection that was told of its caller and has not acknowledged.
+    HandingOff(Box<HandingOff>),
+    /// A caller that waits for that.
+    Waiting(Early),
+    /// Half of a raw pipe.
+    Pipe(Box<PipeHalf>),
+    /// On its way to the core of this idle connection.
+    Leaving(SocketTag, Early),
+    /// Refused in words: what was said goes out, what comes is ignored, then it is closed.
+    Lingering,
+}
+
+/// How a connection's stream came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Cleanly,
+    ByError,
+}
+
+/// The handshake of a link, as responder.
+#[derive(Debug)]
+pub(super) struct Shaking {
+    pub(super) act: [u8; ACT_MAX_BYTES],
+    pub(super) act_bytes: usize,
+    pub(super) responder: Option<Responder>,
+    pub(super) act_one_done: bool,
+}
+
+/// A link before its profile is known.
+#[derive(Debug)]
+pub(super) struct Negotiating {
+    pub(super) reader: RecordReader,
+    pub(super) acceptor: Acceptor,
+    pub(super) identity: Identity,
+    pub(super) link_id: u64,
+}
+
+/// The receiving half of a link.
+#[derive(Debug)]
+pub(super) struct LinkInput {
+    pub(super) reader: RecordReader,
+    pub(super) decoder: FrameDecoder,
+    pub(super) profile: Profile,
+    pub(super) identity: Identity,
+    pub(super) link_id: u64,
+    pub(super) received_ns: u64,
+    /// Nonce and time of our ping that waits for its pong.
+    pub(super) ping: Option<(u64, u64)>,
+    pub(super) ping_round_trip_ns: u64,
+    pub(super) frames_in: u64,
+    pub(super) payload_bytes_in: u64,
+}
+
+/// Bytes that came before anybody could take them.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    pub(super) block: Option<(Block, usize)>,
+}
+
+/// The idle protocol of one connection (spec §11.2).
+#[derive(Debug)]
+pub(super) struct Idle {
+    pub(super) decoder: IdleDecoder,
+    pub(super) received_ns: u64,
+    /// When our last ping was sent; 0: none since something was received.
+    pub(super) pinged_ns: u64,
+    pub(super) unsent: Unsent,
+}
+
+/// Objects of the idle protocol that wait for the send in flight.
+pub(super) type Unsent = ArrayVec<u8, 256>;
+
+/// An idle connection between handoff and its acknowledgement.
+#[derive(Debug)]
+pub(super) struct HandingOff {
+    pub(super) decoder: IdleDecoder,
+    /// The caller's connection on this core.
+    pub(super) caller: u32,
+    pub(super) caller_generation: u32,
+    pub(super) unsent: Unsent,
+}
+
+/// Half of a raw pipe: what comes in here goes out on the other half.
+#[derive(Debug)]
+pub(super) struct PipeHalf {
+    pub(super) other: u32,
+    /// What waits to go out here.
+    pub(super) pending: ArrayVec<Pending, { crate::limits::PIPE_PENDING_MAX + 2 }>,
+    /// When what is in flight here was reaped.
+    pub(super) in_flight_reaped_ns: u64,
+    pub(super) in_flight_sent_ns: u64,
+    pub(super) ended: bool,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) active_ns: u64,
+}
+
+/// Bytes of a pipe that wait.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) segment: Segment,
+    pub(super) reaped_ns: u64,
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: Option<StreamKey>,
+        remote: SocketAddr,
+        local: SocketAddr,
+        accepted_ns: u64,
+        deadline_ns: u64,
+    ) -> Self {
+        Self {
+            stream,
+            remote,
+            local,
+            accepted_ns,
+            deadline_ns,
+            timer_set: false,
+            sending_since_ns: 0,
+            inside: None,
+            phase: Phase::Fresh,
+        }
+    }
+}
+
+impl Phase {
+    /// Whether it counts against the cap on half-open connections.
+    pub(super) fn is_half_open(&self) -> bool {
+        matches!(
+            self,
+            Self::Fresh | Self::Shaking(_) | Self::Negotiating(_) | Self::Presenting(_)
+        )
+    }
+
+    /// Whether it counts as a raw socket.
+    pub(super) fn is_socket(&self) -> bool {
+        matches!(
+            self,
+            Self::Presented(_)
+                | Self::Idle(_)
+                | Self::HandingOff(_)
+                | Self::Waiting(_)
+                | Self::Pipe(_)
+                | Self::Leaving(..)
+        )
+    }
+}
+
+impl PipeHalf {
+    pub(super) fn new(other: u32, now_ns: u64) -> Self {
+        Self {
+            other,
+            pending: ArrayVec::new(),
+            in_flight_reaped_ns: 0,
+            in_flight_sent_ns: 0,
+            ended: false,
+            bytes_in: 0,
+            bytes_out: 0,
+            active_ns: now_ns,
+        }
+    }
+}
+
+/// A received buffer that was dealt with, or is still somebody's.
+#[derive(Debug)]
+pub(super) enum BufferFate {
+    Done(ReceiveBuffer),
+    Kept,
+}

@@ -1,0 +1,571 @@
+//! One data core: *reap → open → route → fill → seal → submit*.
+//!
+//! A [`DataCore`] owns a port, its connections and everything behind them, and runs on one pinned
+//! thread. It never locks, logs, formats or waits for another thread; after warm-up, forwarding
+//! allocates nothing. Commands come down and reports go up through bounded rings, payload for
+//! other cores crosses in batches.
+
+mod commands;
+mod connection;
+mod links;
+mod sockets;
+
+use crate::clock;
+use crate::entropy::Entropy;
+use crate::fabric::Fabric;
+use crate::limits::{BATCHES_PER_TURN, IDLE_WAIT};
+use crate::management_end::CoreEnd;
+use crate::mesh::{Entry, MeshEnd};
+use crate::block::BlockPool;
+use crate::control::Report;
+use crate::port::{CloseMode, Event, EVENTS_MAX, Port, ReceiveMode, Segment, Segments, StreamKey};
+use crate::statistics::{CoreStatistics, Stage, TrafficClass};
+use crate::timer::Wheel;
+use connection::{Connection, Ended, Phase};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+use waystation_astral::identity::SecretKey;
+use waystation_relay::drop_reason::DropReason;
+use waystation_relay::ids::{CoreId, LinkTag, SocketTag};
+use waystation_relay::slots::Slots;
+use waystation_relay::switch::{Switch, SwitchLimits};
+
+/// What one data core may use and how long it waits, from the configuration.
+#[derive(Clone, Debug)]
+pub struct CoreLimits {
+    pub switch: SwitchLimits,
+    /// Bytes of blocks for outgoing records, waiting early bytes and batches.
+    pub block_bytes: usize,
+    /// Most links.
+    pub links: usize,
+    /// Most connections that have not finished their negotiation or shown their nonce.
+    pub half_open: usize,
+    /// Most raw sockets of the gateway.
+    pub sockets: usize,
+    pub handshake_timeout: Duration,
+    pub ping_interval: Duration,
+    pub ping_timeout: Duration,
+    pub send_stall_timeout: Duration,
+    pub idle_ping_interval: Duration,
+    pub idle_dead_after: Duration,
+    pub pipe_idle_timeout: Duration,
+}
+
+/// What a data core is made of, besides its port.
+#[derive(Debug)]
+pub struct CoreParts {
+    pub secret: SecretKey,
+    pub limits: CoreLimits,
+    pub mesh: MeshEnd,
+    pub management: CoreEnd,
+    /// The CPU this thread is verified to be pinned to.
+    pub cpu: Option<usize>,
+}
+
+/// Why a data core cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreError {
+    /// The port cannot watch a listener.
+    #[error("data core {core}: cannot listen: {source}")]
+    Listen { core: CoreId, source: io::Error },
+    /// The port's wait failed.
+    #[error("data core {core}: waiting for events failed: {source}")]
+    Wait { core: CoreId, source: io::Error },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct DataCore<P> {
+    port: P,
+    fabric: Fabric,
+    secret: SecretKey,
+    limits: CoreLimits,
+    connections: Slots<Connection>,
+    /// By stream key: the place of its connection.
+    by_stream: Vec<Option<u32>>,
+    wheel: Wheel<(u32, u32)>,
+    events: Vec<Event>,
+    accepted: VecDeque<(TcpStream, SocketAddr)>,
+    fired: Vec<(u32, u32)>,
+    flushing: Vec<u32>,
+    /// Links that have payload and found no block.
+    starved: Vec<u32>,
+    half_open: usize,
+    sockets: usize,
+    links: usize,
+    now_ns: u64,
+    started_ns: u64,
+    stopping: bool,
+}
+
+impl<P: Port> DataCore<P> {
+    /// A core that accepts on these listeners. Must be called on the thread it will run on.
+    ///
+    /// # Errors
+    /// The port's refusal to watch a listener.
+    pub fn new(port: P, listeners: Vec<TcpListener>, parts: CoreParts) -> Result<Self, CoreError> {
+        let core = parts.mesh.core();
+        let mut port = port;
+        for listener in listeners {
+            port.add_listener(listener).map_err(|source| CoreError::Listen { core, source })?;
+        }
+        let blocks = parts.limits.block_bytes / crate::block::BLOCK_BYTES;
+        let mut statistics = Box::new(CoreStatistics::new(core, port.kind().name()));
+        statistics.cpu = parts.cpu;
+        let now_ns = clock::now_ns();
+        let fabric = Fabric::new(
+            parts.secret.identity(),
+            Switch::new(core, parts.limits.switch),
+            BlockPool::new(blocks),
+            parts.mesh,
+            parts.management,
+            statistics,
+        );
+        Ok(Self {
+            port,
+            fabric,
+            secret: parts.secret,
+            limits: parts.limits,
+            connections: Slots::default(),
+            by_stream: Vec::new(),
+            wheel: Wheel::new(now_ns),
+            events: Vec::with_capacity(EVENTS_MAX),
+            accepted: VecDeque::with_capacity(EVENTS_MAX),
+            fired: Vec::new(),
+            flushing: Vec::new(),
+            starved: Vec::new(),
+            half_open: 0,
+            sockets: 0,
+            links: 0,
+            now_ns,
+            started_ns: now_ns,
+            stopping: false,
+        })
+    }
+
+    /// Runs until it is told to shut down.
+    ///
+    /// # Errors
+    /// Only what makes going on impossible.
+    pub fn run(mut self) -> Result<(), CoreError> {
+        self.send_statistics(None);
+        self.fabric.ring();
+        while !self.stopping {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// One turn of the loop.
+    ///
+    /// # Errors
+    /// Only what makes going on impossible.
+    pub fn turn(&mut self) -> Result<(), CoreError> {
+        self.reap()?;
+        self.open_and_route();
+        self.fill_seal_and_submit();
+        self.hand_over();
+        Ok(())
+    }
+
+    // Reap
+
+    fn reap(&mut self) -> Result<(), CoreError> {
+        let timeout = self.wait_ns();
+        let core = self.fabric.core;
+        let mut events = std::mem::take(&mut self.events);
+        let waited = self.port.wait(Some(Duration::from_nanos(timeout)), &mut events);
+        self.events = events;
+        waited.map_err(|source| CoreError::Wait { core, source })?;
+        self.now_ns = clock::now_ns();
+        self.fabric.reaped_ns = self.now_ns;
+        self.fabric.opened_ns = self.now_ns;
+        Ok(())
+    }
+
+    /// How long this core may sleep.
+    fn wait_ns(&self) -> u64 {
+        if self.fabric.mesh.is_backed_up() {
+            return 1_000_000;
+        }
+        let idle_ns = u64::try_from(IDLE_WAIT.as_nanos()).unwrap_or(u64::MAX);
+        let deadlines = [self.wheel.next_due_ns(), self.fabric.switch.next_deadline_ns()];
+        let next = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
+        next.saturating_sub(clock::now_ns()).min(idle_ns)
+    }
+
+    // Open and route
+
+    fn open_and_route(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            self.on_event(event);
+        }
+        self.events = events;
+        // New streams come last: they may get the keys of streams that ended in this burst.
+        while let Some((stream, remote)) = self.accepted.pop_front() {
+            self.on_accepted(stream, remote);
+        }
+        self.take_from_mesh();
+        self.carry_out_commands();
+        self.run_inner_links();
+        self.close_doomed();
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Accepted { stream, remote, .. } => self.accepted.push_back((stream, remote)),
+            Event::AcceptFailed { .. } => self.fabric.count_drop(DropReason::AcceptFailed, 0),
+            Event::Received { stream, buffer } => match self.slot_of(stream) {
+                Some(slot) => self.on_received(slot, buffer),
+                None => self.port.release(buffer),
+            },
+            Event::EndOfStream { stream } => {
+                if let Some(slot) = self.slot_of(stream) {
+                    self.on_end(slot, Ended::Cleanly);
+                }
+            }
+            Event::ReceiveFailed { stream, .. } => {
+                if let Some(slot) = self.slot_of(stream) {
+                    self.on_end(slot, Ended::ByError);
+                }
+            }
+            Event::Sent { stream, segments, result } => self.on_sent(stream, segments, result),
+            // Its place was forgotten when it was closed.
+            Event::Closed { .. } => {}
+            Event::Detached { stream, socket } => self.on_detached(stream, socket),
+        }
+        self.close_doomed();
+    }
+
+    fn on_accepted(&mut self, stream: TcpStream, remote: SocketAddr) {
+        self.fabric.statistics.counters.connections_accepted += 1;
+        let full = self.half_open >= self.limits.half_open
+            || self.links >= self.limits.links
+            || self.sockets >= self.limits.sockets;
+        let local = stream.local_addr();
+        let (Ok(local), false) = (local, full) else {
+            self.fabric.count_drop(DropReason::TooManyConnections, 0);
+            return;
+        };
+        // Without it the kernel holds small records back; a link still works.
+        let _ = stream.set_nodelay(true);
+        let Ok(key) = self.port.add_stream(stream, ReceiveMode::OnRequest) else {
+            self.fabric.count_drop(DropReason::TooManyConnections, 0);
+            return;
+        };
+        let deadline_ns = self.after(self.limits.handshake_timeout);
+        let connection = Connection::new(Some(key), remote, local, self.now_ns, deadline_ns);
+        let slot = self.insert(connection);
+        self.set_slot_of(key, slot);
+        self.half_open += 1;
+        self.port.receive_once(key);
+    }
+
+    fn on_sent(&mut self, stream: StreamKey, segments: Segments, result: io::Result<()>) {
+        self.recycle(segments);
+        let Some(slot) = self.slot_of(stream) else { return };
+        if result.is_err() {
+            self.on_end(slot, Ended::ByError);
+            return;
+        }
+        let now_ns = self.now_ns;
+        match self.connections.at(slot).map(|connection| &connection.phase) {
+            Some(Phase::Pipe(_)) => self.on_pipe_sent(slot),
+            Some(Phase::HandingOff(_) | Phase::Idle(_)) => self.on_idle_sent(slot),
+            Some(Phase::Lingering) => self.say_farewell(slot),
+            Some(_) => {
+                if let Some(Some(side)) = self.fabric.sides.get_mut(slot as usize) {
+                    side.output.sent(now_ns, &mut self.fabric.statistics.histograms);
+                }
+                if let Some(connection) = self.connections.at_mut(slot) {
+                    connection.sending_since_ns = 0;
+                }
+                self.fabric.mark_dirty(slot);
+            }
+            None => {}
+        }
+    }
+
+    fn take_from_mesh(&mut self) {
+        self.fabric.mesh.collect_returns(&mut self.fabric.pool);
+        for from in 0..self.fabric.mesh.cores() {
+            let from = CoreId(u16::try_from(from).unwrap_or(u16::MAX));
+            for _ in 0..BATCHES_PER_TURN {
+                let Some(batch) = self.fabric.mesh.next_batch(from) else { break };
+                for entry in batch.entries(self.fabric.core) {
+                    match entry {
+                        Entry::Signal(signal) => self.fabric.signal_from_mesh(signal),
+                        Entry::Payload { to, stamp_ns, bytes } => {
+                            self.fabric.payload_from_mesh(to, stamp_ns, bytes);
+                        }
+                    }
+                }
+                self.fabric.mesh.finish(from, batch);
+            }
+            while let Some(moved) = self.fabric.mesh.next_socket(from) {
+                self.on_moved_socket(moved);
+            }
+        }
+    }
+
+    // Fill, seal, submit
+
+    fn fill_seal_and_submit(&mut self) {
+        let now_ns = self.now_ns;
+        self.fabric.switch.tick(now_ns);
+        self.fabric.apply_effects();
+        for link in std::mem::take(&mut self.starved) {
+            self.fabric.mark_dirty(link);
+        }
+        self.fabric.mark_woken();
+        // Carrying out a fill can wake further links, of other sessions' resets and credit.
+        while !self.fabric.dirty.is_empty() {
+            std::mem::swap(&mut self.flushing, &mut self.fabric.dirty);
+            let mut flushing = std::mem::take(&mut self.flushing);
+            for link in flushing.drain(..) {
+                if let Some(Some(side)) = self.fabric.sides.get_mut(link as usize) {
+                    side.output.dirty = false;
+                }
+                self.flush(link);
+            }
+            self.flushing = flushing;
+            self.fabric.mark_woken();
+        }
+    }
+
+    /// Sends what waits for a link, unless a send is in flight: then what comes meanwhile is
+    /// gathered and goes out as one.
+    fn flush(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at_mut(slot) else { return };
+        let Some(stream) = connection.stream else {
+            self.flush_inner(slot);
+            return;
+        };
+        if self.port.is_sending(stream) {
+            return;
+        }
+        if !self.fabric.fill(slot) {
+            self.starved.push(slot);
+        }
+        let now_ns = clock::now_ns();
+        let Fabric { sides, pool, statistics, .. } = &mut self.fabric;
+        let Some(Some(side)) = sides.get_mut(slot as usize) else { return };
+        let segments = side.output.take_send(now_ns, pool, &mut statistics.histograms);
+        statistics.counters.add_sent(side.output.new_totals());
+        if side.output.failed() {
+            self.recycle(segments);
+            self.fabric.doomed.push((slot, DropReason::SocketError));
+            return;
+        }
+        if segments.is_empty() {
+            return;
+        }
+        let bytes: usize = segments.iter().map(Segment::bytes).sum();
+        statistics.counters.wire_bytes_out += bytes as u64;
+        statistics.counters.sends += 1;
+        if let Some(connection) = self.connections.at_mut(slot) {
+            connection.sending_since_ns = now_ns;
+        }
+        self.port.send(stream, segments);
+    }
+
+    // Hand over
+
+    fn hand_over(&mut self) {
+        self.fire_timers();
+        self.close_doomed();
+        self.fabric.mesh.flush();
+        self.fabric.ring();
+        let ended_ns = clock::now_ns();
+        let turn_ns = ended_ns - self.now_ns;
+        let counters = &mut self.fabric.statistics.counters;
+        counters.turns += 1;
+        counters.busy_ns += turn_ns;
+        self.fabric.statistics.histograms.record(Stage::Turn, TrafficClass::Control, turn_ns, 1);
+    }
+
+    fn fire_timers(&mut self) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.advance(self.now_ns, &mut fired);
+        for (slot, generation) in fired.drain(..) {
+            let Some(connection) = self.connections.get_mut(slot, generation) else { continue };
+            connection.timer_set = false;
+            if connection.deadline_ns > self.now_ns {
+                self.set_timer(slot);
+            } else {
+                self.on_deadline(slot);
+            }
+        }
+        self.fired = fired;
+    }
+
+    // Connections
+
+    fn insert(&mut self, connection: Connection) -> u32 {
+        let (slot, _) = self.connections.insert(connection);
+        self.set_timer(slot);
+        slot
+    }
+
+    /// Moves a connection's deadline. Earlier deadlines set a further timer, later ones are found
+    /// out about when the one that is set fires.
+    fn set_deadline(&mut self, slot: u32, deadline_ns: u64) {
+        let Some(connection) = self.connections.at_mut(slot) else { return };
+        let earlier = deadline_ns < connection.deadline_ns;
+        connection.deadline_ns = deadline_ns;
+        if earlier {
+            connection.timer_set = false;
+        }
+        self.set_timer(slot);
+    }
+
+    fn set_timer(&mut self, slot: u32) {
+        let generation = self.connections.generation_at(slot);
+        if let Some(connection) = self.connections.at_mut(slot)
+            && !connection.timer_set
+            && connection.deadline_ns != u64::MAX
+        {
+            connection.timer_set = true;
+            self.wheel.set(connection.deadline_ns, (slot, generation));
+        }
+    }
+
+    fn after(&self, duration: Duration) -> u64 {
+        self.now_ns + u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
+    }
+
+    fn slot_of(&self, stream: StreamKey) -> Option<u32> {
+        *self.by_stream.get(stream.0 as usize)?
+    }
+
+    fn set_slot_of(&mut self, stream: StreamKey, slot: u32) {
+        let place = stream.0 as usize;
+        if self.by_stream.len() <= place {
+            self.by_stream.resize(place + 1, None);
+        }
+        self.by_stream[place] = Some(slot);
+    }
+
+    fn link_tag(&self, slot: u32) -> LinkTag {
+        let generation = self.connections.generation_at(slot);
+        LinkTag { core: self.fabric.core, slot, generation }
+    }
+
+    fn socket_tag(&self, slot: u32) -> SocketTag {
+        let generation = self.connections.generation_at(slot);
+        SocketTag { core: self.fabric.core, slot, generation }
+    }
+
+    /// Puts blocks and buffers back where they came from.
+    fn recycle(&mut self, segments: Segments) {
+        for segment in segments {
+            self.recycle_segment(segment);
+        }
+    }
+
+    fn recycle_segment(&mut self, segment: Segment) {
+        match segment {
+            Segment::Block { block, .. } => self.fabric.pool.give_back(block),
+            Segment::Receive { buffer, .. } => self.port.release(buffer),
+        }
+    }
+
+    // What others see
+
+    /// The port, for tests that look at its buffers.
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// Blocks in use, for tests that look for leaks.
+    pub fn blocks_in_use(&self) -> usize {
+        self.fabric.pool.in_use()
+    }
+
+    /// Sessions and connections now, for tests that look for leaks.
+    pub fn load(&self) -> (usize, usize) {
+        (self.fabric.switch.sessions(), self.connections.len())
+    }
+
+    /// Sends a few bytes outside of any record. They must fit a block.
+    fn send_bytes(&mut self, stream: StreamKey, bytes: &[u8]) {
+        let Some(mut block) = self.fabric.pool.take() else {
+            // The peer will find the connection silent, and its deadline ends it.
+            self.fabric.count_drop(DropReason::BufferExhausted, bytes.len());
+            return;
+        };
+        block[..bytes.len()].copy_from_slice(bytes);
+        let mut segments = Segments::new();
+        segments.push(Segment::Block { block, range: 0..bytes.len() });
+        self.port.send(stream, segments);
+    }
+
+    fn entropy(&mut self) -> &mut Entropy {
+        &mut self.fabric.entropy
+    }
+
+    /// Closes whatever lies behind doomed links.
+    fn close_doomed(&mut self) {
+        while let Some((slot, reason)) = self.fabric.doomed.pop() {
+            self.close(slot, Some(reason), CloseMode::Reset);
+        }
+        while let Some(slot) = self.fabric.inner_ended.pop() {
+            self.close(slot, None, CloseMode::Graceful);
+        }
+    }
+
+    fn send_statistics(&mut self, recycled: Option<Box<CoreStatistics>>) {
+        self.update_statistics();
+        let next = match recycled {
+            Some(mut block) => {
+                block.core = self.fabric.statistics.core;
+                block.port = self.fabric.statistics.port;
+                block.cpu = self.fabric.statistics.cpu;
+                block.counters = self.fabric.statistics.counters.clone();
+                block
+            }
+            None => {
+                let mut block =
+                    Box::new(CoreStatistics::new(self.fabric.core, self.fabric.statistics.port));
+                block.cpu = self.fabric.statistics.cpu;
+                block.counters = self.fabric.statistics.counters.clone();
+                block
+            }
+        };
+        let full = std::mem::replace(&mut self.fabric.statistics, next);
+        self.fabric.report(Report::Statistics(full));
+    }
+
+    fn update_statistics(&mut self) {
+        let (buffers_total, buffers_free) = self.port.receive_buffers();
+        let switch = self.fabric.switch.counters();
+        let drops = self.fabric.switch.drops().clone();
+        let statistics = &mut self.fabric.statistics;
+        statistics.drops = drops;
+        let counters = &mut statistics.counters;
+        counters.cpu_ns = clock::thread_cpu_ns();
+        counters.up_ns = clock::now_ns() - self.started_ns;
+        counters.links_open = self.links as u64;
+        counters.half_open = self.half_open as u64;
+        counters.sockets_open = self.sockets as u64;
+        counters.sessions_open = self.fabric.switch.sessions() as u64;
+        counters.sessions_opened = switch.sessions_opened;
+        counters.queries_received = switch.queries_received;
+        counters.payload_bytes_in = switch.payload_bytes_in;
+        counters.payload_bytes_out = switch.payload_bytes_out;
+        counters.same_core_bytes = switch.same_core_bytes;
+        counters.cross_core_bytes = switch.cross_core_bytes;
+        counters.queued_bytes_total = switch.queued_bytes;
+        counters.queued_bytes = self.fabric.switch.queue_bytes_in_use() as u64;
+        counters.port_syscalls = self.port.syscalls();
+        counters.receive_buffers_total = buffers_total as u64;
+        counters.receive_buffers_free = buffers_free as u64;
+        counters.blocks_total = self.fabric.pool.made() as u64;
+        counters.blocks_free = (self.fabric.pool.made() - self.fabric.pool.in_use()) as u64;
+        counters.block_bytes = crate::block::BLOCK_BYTES as u64;
+        counters.mesh_batches_out = self.fabric.mesh.batches_sent();
+    }
+}

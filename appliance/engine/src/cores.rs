@@ -1,0 +1,261 @@
+//! Starts and stops the data cores: one pinned thread each, listeners shared by address.
+//!
+//! Called by the program on its main thread at start-up and shutdown only. Every core has its own
+//! listening socket on each address (`SO_REUSEPORT`), so the kernel spreads connections and no core
+//! waits for another to accept.
+
+use crate::core::{CoreError, CoreLimits, CoreParts, DataCore};
+use crate::control::{Command, Report};
+use crate::management_end::{CoreEnd, ManagementEnd};
+use crate::mesh::{self, MeshEnd};
+use crate::port::epoll::EpollPort;
+use crate::port::uring::{UringError, UringPort};
+use crate::port::waker::Waker;
+use crate::port::{Port, PortKind, PortLimits};
+use rustix::thread::{CpuSet, sched_getaffinity};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::thread::JoinHandle;
+use waystation_astral::identity::SecretKey;
+use waystation_relay::ids::CoreId;
+
+/// Connections the kernel keeps for a listener that is behind.
+const LISTEN_BACKLOG: i32 = 4096;
+
+/// Which port to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortChoice {
+    /// io_uring where it works, else epoll.
+    Auto,
+    /// Exactly this one.
+    Exactly(PortKind),
+}
+
+/// What the engine is made of.
+#[derive(Debug)]
+pub struct EngineSettings {
+    pub secret: SecretKey,
+    pub listen: Vec<SocketAddr>,
+    /// One data core per entry, pinned to that CPU if there is one.
+    pub cpus: Vec<Option<usize>>,
+    pub port: PortChoice,
+    pub port_limits: PortLimits,
+    pub core_limits: CoreLimits,
+}
+
+/// Why the engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    /// io_uring was demanded and cannot be had.
+    #[error("engine.port = \"io_uring\" cannot be had: {0}")]
+    Uring(#[from] UringError),
+    /// The kernel gave no event descriptor or thread.
+    #[error("cannot start data core {core}: {source}")]
+    Start { core: CoreId, source: io::Error },
+    /// No data core was asked for.
+    #[error("at least one data core is needed")]
+    NoCores,
+}
+
+/// The running data cores.
+#[derive(Debug)]
+pub struct Engine {
+    threads: Vec<JoinHandle<()>>,
+    listen: Vec<SocketAddr>,
+    port: PortKind,
+    port_reason: Option<String>,
+}
+
+impl Engine {
+    /// Starts all cores and returns the management core's end of their rings.
+    ///
+    /// # Errors
+    /// Whatever keeps a core from starting; none runs then.
+    pub fn start(settings: EngineSettings) -> Result<(Self, ManagementEnd), EngineError> {
+        let count = settings.cpus.len();
+        if count == 0 {
+            return Err(EngineError::NoCores);
+        }
+        let (port, port_reason) = choose_port(settings.port)?;
+        let (listen, mut listeners) = bind_all(&settings.listen, count)?;
+        let start_error = |source| EngineError::Start { core: CoreId(0), source };
+        let wakers: Vec<Waker> =
+            (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(start_error)?;
+        let meshes = mesh::connect(&wakers);
+        let (management, ends) = ManagementEnd::new(wakers.clone()).map_err(start_error)?;
+        let mut threads = Vec::with_capacity(count);
+        let cores = meshes.into_iter().zip(ends).zip(wakers).zip(&settings.cpus);
+        for (((mesh, end), waker), &cpu) in cores {
+            let core = mesh.core();
+            let seed = CoreSeed {
+                secret: settings.secret.duplicate(),
+                limits: settings.core_limits.clone(),
+                port_limits: settings.port_limits,
+                listeners: listeners.pop().unwrap_or_default(),
+                mesh,
+                end,
+                waker,
+                cpu,
+                port,
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("data-{core}"))
+                .spawn(move || seed.run())
+                .map_err(|source| EngineError::Start { core, source })?;
+            threads.push(thread);
+        }
+        Ok((Self { threads, listen, port, port_reason }, management))
+    }
+
+    /// The addresses listened on, with the ports the kernel chose.
+    pub fn listen(&self) -> &[SocketAddr] {
+        &self.listen
+    }
+
+    /// The port in use.
+    pub fn port(&self) -> PortKind {
+        self.port
+    }
+
+    /// Why it is not the preferred one.
+    pub fn port_reason(&self) -> Option<&str> {
+        self.port_reason.as_deref()
+    }
+
+    /// Waits until every core has ended; they do so on [`Command::Shutdown`].
+    pub fn join(self) {
+        for thread in self.threads {
+            // A core that panicked has aborted the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tells every core to close everything and end.
+pub fn shut_down(management: &ManagementEnd) {
+    for core in 0..management.cores() {
+        let core = CoreId(u16::try_from(core).unwrap_or(u16::MAX));
+        let mut command = Command::Shutdown;
+        // A ring that is full is being worked through; the core makes room within a turn.
+        while let Err(back) = management.send(core, command) {
+            command = back;
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn choose_port(choice: PortChoice) -> Result<(PortKind, Option<String>), EngineError> {
+    match choice {
+        PortChoice::Exactly(PortKind::Epoll) => Ok((PortKind::Epoll, None)),
+        PortChoice::Exactly(PortKind::IoUring) => {
+            crate::port::probe::probe()?;
+            Ok((PortKind::IoUring, None))
+        }
+        PortChoice::Auto => match crate::port::probe::probe() {
+            Ok(()) => Ok((PortKind::IoUring, None)),
+            Err(error) => Ok((PortKind::Epoll, Some(error.to_string()))),
+        },
+    }
+}
+
+/// Binds every address once per core. Returns the addresses and, per core, its listeners.
+fn bind_all(
+    addresses: &[SocketAddr],
+    cores: usize,
+) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), EngineError> {
+    let mut bound = Vec::with_capacity(addresses.len());
+    let mut listeners: Vec<Vec<TcpListener>> = (0..cores).map(|_| Vec::new()).collect();
+    for &address in addresses {
+        let error = |source| EngineError::Listen { address, source };
+        // Without sharing first, so that another program on the address is an error, not a partner.
+        drop(bind(address, false).map_err(error)?);
+        let mut actual = address;
+        for list in &mut listeners {
+            let listener = bind(actual, true).map_err(error)?;
+            actual = listener.local_addr().map_err(error)?;
+            list.push(listener);
+        }
+        bound.push(actual);
+    }
+    Ok((bound, listeners))
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    if shared {
+        socket.listen(LISTEN_BACKLOG)?;
+        socket.set_nonblocking(true)?;
+    }
+    Ok(socket.into())
+}
+
+/// Everything a core's thread takes along.
+struct CoreSeed {
+    secret: SecretKey,
+    limits: CoreLimits,
+    port_limits: PortLimits,
+    listeners: Vec<TcpListener>,
+    mesh: MeshEnd,
+    end: CoreEnd,
+    waker: Waker,
+    cpu: Option<usize>,
+    port: PortKind,
+}
+
+impl CoreSeed {
+    fn run(self) {
+        let core = self.mesh.core();
+        let reports = std::sync::Arc::clone(&self.end.reports);
+        let doorbell = std::sync::Arc::clone(&self.end.doorbell);
+        let error = self.run_port().err();
+        // Nobody reads the ring any more if the program is ending.
+        let _ = reports.push(Report::Stopped { core, error });
+        doorbell.ring();
+    }
+
+    fn run_port(self) -> Result<(), String> {
+        let cpu = self.cpu.and_then(pin);
+        let core = self.mesh.core();
+        match self.port {
+            PortKind::IoUring => {
+                let port = UringPort::new(self.waker.clone(), self.port_limits)
+                    .map_err(|error| format!("data core {core}: {error}"))?;
+                self.run_core(port, cpu)
+            }
+            PortKind::Epoll => {
+                let port = EpollPort::new(self.waker.clone(), self.port_limits)
+                    .map_err(|error| format!("data core {core}: {error}"))?;
+                self.run_core(port, cpu)
+            }
+        }
+        .map_err(|error| error.to_string())
+    }
+
+    fn run_core<P: Port>(self, port: P, cpu: Option<usize>) -> Result<(), CoreError> {
+        let parts = CoreParts {
+            secret: self.secret,
+            limits: self.limits,
+            mesh: self.mesh,
+            management: self.end,
+            cpu,
+        };
+        DataCore::new(port, self.listeners, parts)?.run()
+    }
+}
+
+/// Pins the calling thread to a CPU. `None`: it runs elsewhere, whatever the call said.
+pub fn pin(cpu: usize) -> Option<usize> {
+    core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
+    let set: CpuSet = sched_getaffinity(None).ok()?;
+    (set.count() == 1 && set.is_set(cpu)).then_some(cpu)
+}

@@ -1,0 +1,460 @@
+//! Everything of a data core that lies behind a received frame: switch, outputs, mesh, recorders.
+//!
+//! Owned by one [`crate::core::DataCore`] and used on its thread. Apart from the port and the
+//! receiving side of connections, so that a frame can be carried on while the buffer it lies in is
+//! still borrowed from the port.
+
+use crate::block::BlockPool;
+use crate::control::{LinkUp, Query, Report};
+use crate::entropy::Entropy;
+use crate::limits::INCIDENTS_PER_TURN;
+use crate::management_end::CoreEnd;
+use crate::mesh::MeshEnd;
+use crate::output::{ControlOutcome, LinkOutput};
+use crate::statistics::CoreStatistics;
+use std::collections::VecDeque;
+use std::ops::Range;
+use waystation_astral::frame::Frame;
+use waystation_astral::identity::Identity;
+use waystation_relay::drop_reason::DropReason;
+use waystation_relay::ids::{CoreId, LegTag, LinkTag};
+use waystation_relay::leg::Signal;
+use waystation_relay::switch::{DataSink, Effect, Route, Switch};
+
+/// Largest payload of a data frame we write: with its header it fits one record in every profile.
+const PIECE_MAX_BYTES: usize = 65_535 - 64;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Fabric {
+    pub core: CoreId,
+    pub identity: Identity,
+    pub switch: Switch,
+    /// By the place of the link's connection.
+    pub sides: Vec<Option<Box<LinkSide>>>,
+    pub pool: BlockPool,
+    pub mesh: MeshEnd,
+    pub management: CoreEnd,
+    pub entropy: Entropy,
+    pub statistics: Box<CoreStatistics>,
+    /// Links with something to flush, each once.
+    pub dirty: Vec<u32>,
+    /// Links to close at the end of the step.
+    pub doomed: Vec<(u32, DropReason)>,
+    /// Payload for links of our own that run inside sessions.
+    pub inner_inbox: VecDeque<InnerPiece>,
+    /// Bytes to send on connections that have no output yet: act two of a handshake.
+    pub plain_out: Vec<(u32, Box<[u8]>)>,
+    /// Links of our own whose session has ended.
+    pub inner_ended: Vec<u32>,
+    /// When this turn's events were reaped, and when the current buffer was looked at.
+    pub reaped_ns: u64,
+    pub opened_ns: u64,
+    effects: Vec<Effect>,
+    woken: Vec<u32>,
+    reported: bool,
+    incidents: usize,
+}
+
+/// The sending half of a link, and what is known of its peer.
+#[derive(Debug)]
+pub struct LinkSide {
+    pub output: LinkOutput,
+    /// Set at the end of negotiation.
+    pub facts: Option<LinkUp>,
+    /// For a link of our own inside a session: the leg under it.
+    pub inside: Option<LegTag>,
+}
+
+/// Bytes that arrived for a link inside a session.
+#[derive(Debug)]
+pub struct InnerPiece {
+    pub link: u32,
+    pub bytes: Box<[u8]>,
+}
+
+/// A data frame that was sealed in the buffer it arrived in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedInPlace {
+    pub link: u32,
+    pub record: Range<usize>,
+    /// Where the segment belongs among the link's waiting ones.
+    pub place: usize,
+}
+
+/// A piece of payload in the buffer it arrived in.
+#[derive(Debug)]
+pub struct Piece<'a> {
+    pub buffer: &'a mut [u8],
+    pub range: Range<usize>,
+    /// Whether `buffer` is the port's own receive buffer, the piece ends its record, and enough
+    /// bytes in front of it are done with to hold a record's and a frame's header.
+    pub in_place: bool,
+}
+
+impl Fabric {
+    /// Everything behind the frames of one core.
+    pub fn new(
+        identity: Identity,
+        switch: Switch,
+        pool: BlockPool,
+        mesh: MeshEnd,
+        management: CoreEnd,
+        statistics: Box<CoreStatistics>,
+    ) -> Self {
+        Self {
+            core: mesh.core(),
+            identity,
+            switch,
+            sides: Vec::new(),
+            pool,
+            mesh,
+            management,
+            entropy: Entropy::default(),
+            statistics,
+            dirty: Vec::new(),
+            doomed: Vec::new(),
+            inner_inbox: VecDeque::new(),
+            plain_out: Vec::new(),
+            inner_ended: Vec::new(),
+            reaped_ns: 0,
+            opened_ns: 0,
+            effects: Vec::new(),
+            woken: Vec::new(),
+            reported: false,
+            incidents: 0,
+        }
+    }
+
+    /// The sending half of a link.
+    pub fn side(&mut self, link: u32) -> Option<&mut LinkSide> {
+        self.sides.get_mut(link as usize)?.as_deref_mut()
+    }
+
+    /// Puts the sending half of a link into its place.
+    pub fn set_side(&mut self, link: u32, side: LinkSide) {
+        let place = link as usize;
+        if self.sides.len() <= place {
+            self.sides.resize_with(place + 1, || None);
+        }
+        self.sides[place] = Some(Box::new(side));
+    }
+
+    /// Counts a drop.
+    pub fn count_drop(&mut self, reason: DropReason, bytes: usize) {
+        self.switch.count_drop(reason, bytes);
+    }
+
+    // Frames
+
+    /// Carries a frame other than data, ping and relayed query to the switch.
+    pub fn on_session_frame(&mut self, link: u32, frame: &Frame<'_>) {
+        let now_ns = self.opened_ns;
+        match *frame {
+            Frame::Query { nonce, window, query } => {
+                self.switch.query(now_ns, link, nonce, window, query);
+            }
+            Frame::RelayQuery { caller, target, nonce, window, query } => {
+                self.on_relayed_query(link, (caller, target), (nonce, window), query);
+            }
+            Frame::Response { nonce, code, window } => {
+                self.switch.response(now_ns, link, nonce, code, window);
+            }
+            Frame::Read { nonce, bytes } => self.switch.read(link, nonce, bytes),
+            Frame::Reset { nonce } => self.switch.reset(now_ns, link, nonce),
+            Frame::Migrate { .. } => self.count_drop(DropReason::UnknownSessionIgnored, 0),
+            Frame::Ping { .. } | Frame::Data { .. } => {}
+        }
+        self.apply_effects();
+    }
+
+    /// A relayed query is a plain one when its caller is its sender and its target is this node
+    /// (spec §10.3); `gateway.node_unregister` comes this way (§11.2). Any other is refused.
+    fn on_relayed_query(
+        &mut self,
+        link: u32,
+        (caller, target): (&[u8; 33], &[u8; 33]),
+        (nonce, window): (u64, u32),
+        query: &[u8],
+    ) {
+        let sender = self.side(link).and_then(|side| side.facts.as_ref()).map(|f| f.identity);
+        let own = sender.is_some_and(|sender| sender.as_bytes() == caller);
+        if own && target == self.identity.as_bytes() {
+            self.switch.query(self.opened_ns, link, nonce, window, query);
+            return;
+        }
+        let reason =
+            if own { DropReason::TargetNotReachable } else { DropReason::QueryUnauthorized };
+        self.switch.refuse_relayed(link, nonce, reason);
+    }
+
+    /// Carries one piece of payload on. Returns what to attach once the buffer's owner can give it
+    /// away.
+    pub fn on_data(&mut self, link: u32, nonce: u64, piece: Piece<'_>) -> Option<SealedInPlace> {
+        let Piece { buffer, range, in_place } = piece;
+        if range.len() <= PIECE_MAX_BYTES {
+            return self.carry(link, nonce, Piece { buffer, range, in_place });
+        }
+        let cut = range.start + PIECE_MAX_BYTES;
+        for range in [range.start..cut, cut..range.end] {
+            self.carry(link, nonce, Piece { buffer, range, in_place: false });
+        }
+        None
+    }
+
+    fn carry(&mut self, link: u32, nonce: u64, piece: Piece<'_>) -> Option<SealedInPlace> {
+        let bytes = piece.range.len();
+        if bytes == 0 {
+            return None;
+        }
+        let (sides, pool) = (&self.sides, &self.pool);
+        let route = self.switch.route(link, nonce, bytes, |link| has_room(sides, link, bytes, pool));
+        let sealed = match route {
+            Route::Direct { link, nonce } => self.send_direct(link, nonce, piece),
+            Route::Queue { leg } => {
+                self.switch.enqueue(leg, &piece.buffer[piece.range], self.opened_ns);
+                None
+            }
+            Route::Cross { to } => {
+                let payload = &piece.buffer[piece.range];
+                let pushed = self.mesh.push_payload(to, self.opened_ns, payload, &mut self.pool);
+                if pushed.is_err() {
+                    self.switch.fail(link, nonce, DropReason::MeshFull, bytes);
+                }
+                None
+            }
+            Route::Inner { link } => {
+                self.inner_inbox.push_back(InnerPiece { link, bytes: piece.buffer[piece.range].into() });
+                None
+            }
+            Route::Nowhere => None,
+        };
+        self.apply_effects();
+        sealed
+    }
+
+    fn send_direct(&mut self, link: u32, nonce: u64, piece: Piece<'_>) -> Option<SealedInPlace> {
+        let times = (self.reaped_ns, self.opened_ns);
+        let side = self.sides.get_mut(link as usize)?.as_deref_mut()?;
+        if piece.in_place {
+            let sealed =
+                side.output.seal_in_place(nonce, piece.buffer, piece.range.clone(), times);
+            if let Some((record, place)) = sealed {
+                self.mark_dirty(link);
+                return Some(SealedInPlace { link, record, place });
+            }
+        }
+        self.write_direct(link, nonce, &piece.buffer[piece.range], times);
+        None
+    }
+
+    fn write_direct(&mut self, link: u32, nonce: u64, payload: &[u8], times: (u64, u64)) {
+        self.mark_dirty(link);
+        let Some(Some(side)) = self.sides.get_mut(link as usize) else { return };
+        if side.output.begin_frame(nonce, payload.len(), times, &mut self.pool) {
+            side.output.payload(payload);
+        } else {
+            debug_assert!(false, "the switch was told there is room");
+            self.switch.fail(link, nonce, DropReason::BufferExhausted, payload.len());
+        }
+    }
+
+    /// Carries on payload that another core has sent; it was opened there at `stamp_ns`.
+    pub fn payload_from_mesh(&mut self, to: LegTag, stamp_ns: u64, payload: &[u8]) {
+        for payload in payload.chunks(PIECE_MAX_BYTES) {
+            let (sides, pool, bytes) = (&self.sides, &self.pool, payload.len());
+            match self.switch.deliver(to, bytes, |link| has_room(sides, link, bytes, pool)) {
+                Route::Direct { link, nonce } => {
+                    self.write_direct(link, nonce, payload, (stamp_ns, stamp_ns));
+                }
+                Route::Queue { leg } => self.switch.enqueue(leg, payload, stamp_ns),
+                Route::Cross { .. } | Route::Inner { .. } | Route::Nowhere => {}
+            }
+        }
+        self.apply_effects();
+    }
+
+    /// Tells a leg on any core.
+    pub fn signal(&mut self, signal: Signal) {
+        if signal.core() == self.core {
+            self.switch.hear(signal);
+        } else if self.mesh.push_signal(signal, &mut self.pool).is_err() {
+            self.count_drop(DropReason::MeshFull, 0);
+        }
+        self.apply_effects();
+    }
+
+    /// What a leg on another core has told one here.
+    pub fn signal_from_mesh(&mut self, signal: Signal) {
+        self.switch.hear(signal);
+        self.apply_effects();
+    }
+
+    // Effects
+
+    /// Carries out what the switch asks for, in order.
+    pub fn apply_effects(&mut self) {
+        while self.switch.has_effects() {
+            let mut effects = std::mem::take(&mut self.effects);
+            self.switch.take_effects(&mut effects);
+            for effect in effects.drain(..) {
+                self.apply(effect);
+            }
+            self.effects = effects;
+        }
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::Frame { link, frame } => self.control(link, &frame),
+            Effect::Query { link, nonce, query } => {
+                let window = self.switch.window_bytes();
+                self.control(link, &Frame::Query { nonce, window, query: &query });
+            }
+            Effect::Cross(signal) => {
+                if self.mesh.push_signal(signal, &mut self.pool).is_err() {
+                    self.count_drop(DropReason::MeshFull, 0);
+                }
+            }
+            Effect::Ask { leg, link, nonce, query } => self.ask(leg, link, nonce, query),
+            Effect::Cancelled { leg } => self.report(Report::QueryCancelled { leg }),
+            Effect::InnerEnded { link } => self.inner_ended.push(link),
+        }
+    }
+
+    /// Sends a frame other than data on a link.
+    pub fn control(&mut self, link: u32, frame: &Frame<'_>) {
+        let times = (self.reaped_ns, self.opened_ns);
+        let Some(Some(side)) = self.sides.get_mut(link as usize) else { return };
+        match side.output.control(frame, times, &mut self.pool) {
+            Ok(ControlOutcome::Taken) => self.mark_dirty(link),
+            Ok(ControlOutcome::PongSuppressed) => self.count_drop(DropReason::PongSuppressed, 0),
+            Ok(ControlOutcome::Overflow) => self.doomed.push((link, DropReason::PeerNotReading)),
+            // The switch offers a link only frames its profile has.
+            Err(error) => debug_assert!(false, "{error}"),
+        }
+    }
+
+    fn ask(&mut self, leg: LegTag, link: u32, nonce: u64, query: Box<[u8]>) {
+        let Some(facts) = self.side(link).and_then(|side| side.facts.as_ref()) else { return };
+        let report = Report::Query(Query {
+            leg,
+            link: facts.link,
+            caller: facts.identity,
+            profile: facts.profile,
+            nonce,
+            query,
+            local: facts.local,
+            inner: facts.inner,
+        });
+        if !self.try_report(report) {
+            self.count_drop(DropReason::ManagementBusy, 0);
+            self.switch.reject(leg, waystation_relay::switch::CODE_REJECTED);
+        }
+    }
+
+    // Reports
+
+    /// Tells the management core, which may be too busy to hear.
+    pub fn report(&mut self, report: Report) {
+        if !self.try_report(report) {
+            self.statistics.counters.reports_lost += 1;
+        }
+    }
+
+    /// Reports something about one link, not too often.
+    pub fn incident(&mut self, link: LinkTag, reason: DropReason, detail: u64) {
+        self.incidents += 1;
+        if self.incidents <= INCIDENTS_PER_TURN {
+            self.report(Report::Incident { link, reason, detail });
+        }
+    }
+
+    fn try_report(&mut self, report: Report) -> bool {
+        self.reported = true;
+        self.management.reports.push(report).is_ok()
+    }
+
+    /// Rings the management core's doorbell if there is something to hear.
+    pub fn ring(&mut self) {
+        self.incidents = 0;
+        if std::mem::take(&mut self.reported) {
+            self.management.doorbell.ring();
+        }
+    }
+
+    // Flushing
+
+    /// Puts a link on the list of those to flush.
+    pub fn mark_dirty(&mut self, link: u32) {
+        if let Some(Some(side)) = self.sides.get_mut(link as usize)
+            && !side.output.dirty
+        {
+            side.output.dirty = true;
+            self.dirty.push(link);
+        }
+    }
+
+    /// Puts every link whose sessions got something to send on that list.
+    pub fn mark_woken(&mut self) {
+        let mut woken = std::mem::take(&mut self.woken);
+        self.switch.take_woken(&mut woken);
+        for link in woken.drain(..) {
+            self.mark_dirty(link);
+        }
+        self.woken = woken;
+    }
+
+    /// Moves queued payload of a link's sessions into its records. `false`: there was payload to
+    /// move and no room for any.
+    pub fn fill(&mut self, link: u32) -> bool {
+        if !self.switch.has_ready(link) {
+            return true;
+        }
+        let Some(Some(side)) = self.sides.get_mut(link as usize) else { return true };
+        let before = side.output.totals.frames;
+        let mut sink = Sink {
+            output: &mut side.output,
+            pool: &mut self.pool,
+            reaped_ns: self.reaped_ns,
+        };
+        self.switch.fill(link, &mut sink);
+        let moved = side.output.totals.frames > before;
+        self.apply_effects();
+        moved
+    }
+}
+
+fn has_room(
+    sides: &[Option<Box<LinkSide>>],
+    link: u32,
+    bytes: usize,
+    pool: &BlockPool,
+) -> bool {
+    sides
+        .get(link as usize)
+        .and_then(Option::as_deref)
+        .is_some_and(|side| side.output.has_room(bytes, pool))
+}
+
+struct Sink<'a> {
+    output: &'a mut LinkOutput,
+    pool: &'a mut BlockPool,
+    reaped_ns: u64,
+}
+
+impl DataSink for Sink<'_> {
+    fn room_bytes(&mut self) -> usize {
+        self.output.room_bytes(self.pool).min(PIECE_MAX_BYTES)
+    }
+
+    fn begin(&mut self, nonce: u64, payload_bytes: usize, stamp_ns: u64) {
+        let times = (stamp_ns.min(self.reaped_ns), stamp_ns);
+        let begun = self.output.begin_frame(nonce, payload_bytes, times, self.pool);
+        debug_assert!(begun, "within the room just given");
+    }
+
+    fn payload(&mut self, bytes: &[u8]) {
+        self.output.payload(bytes);
+    }
+}

@@ -1,0 +1,67 @@
+//! Every limit of a data core that is not configuration, with unit and derivation.
+
+use crate::block::BLOCK_BYTES;
+use std::time::Duration;
+
+/// Most blocks of sealed or open records that wait for one link, besides what is in flight. More
+/// would only delay pongs behind bulk: four records of 64 KiB are 4 ms at 500 Mbit/s.
+pub const LINK_BLOCKS_MAX: usize = 4;
+
+/// Most bytes of one send on a link: what waits goes out as one gathered send.
+pub const LINK_SEND_MAX_BYTES: usize = LINK_BLOCKS_MAX * BLOCK_BYTES;
+
+/// Bytes of waiting control frames beyond which pongs are left out: 33 000 pongs of a peer that
+/// floods pings and does not read.
+pub const CONTROL_PONG_MAX_BYTES: usize = 1 << 20;
+
+/// Bytes of waiting control frames beyond which the link is closed. A peer that reads at all never
+/// gets here: 50 000 responses.
+pub const CONTROL_MAX_BYTES: usize = 2 << 20;
+
+/// Blocks that data may not take, so that control frames and core-to-core signals always find one.
+pub const BLOCKS_RESERVED: usize = 16;
+
+/// Payload from this size on is sealed in the buffer it arrived in; below, it is copied behind
+/// other frames and sealed with them. A record of its own costs two more AEAD calls, about 400 ns
+/// with ChaCha20-Poly1305, for which 48 KiB can be copied within the cache; see `docs/decisions`.
+pub const IN_PLACE_MIN_BYTES: usize = 48 * 1024;
+
+/// Batches that may wait from one core to another.
+pub const MESH_RING_BATCHES: usize = 64;
+
+/// Sockets that may be on their way from one core to another.
+pub const MESH_RING_SOCKETS: usize = 1024;
+
+/// Commands carried out per turn, so that a burst of them does not hold up traffic.
+pub const COMMANDS_PER_TURN: usize = 256;
+
+/// Batches taken from each other core per turn: at most 1 MiB.
+pub const BATCHES_PER_TURN: usize = 16;
+
+/// Received buffers that wait for one side of a raw pipe, besides what is in flight.
+pub const PIPE_PENDING_MAX: usize = 2;
+
+/// Bytes a connecting caller may send ahead of the handoff's acknowledgement and have kept here;
+/// the rest waits in the kernel.
+pub const EARLY_BYTES_MAX: usize = BLOCK_BYTES;
+
+/// How long a registered node may take to acknowledge a handoff; stock writes within 10 s (§17).
+pub const HANDOFF_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection that was refused in words stays open for the peer to read them.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// Longest wait of an idle core: its clock for counters and the watchdog.
+pub const IDLE_WAIT: Duration = Duration::from_millis(500);
+
+/// Incidents reported per turn; the rest is only counted.
+pub const INCIDENTS_PER_TURN: usize = 16;
+
+/// Histogram marks kept per send; further ones are merged into the last.
+pub const MARKS_MAX: usize = 24;
+
+/// Bytes an inner link may have waiting in the session under it before it stops sealing.
+pub const INNER_QUEUE_MAX_BYTES: usize = 256 * 1024;
+
+/// Bytes read from the kernel's random source at a time.
+pub const ENTROPY_BYTES: usize = 512;

@@ -1,0 +1,88 @@
+//! Marks: when the frames of a send were reaped, opened and sealed, for the histograms.
+//!
+//! Owned by one link's or pipe's output. A mark stands for all frames of one received buffer, so
+//! keeping time costs a few clock readings per buffer, not per frame.
+
+use crate::limits::MARKS_MAX;
+use crate::statistics::{Stage, StageHistograms, TrafficClass};
+use arrayvec::ArrayVec;
+
+/// The times of some frames that go out together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub class: TrafficClass,
+    pub reaped_ns: u64,
+    pub opened_ns: u64,
+    pub sealed_ns: u64,
+    pub frames: u32,
+}
+
+/// The marks of one send.
+#[derive(Clone, Debug, Default)]
+pub struct Marks(ArrayVec<Mark, MARKS_MAX>);
+
+impl Marks {
+    /// Adds one frame. Frames of one buffer share a mark; when there is no room for another mark,
+    /// the last one takes the frame.
+    pub fn add(&mut self, class: TrafficClass, reaped_ns: u64, opened_ns: u64) {
+        let full = self.0.is_full();
+        match self.0.last_mut() {
+            Some(last) if full || (last.class == class && last.opened_ns == opened_ns) => {
+                last.frames += 1;
+            }
+            Some(_) | None => {
+                self.0.push(Mark { class, reaped_ns, opened_ns, sealed_ns: 0, frames: 1 });
+            }
+        }
+    }
+
+    /// Records the time in the box of every mark and moves all into `sent`.
+    pub fn seal(&mut self, now_ns: u64, sent: &mut Self, histograms: &mut StageHistograms) {
+        for mut mark in self.0.drain(..) {
+            let in_box_ns = now_ns.saturating_sub(mark.opened_ns);
+            histograms.record(Stage::OpenToSeal, mark.class, in_box_ns, u64::from(mark.frames));
+            mark.sealed_ns = now_ns;
+            let full = sent.0.is_full();
+            match sent.0.last_mut() {
+                Some(last) if full => last.frames += mark.frames,
+                Some(_) | None => sent.0.push(mark),
+            }
+        }
+    }
+
+    /// Records the way to the kernel and the whole residence of every mark, and forgets them.
+    pub fn sent(&mut self, now_ns: u64, histograms: &mut StageHistograms) {
+        for mark in self.0.drain(..) {
+            let frames = u64::from(mark.frames);
+            let to_kernel_ns = now_ns.saturating_sub(mark.sealed_ns);
+            histograms.record(Stage::SealToSent, mark.class, to_kernel_ns, frames);
+            let residence_ns = now_ns.saturating_sub(mark.reaped_ns);
+            histograms.record(Stage::Residence, mark.class, residence_ns, frames);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frame_is_recorded_once_however_many_marks_there_are() {
+        let mut histograms = StageHistograms::new();
+        let (mut open, mut sent) = (Marks::default(), Marks::default());
+        for buffer in 0..3 * MARKS_MAX as u64 {
+            open.add(TrafficClass::Data, buffer, buffer);
+            open.add(TrafficClass::Data, buffer, buffer);
+        }
+        open.seal(1000, &mut sent, &mut histograms);
+        for buffer in 0..10 {
+            open.add(TrafficClass::Data, buffer, buffer);
+        }
+        open.seal(1100, &mut sent, &mut histograms);
+        sent.sent(2000, &mut histograms);
+        let frames = 6 * MARKS_MAX as u64 + 10;
+        for stage in [Stage::OpenToSeal, Stage::SealToSent, Stage::Residence] {
+            assert_eq!(histograms.get(stage, TrafficClass::Data).len(), frames, "{stage:?}");
+        }
+    }
+}

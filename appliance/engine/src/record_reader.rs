@@ -1,0 +1,164 @@
+//! Finds and opens records in what a link receives, in place.
+//!
+//! Owned by one link; called on its data core for every received buffer. Whole records are opened
+//! where they lie; only a record cut by the end of a buffer is copied, into a block that goes back
+//! to the pool when the record is complete, so an idle link holds no buffer.
+
+use crate::block::{Block, BlockPool};
+use std::ops::Range;
+use waystation_astral::brontide::{Opener, RECORD_HEADER_BYTES, TAG_BYTES};
+use waystation_relay::drop_reason::DropReason;
+
+/// Reads records.
+#[derive(Debug)]
+pub struct RecordReader {
+    opener: Opener,
+    /// Bytes of the body to come, tag included, once its header is open.
+    body_bytes: Option<usize>,
+    header: [u8; RECORD_HEADER_BYTES],
+    header_bytes: usize,
+    body: Option<(Block, usize)>,
+    records: u64,
+}
+
+/// What the input of a link holds next.
+#[derive(Debug)]
+pub enum Found {
+    /// A record was opened in the input; its plaintext is at this range.
+    InInput(Range<usize>),
+    /// A record that came in pieces is open; [`RecordReader::take_carried`] gives its plaintext.
+    Carried,
+    /// All input is used up.
+    Nothing,
+}
+
+impl RecordReader {
+    /// A reader behind a completed handshake.
+    pub fn new(opener: Opener) -> Self {
+        Self {
+            opener,
+            body_bytes: None,
+            header: [0; RECORD_HEADER_BYTES],
+            header_bytes: 0,
+            body: None,
+            records: 0,
+        }
+    }
+
+    /// Records opened so far.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Whether the stream may end here: not within a record.
+    pub fn at_boundary(&self) -> bool {
+        self.header_bytes == 0 && self.body_bytes.is_none()
+    }
+
+    /// Opens the next record of `input` from `*cursor` on and advances it.
+    ///
+    /// # Errors
+    /// A tag that does not verify, an empty record (spec §6.2), or no block for a cut record. The
+    /// link must be closed.
+    pub fn next(
+        &mut self,
+        input: &mut [u8],
+        cursor: &mut usize,
+        pool: &mut BlockPool,
+    ) -> Result<Found, DropReason> {
+        let Some(body_bytes) = self.open_header(input, cursor)? else { return Ok(Found::Nothing) };
+        if self.body.is_none()
+            && let Some(body) = input.get_mut(*cursor..*cursor + body_bytes)
+        {
+            self.opener.open_body(body).map_err(|_bad_tag| DropReason::RecordRejected)?;
+            let plaintext = *cursor..*cursor + body_bytes - TAG_BYTES;
+            *cursor += body_bytes;
+            self.finish_record();
+            return Ok(Found::InInput(plaintext));
+        }
+        self.carry_body(input, cursor, body_bytes, pool)
+    }
+
+    /// The block of the record that [`Found::Carried`] announced and its plaintext's length; give
+    /// the block back to the pool.
+    pub fn take_carried(&mut self) -> Option<(Block, usize)> {
+        let (block, bytes) = self.body.take()?;
+        Some((block, bytes - TAG_BYTES))
+    }
+
+    /// Gives back what a cut record holds.
+    pub fn discard(&mut self, pool: &mut BlockPool) {
+        if let Some((block, _)) = self.body.take() {
+            pool.give_back(block);
+        }
+    }
+
+    fn open_header(
+        &mut self,
+        input: &mut [u8],
+        cursor: &mut usize,
+    ) -> Result<Option<usize>, DropReason> {
+        if let Some(bytes) = self.body_bytes {
+            return Ok(Some(bytes));
+        }
+        let rest = &mut input[*cursor..];
+        let plaintext_bytes = if self.header_bytes == 0
+            && let Some(header) = rest.first_chunk_mut()
+        {
+            *cursor += RECORD_HEADER_BYTES;
+            self.opener.open_header(header)
+        } else {
+            let bytes = rest.len().min(RECORD_HEADER_BYTES - self.header_bytes);
+            let end = self.header_bytes + bytes;
+            self.header[self.header_bytes..end].copy_from_slice(&rest[..bytes]);
+            self.header_bytes = end;
+            *cursor += bytes;
+            if end < RECORD_HEADER_BYTES {
+                return Ok(None);
+            }
+            self.opener.open_header(&mut self.header)
+        };
+        let plaintext_bytes = plaintext_bytes.map_err(|_bad_tag| DropReason::RecordRejected)?;
+        if plaintext_bytes == 0 {
+            return Err(DropReason::RecordRejected);
+        }
+        self.body_bytes = Some(plaintext_bytes + TAG_BYTES);
+        Ok(self.body_bytes)
+    }
+
+    fn carry_body(
+        &mut self,
+        input: &mut [u8],
+        cursor: &mut usize,
+        body_bytes: usize,
+        pool: &mut BlockPool,
+    ) -> Result<Found, DropReason> {
+        let rest = &input[*cursor..];
+        if rest.is_empty() {
+            return Ok(Found::Nothing);
+        }
+        let (mut block, have) = match self.body.take() {
+            Some(body) => body,
+            None => (pool.take().ok_or(DropReason::BufferExhausted)?, 0),
+        };
+        let bytes = rest.len().min(body_bytes - have);
+        block[have..have + bytes].copy_from_slice(&rest[..bytes]);
+        *cursor += bytes;
+        let have = have + bytes;
+        if have < body_bytes {
+            self.body = Some((block, have));
+            return Ok(Found::Nothing);
+        }
+        let opened = self.opener.open_body(&mut block[..body_bytes]);
+        self.body = Some((block, body_bytes));
+        opened.map_err(|_bad_tag| DropReason::RecordRejected)?;
+        self.finish_record();
+        Ok(Found::Carried)
+    }
+
+    fn finish_record(&mut self) {
+        self.body_bytes = None;
+        self.header_bytes = 0;
+        self.records += 1;
+    }
+}

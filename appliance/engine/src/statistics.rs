@@ -1,0 +1,260 @@
+//! What one data core measures: counters and latency histograms per stage and traffic class.
+//!
+//! One writer, the data core, without atomics; whole blocks are handed to the management core on
+//! request and replaced by recycled ones. Counters run since the start, histograms since the
+//! previous block.
+
+use crate::output::OutputTotals;
+use hdrhistogram::Histogram;
+use waystation_relay::drop_reason::DropCounters;
+use waystation_relay::ids::CoreId;
+
+/// Longest duration a histogram tells apart; longer ones count as this. One minute.
+pub const HISTOGRAM_MAX_NS: u64 = 60_000_000_000;
+/// Significant decimal digits of every histogram: values are exact to 1 %.
+pub const HISTOGRAM_DIGITS: u8 = 2;
+
+/// Where time was spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stage {
+    /// From accept to the end of negotiation.
+    Handshake,
+    /// From the completion being reaped to the record being opened.
+    ReapToOpen,
+    /// From opened to sealed for the outgoing link: time in the box. For raw pipes, from reaped to
+    /// handed to the kernel.
+    OpenToSeal,
+    /// From sealed to accepted by the kernel.
+    SealToSent,
+    /// From reaped to accepted by the kernel.
+    Residence,
+    /// One turn of the loop, without the wait.
+    Turn,
+}
+
+impl Stage {
+    /// Every stage in the order of a byte's way.
+    pub const ALL: [Self; 6] = [
+        Self::Handshake,
+        Self::ReapToOpen,
+        Self::OpenToSeal,
+        Self::SealToSent,
+        Self::Residence,
+        Self::Turn,
+    ];
+
+    /// The name in listings, tags and labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::ReapToOpen => "reap_to_open",
+            Self::OpenToSeal => "open_to_seal",
+            Self::SealToSent => "seal_to_sent",
+            Self::Residence => "residence",
+            Self::Turn => "turn",
+        }
+    }
+}
+
+/// Whose time was spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum TrafficClass {
+    /// Data frames of sessions.
+    Data,
+    /// Everything else on links: pongs, credit, queries, responses, resets.
+    Control,
+    /// Raw gateway pipes.
+    Pipe,
+}
+
+impl TrafficClass {
+    /// Every class.
+    pub const ALL: [Self; 3] = [Self::Data, Self::Control, Self::Pipe];
+
+    /// The name in listings, tags and labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Control => "control",
+            Self::Pipe => "pipe",
+        }
+    }
+}
+
+/// One histogram per stage and class.
+#[derive(Clone, Debug)]
+pub struct StageHistograms {
+    histograms: Vec<Histogram<u64>>,
+}
+
+impl Default for StageHistograms {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl StageHistograms {
+    /// Empty histograms, with all memory they will ever need.
+    pub fn new() -> Self {
+        let count = Stage::ALL.len() * TrafficClass::ALL.len();
+        Self { histograms: (0..count).map(|_| empty_histogram()).collect() }
+    }
+
+    /// Records `count` durations of `duration_ns` each.
+    pub fn record(&mut self, stage: Stage, class: TrafficClass, duration_ns: u64, count: u64) {
+        self.histograms[Self::place(stage, class)].saturating_record_n(duration_ns, count);
+    }
+
+    /// One histogram.
+    pub fn get(&self, stage: Stage, class: TrafficClass) -> &Histogram<u64> {
+        &self.histograms[Self::place(stage, class)]
+    }
+
+    /// Adds another block to this one.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.histograms.iter_mut().zip(&other.histograms) {
+            // Same bounds and precision everywhere, so adding cannot fail.
+            let added = mine.add(theirs);
+            debug_assert!(added.is_ok());
+        }
+    }
+
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        for histogram in &mut self.histograms {
+            histogram.clear();
+        }
+    }
+
+    fn place(stage: Stage, class: TrafficClass) -> usize {
+        stage as usize * TrafficClass::ALL.len() + class as usize
+    }
+}
+
+fn empty_histogram() -> Histogram<u64> {
+    match Histogram::new_with_bounds(1, HISTOGRAM_MAX_NS, HISTOGRAM_DIGITS) {
+        Ok(histogram) => histogram,
+        Err(error) => unreachable!("constant bounds are valid: {error}"),
+    }
+}
+
+/// Plain counters of one core since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CoreCounters {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Nanoseconds spent outside of waiting.
+    pub busy_ns: u64,
+    /// CPU time of the thread as the kernel accounts it.
+    pub cpu_ns: u64,
+    /// Nanoseconds since the core started.
+    pub up_ns: u64,
+    pub connections_accepted: u64,
+    pub links_opened: u64,
+    pub links_closed: u64,
+    pub links_open: u64,
+    pub half_open: u64,
+    pub sessions_opened: u64,
+    pub sessions_open: u64,
+    pub sockets_open: u64,
+    pub pipes_opened: u64,
+    pub pipes_open: u64,
+    pub queries_received: u64,
+    pub records_opened: u64,
+    pub records_sealed: u64,
+    pub records_sealed_in_place: u64,
+    pub frames_in: u64,
+    pub frames_out: u64,
+    /// Bytes on the sockets of links.
+    pub wire_bytes_in: u64,
+    pub wire_bytes_out: u64,
+    /// Payload of data frames received and sent.
+    pub payload_bytes_in: u64,
+    pub payload_bytes_out: u64,
+    /// Payload joined to a leg on the same core, and on another.
+    pub same_core_bytes: u64,
+    pub cross_core_bytes: u64,
+    pub pipe_bytes: u64,
+    /// Payload that had to wait in a session's queue.
+    pub queued_bytes_total: u64,
+    /// Payload waiting now.
+    pub queued_bytes: u64,
+    pub receives: u64,
+    pub sends: u64,
+    /// System calls of the port: waits, and sends of the epoll port.
+    pub port_syscalls: u64,
+    pub receive_buffers_total: u64,
+    pub receive_buffers_free: u64,
+    pub blocks_total: u64,
+    pub blocks_free: u64,
+    pub block_bytes: u64,
+    pub mesh_batches_out: u64,
+    pub reports_lost: u64,
+}
+
+impl CoreCounters {
+    /// Adds what a link has sent. Its payload is counted where it is routed.
+    pub fn add_sent(&mut self, sent: OutputTotals) {
+        self.frames_out += sent.frames;
+        self.records_sealed += sent.records;
+        self.records_sealed_in_place += sent.records_in_place;
+    }
+}
+
+/// One core's report.
+#[derive(Clone, Debug)]
+pub struct CoreStatistics {
+    pub core: CoreId,
+    /// The port in use, `io_uring` or `epoll`.
+    pub port: &'static str,
+    /// The CPU the thread is verified to be pinned to, if it is.
+    pub cpu: Option<usize>,
+    pub counters: CoreCounters,
+    pub drops: DropCounters,
+    pub histograms: StageHistograms,
+}
+
+impl CoreStatistics {
+    /// An empty block.
+    pub fn new(core: CoreId, port: &'static str) -> Self {
+        Self {
+            core,
+            port,
+            cpu: None,
+            counters: CoreCounters::default(),
+            drops: DropCounters::default(),
+            histograms: StageHistograms::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_beyond_the_range_count_as_the_longest() {
+        let mut histograms = StageHistograms::new();
+        histograms.record(Stage::Residence, TrafficClass::Data, u64::MAX, 2);
+        let histogram = histograms.get(Stage::Residence, TrafficClass::Data);
+        assert_eq!(histogram.len(), 2);
+        assert!(histogram.max() >= HISTOGRAM_MAX_NS);
+    }
+
+    #[test]
+    fn every_stage_and_class_has_its_own_histogram() {
+        let mut histograms = StageHistograms::new();
+        for (i, stage) in Stage::ALL.into_iter().enumerate() {
+            for (j, class) in TrafficClass::ALL.into_iter().enumerate() {
+                histograms.record(stage, class, 1, (10 * i + j + 1) as u64);
+            }
+        }
+        for (i, stage) in Stage::ALL.into_iter().enumerate() {
+            for (j, class) in TrafficClass::ALL.into_iter().enumerate() {
+                assert_eq!(histograms.get(stage, class).len(), (10 * i + j + 1) as u64);
+            }
+        }
+    }
+}
