@@ -1,0 +1,56 @@
+//! Prints the documented default: a file that says everything about every key.
+
+use super::Config;
+use super::keys::{KEYS, Key, SECTIONS};
+
+/// Columns of the comments.
+const COLUMNS: usize = 80;
+
+/// The whole configuration with its defaults, each key with meaning, unit, range and whether a
+/// running program takes up a new value. The text parses back to [`Config::default`].
+pub fn documented_default() -> String {
+    let defaults = Config::default();
+    let mut out = String::new();
+    comment(
+        &mut out,
+        "Configuration of waystation. Every key is here with its default; a file needs \
+        only those that differ. Durations have a unit (ns, us, ms, s, m, h, d), and so have sizes \
+        (B, KiB, MiB, GiB, TiB). Check a file with: waystation config check FILE",
+    );
+    for section in SECTIONS {
+        out.push('\n');
+        comment(&mut out, section.meaning);
+        out.push_str(&format!("[{}]\n", section.name));
+        for key in KEYS.iter().filter(|key| key.section == section.name) {
+            describe(&mut out, key, &defaults);
+        }
+    }
+    out
+}
+
+fn describe(out: &mut String, key: &Key, defaults: &Config) {
+    out.push('\n');
+    comment(out, key.meaning);
+    comment(out, &format!("Unit: {}. Range: {}.", key.unit, key.range()));
+    comment(out, &format!("Reloads: {}.", key.reload.text()));
+    match key.value(defaults) {
+        Some(value) => out.push_str(&format!("{} = {value}\n", key.name)),
+        None => out.push_str(&format!("# {} =\n", key.name)),
+    }
+}
+
+/// Writes words as comment lines of at most [`COLUMNS`] columns.
+fn comment(out: &mut String, words: &str) {
+    let mut line = String::from("#");
+    for word in words.split_whitespace() {
+        if line.len() + 1 + word.len() > COLUMNS && line.len() > 1 {
+            out.push_str(&line);
+            out.push('\n');
+            line = String::from("#");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    out.push_str(&line);
+    out.push('\n');
+}

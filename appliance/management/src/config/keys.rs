@@ -1,0 +1,402 @@
+//! The table of all keys: what each means, its unit, its range and where its value lives.
+//!
+//! The reader validates with it and the documented default is printed from it.
+
+use super::Config;
+use super::rule::Rule;
+use crate::limits::{ALIAS_BYTES_MAX, CORES_MAX};
+use crate::units::ByteSize;
+use std::time::Duration;
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The section, without brackets.
+    pub section: &'static str,
+    /// The name inside the section.
+    pub name: &'static str,
+    /// What it does, in sentences.
+    pub meaning: &'static str,
+    /// What its value counts.
+    pub unit: &'static str,
+    /// Whether a running program takes up a new value.
+    pub reload: Reload,
+    pub(super) rule: Rule,
+}
+
+impl Key {
+    /// `section.name`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The values it takes, for people.
+    pub fn range(&self) -> String {
+        self.rule.range()
+    }
+
+    /// Its value in TOML, or nothing if it is absent.
+    pub fn value(&self, config: &Config) -> Option<String> {
+        self.rule.show(config)
+    }
+}
+
+/// Whether a running program takes up a new value of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// The value is read once, when the program starts.
+    Restart,
+}
+
+impl Reload {
+    /// The words of the documentation.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Restart => "no, needs a restart",
+        }
+    }
+}
+
+/// One section with the sentence above it in the documented default.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    pub name: &'static str,
+    pub meaning: &'static str,
+}
+
+/// Every section, in the order of printing.
+pub const SECTIONS: &[Section] = &[
+    Section { name: "node", meaning: "How this node presents itself." },
+    Section { name: "listen", meaning: "Where connections come in." },
+    Section { name: "engine", meaning: "The data cores and their memory." },
+    Section { name: "relay", meaning: "Links and the sessions on them." },
+    Section { name: "gateway", meaning: "Registrations, idle connections and raw pipes." },
+    Section { name: "management", meaning: "The management core, its socket, metrics and logs." },
+];
+
+/// Every key, in the order of printing.
+pub const KEYS: &[Key] = &[
+    key(
+        "node",
+        "alias",
+        "text",
+        Rule::Text {
+            min_bytes: 1,
+            max_bytes: ALIAS_BYTES_MAX,
+            at: |config| &mut config.node.alias,
+        },
+        "The name other nodes show for this one; part of the node info.",
+    ),
+    key(
+        "listen",
+        "addresses",
+        "ADDRESS:PORT",
+        Rule::Addresses { at: |config| &mut config.listen.addresses },
+        "Addresses to accept connections on. Links and the gateway's sockets share the port. \
+        Port 0 takes any free port.",
+    ),
+    key(
+        "engine",
+        "cores",
+        "threads",
+        Rule::Count { min: 0, max: CORES_MAX, at: |config| &mut config.engine.cores },
+        "Data cores, each a pinned thread with its own links, buffers and timers. 0 stands for one \
+        per CPU but one, which is left to the management core, and at least one.",
+    ),
+    key(
+        "engine",
+        "cpus",
+        "CPU numbers",
+        Rule::Counts {
+            max: CORES_MAX - 1,
+            entries_max: CORES_MAX,
+            at: |config| &mut config.engine.cpus,
+        },
+        "The CPUs of the data cores, one each, in the order of the cores. Empty: chosen by the \
+        program.",
+    ),
+    key(
+        "engine",
+        "port",
+        "name",
+        Rule::Port { at: |config| &mut config.engine.port },
+        "How bytes are moved between the sockets and the program. auto takes io_uring where the \
+        kernel allows it, else epoll.",
+    ),
+    key(
+        "engine",
+        "receive_buffers",
+        "buffers per core",
+        Rule::PowerOfTwo { min: 4, max: 1024, at: |config| &mut config.engine.receive_buffers },
+        "Buffers the kernel receives into. All links of a core share them; a buffer is taken only \
+        while its bytes are being forwarded.",
+    ),
+    key(
+        "engine",
+        "receive_buffer_size",
+        "bytes per buffer",
+        Rule::Size {
+            min: ByteSize::from_kib(16),
+            max: ByteSize::from_kib(256),
+            at: |config| &mut config.engine.receive_buffer_size,
+        },
+        "Size of one of them, and so the most that one read takes. Small buffers cost throughput.",
+    ),
+    key(
+        "engine",
+        "block_memory",
+        "bytes per core",
+        Rule::Size {
+            min: ByteSize::from_mib(4),
+            max: ByteSize::from_gib(4),
+            at: |config| &mut config.engine.block_memory,
+        },
+        "Memory for sealed records on their way to the kernel.",
+    ),
+    key(
+        "engine",
+        "queue_memory",
+        "bytes per core",
+        Rule::Size {
+            min: ByteSize::from_mib(1),
+            max: ByteSize::from_gib(1024),
+            at: |config| &mut config.engine.queue_memory,
+        },
+        "Memory for payload that waits in sessions, for credit or for a slow link.",
+    ),
+    key(
+        "engine",
+        "links_max",
+        "links per core",
+        Rule::Count { min: 1, max: 1_000_000, at: |config| &mut config.engine.links_max },
+        "Links of one core; connections beyond that are closed and counted.",
+    ),
+    key(
+        "engine",
+        "half_open_max",
+        "connections per core",
+        Rule::Count { min: 16, max: 1_000_000, at: |config| &mut config.engine.half_open_max },
+        "Connections that have not finished their handshake; more are closed and counted.",
+    ),
+    key(
+        "engine",
+        "sockets_max",
+        "sockets per core",
+        Rule::Count { min: 16, max: 1_000_000, at: |config| &mut config.engine.sockets_max },
+        "Raw sockets of the gateway: idle connections, callers and both ends of pipes.",
+    ),
+    key(
+        "relay",
+        "session_window",
+        "bytes per session and direction",
+        Rule::Size {
+            min: ByteSize::from_kib(256),
+            max: ByteSize::from_mib(4),
+            at: |config| &mut config.relay.session_window,
+        },
+        "The window this node advertises. A session never holds more than this per direction; a \
+        small one limits throughput to the window per round trip.",
+    ),
+    key(
+        "relay",
+        "sessions_per_link_max",
+        "sessions per link",
+        Rule::Count {
+            min: 1,
+            max: 1_000_000,
+            at: |config| &mut config.relay.sessions_per_link_max,
+        },
+        "Sessions of one link; queries beyond that are rejected and counted.",
+    ),
+    key(
+        "relay",
+        "handshake_timeout",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(120),
+            at: |config| &mut config.relay.handshake_timeout,
+        },
+        "From accept to the end of the negotiation.",
+    ),
+    key(
+        "relay",
+        "query_timeout",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(600),
+            at: |config| &mut config.relay.query_timeout,
+        },
+        "How long the target of a relayed query may take to answer it.",
+    ),
+    key(
+        "relay",
+        "ping_interval",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(3600),
+            at: |config| &mut config.relay.ping_interval,
+        },
+        "How long a link may be silent before it is pinged.",
+    ),
+    key(
+        "relay",
+        "ping_timeout",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(3600),
+            at: |config| &mut config.relay.ping_timeout,
+        },
+        "How long a peer may take to answer a ping before its link is closed.",
+    ),
+    key(
+        "relay",
+        "send_stall_timeout",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(3600),
+            at: |config| &mut config.relay.send_stall_timeout,
+        },
+        "How long a peer may leave bytes unread before its link is closed.",
+    ),
+    key(
+        "gateway",
+        "enabled",
+        "flag",
+        Rule::Flag { at: |config| &mut config.gateway.enabled },
+        "Whether nodes may register here and be reached through this node's gateway.",
+    ),
+    key(
+        "gateway",
+        "announce",
+        "ADDRESS:PORT",
+        Rule::OptionalAddress { dialable: true, at: |config| &mut config.gateway.announce },
+        "The address nodes are told to dial for sockets, for boxes behind address translation. \
+        Empty: the address at which their own link arrived.",
+    ),
+    key(
+        "gateway",
+        "registrations_max",
+        "registrations",
+        Rule::Count { min: 1, max: 10_000_000, at: |config| &mut config.gateway.registrations_max },
+        "Nodes that may be registered at a time.",
+    ),
+    key(
+        "gateway",
+        "idle_per_registration_max",
+        "connections per registration",
+        Rule::Count {
+            min: 1,
+            max: 1024,
+            at: |config| &mut config.gateway.idle_per_registration_max,
+        },
+        "Idle connections that one registered node may keep waiting here.",
+    ),
+    key(
+        "gateway",
+        "reservation_timeout",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(600),
+            at: |config| &mut config.gateway.reservation_timeout,
+        },
+        "How long a caller may take to dial the socket that was reserved for it.",
+    ),
+    key(
+        "gateway",
+        "idle_ping_interval",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(3600),
+            at: |config| &mut config.gateway.idle_ping_interval,
+        },
+        "How often an idle connection is pinged.",
+    ),
+    key(
+        "gateway",
+        "idle_dead_after",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(2),
+            max: Duration::from_secs(7200),
+            at: |config| &mut config.gateway.idle_dead_after,
+        },
+        "How long an idle connection may be silent before it is closed; longer than \
+        idle_ping_interval.",
+    ),
+    key(
+        "gateway",
+        "pipe_idle_timeout",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(7 * 24 * 3600),
+            at: |config| &mut config.gateway.pipe_idle_timeout,
+        },
+        "How long a raw pipe may be without traffic before it is closed.",
+    ),
+    key(
+        "management",
+        "cpu",
+        "CPU number",
+        Rule::OptionalCount { max: CORES_MAX - 1, at: |config| &mut config.management.cpu },
+        "The CPU of the management core; not one of engine.cpus. Absent: chosen by the program.",
+    ),
+    key(
+        "management",
+        "socket",
+        "path",
+        Rule::SocketPath { at: |config| &mut config.management.socket },
+        "The stats socket. Empty: waystation.sock in the runtime directory, or else in the state \
+        directory.",
+    ),
+    key(
+        "management",
+        "metrics_listen",
+        "ADDRESS:PORT",
+        Rule::OptionalAddress {
+            dialable: false,
+            at: |config| &mut config.management.metrics_listen,
+        },
+        "A TCP address that serves /metrics and nothing else. Empty: none; the stats socket serves \
+        /metrics in any case. Only loopback addresses, unless metrics_anywhere is set.",
+    ),
+    key(
+        "management",
+        "metrics_anywhere",
+        "flag",
+        Rule::Flag { at: |config| &mut config.management.metrics_anywhere },
+        "Whether metrics_listen may be an address that others can reach. There is no access \
+        control and no encryption on it.",
+    ),
+    key(
+        "management",
+        "log",
+        "level",
+        Rule::LogFilter { at: |config| &mut config.management.log },
+        "What is logged: a level, and levels of single targets if need be.",
+    ),
+    key(
+        "management",
+        "log_format",
+        "name",
+        Rule::LogLines { at: |config| &mut config.management.log_format },
+        "How a log line looks.",
+    ),
+];
+
+const fn key(
+    section: &'static str,
+    name: &'static str,
+    unit: &'static str,
+    rule: Rule,
+    meaning: &'static str,
+) -> Key {
+    Key { section, name, meaning, unit, reload: Reload::Restart, rule }
+}

@@ -1,0 +1,146 @@
+//! What can be wrong with a configuration file: always the file, the line, the key and the remedy.
+
+use crate::limits::{
+    CONFIG_BYTES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
+};
+use crate::units::UnitError;
+use std::fmt;
+use std::net::SocketAddr;
+
+/// Everything that is wrong with one file, in the order of its lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The name of the file as it was given.
+    pub file: String,
+    /// At least one, at most [`CONFIG_PROBLEMS_MAX`](crate::limits::CONFIG_PROBLEMS_MAX).
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    /// One line per problem: `waystation.toml:12: engine.receive_buffers: 33 is not …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let end = if index == 0 { "" } else { "\n" };
+            write!(f, "{end}{}:{}: ", self.file, problem.line)?;
+            if !problem.key.is_empty() {
+                write!(f, "{}: ", problem.key)?;
+            }
+            write!(f, "{}", problem.complaint)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Counted from 1.
+    pub line: usize,
+    /// `section.key` as far as it is known; empty if the file as a whole does not parse.
+    pub key: String,
+    pub complaint: Complaint,
+}
+
+/// What is wrong, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Complaint {
+    /// The file is larger than any configuration.
+    #[error(
+        "the file has {bytes} bytes, more than the {CONFIG_BYTES_MAX} a configuration may have"
+    )]
+    FileTooLarge { bytes: usize },
+    /// Not TOML.
+    #[error("not valid TOML: {message}")]
+    Syntax { message: String },
+    /// A section that does not exist.
+    #[error("unknown section{}; the sections are {sections}", did_you_mean(.nearest))]
+    UnknownSection { nearest: Option<String>, sections: String },
+    /// A key that does not exist.
+    #[error("unknown key{}; `waystation config default` prints all keys", did_you_mean(.nearest))]
+    UnknownKey { nearest: Option<String> },
+    /// A key where a section belongs.
+    #[error("is a section; write [{section}] and its keys on lines of their own")]
+    NotASection { section: String },
+    /// A value of another type.
+    #[error("{found} is not {wanted}")]
+    WrongType { wanted: &'static str, found: String },
+    /// A number beyond the range.
+    #[error("{value} is not between {min} and {max}")]
+    OutOfRange { value: String, min: String, max: String },
+    /// A number that has to be a power of two.
+    #[error("{value} is not a power of two between {min} and {max}")]
+    NotPowerOfTwo { value: String, min: String, max: String },
+    /// A bare number for a quantity with a unit.
+    #[error("{value} has no unit; write it as text with one, for example \"{example}\"")]
+    NoUnit { value: String, example: &'static str },
+    /// A text that is no quantity.
+    #[error("\"{value}\" {error}")]
+    Quantity { value: String, error: UnitError },
+    /// A text that is too short or too long.
+    #[error("has {bytes} bytes, not between {min} and {max}")]
+    TextLength { bytes: usize, min: usize, max: usize },
+    /// A text with something unprintable.
+    #[error("contains a control character; use printable text")]
+    ControlCharacter,
+    /// A word that is none of the choices.
+    #[error("\"{value}\" is none of {choices}{}", did_you_mean(.nearest))]
+    NotOneOf { value: String, choices: String, nearest: Option<String> },
+    /// No address with a port.
+    #[error("\"{value}\" is not ADDRESS:PORT, for example \"192.0.2.1:1791\" or \"[::]:1791\"")]
+    NotAnAddress { value: String },
+    /// An empty list that must not be empty.
+    #[error("is an empty list; name at least one")]
+    NoEntries,
+    /// A list that is too long.
+    #[error("has {entries} entries, more than {max}")]
+    TooManyEntries { entries: usize, max: usize },
+    /// An entry that is there twice.
+    #[error("{value} is there twice; name each once")]
+    DuplicateEntry { value: String },
+    /// More addresses to listen on than there is room for.
+    #[error("has {entries} addresses, more than {LISTEN_ADDRESSES_MAX}")]
+    TooManyAddresses { entries: usize },
+    /// A path that depends on the working directory.
+    #[error("\"{value}\" is not an absolute path; start it with /")]
+    NotAbsolute { value: String },
+    /// A path the kernel cannot bind.
+    #[error("the path has {bytes} bytes; a Unix socket's has at most {SOCKET_PATH_BYTES_MAX}")]
+    PathTooLong { bytes: usize },
+    /// An address nobody can dial.
+    #[error(
+        "nobody can dial {address}; name the address and the port that nodes reach this box at"
+    )]
+    NotDialable { address: SocketAddr },
+    /// A log filter that is not understood.
+    #[error(
+        "\"{directive}\" is neither a level (off, error, warn, info, debug, trace) nor target=level"
+    )]
+    NotALogFilter { directive: String },
+    /// A log filter that is too long.
+    #[error("has {bytes} bytes, more than {LOG_FILTER_BYTES_MAX}")]
+    LogFilterTooLong { bytes: usize },
+    /// Two keys that say different things about the number of cores.
+    #[error("is {cores}, but engine.cpus lists {cpus}; leave engine.cores at 0")]
+    CoresContradictCpus { cores: usize, cpus: usize },
+    /// A CPU that is to do both.
+    #[error("CPU {cpu} is in engine.cpus already; give the management core one of its own")]
+    CpuTaken { cpu: usize },
+    /// Metrics for everybody.
+    #[error(
+        "{address} is not a loopback address; use 127.0.0.1 or [::1], or set \
+         management.metrics_anywhere = true to show metrics to whoever can connect"
+    )]
+    MetricsExposed { address: SocketAddr },
+    /// An idle connection would die before it is asked.
+    #[error("{dead_after} is not longer than gateway.idle_ping_interval ({ping_interval})")]
+    DeadBeforePing { dead_after: String, ping_interval: String },
+    /// One session could fill the whole queue of a core.
+    #[error("{window} is more than engine.queue_memory ({queue_memory}), which all sessions share")]
+    WindowBeyondQueue { window: String, queue_memory: String },
+}
+
+fn did_you_mean(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|name| format!("; did you mean {name}?")).unwrap_or_default()
+}

@@ -1,0 +1,188 @@
+//! From the text of a file to a [`Config`], or to everything that is wrong with it.
+
+use super::Config;
+use super::keys::{KEYS, Key, SECTIONS};
+use super::problem::{Complaint, ConfigError, Problem};
+use super::rule::nearest;
+use crate::limits::{CONFIG_BYTES_MAX, CONFIG_PROBLEMS_MAX};
+use crate::units::format_duration;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Reads and checks a configuration. Keys that are absent keep their default.
+///
+/// `file_name` is used in messages only.
+///
+/// # Errors
+/// What is wrong, each with line, key and remedy, in the order of the lines.
+pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
+    let mut reader =
+        Reader { text, config: Config::default(), lines: BTreeMap::new(), problems: vec![] };
+    if text.len() > CONFIG_BYTES_MAX {
+        reader.complain(0..0, String::new(), Complaint::FileTooLarge { bytes: text.len() });
+    } else {
+        reader.read_document();
+    }
+    if reader.problems.is_empty() {
+        reader.check_combinations();
+    }
+    if reader.problems.is_empty() {
+        return Ok(reader.config);
+    }
+    reader.problems.sort_by_key(|problem| problem.line);
+    reader.problems.truncate(CONFIG_PROBLEMS_MAX);
+    Err(ConfigError { file: file_name.to_owned(), problems: reader.problems })
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    config: Config,
+    /// Lines of the keys that are there, by path.
+    lines: BTreeMap<String, usize>,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn read_document(&mut self) {
+        match DeTable::parse(self.text) {
+            Ok(document) => {
+                for (name, value) in document.get_ref() {
+                    self.read_section(name, value);
+                }
+            }
+            Err(error) => {
+                let span = error.span().unwrap_or(0..0);
+                let message = error.message().replace('\n', " ");
+                self.complain(span, String::new(), Complaint::Syntax { message });
+            }
+        }
+    }
+
+    fn read_section(
+        &mut self,
+        name: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let section = name.get_ref().as_ref();
+        let known = SECTIONS.iter().any(|known| known.name == section);
+        match value.get_ref() {
+            DeValue::Table(table) if known => {
+                for (key, value) in table {
+                    self.read_key(section, key, value);
+                }
+            }
+            _ if known => {
+                let complaint = Complaint::NotASection { section: section.to_owned() };
+                self.complain(name.span(), section.to_owned(), complaint);
+            }
+            DeValue::Table(_) => {
+                let complaint = unknown_section(section);
+                self.complain(name.span(), section.to_owned(), complaint);
+            }
+            _ => {
+                let complaint = unknown_key(section, None);
+                self.complain(name.span(), section.to_owned(), complaint);
+            }
+        }
+    }
+
+    fn read_key(
+        &mut self,
+        section: &str,
+        name: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let path = format!("{section}.{}", name.get_ref());
+        let Some(key) = find(section, name.get_ref()) else {
+            let complaint = unknown_key(name.get_ref(), Some(section));
+            return self.complain(name.span(), path, complaint);
+        };
+        self.lines.insert(path.clone(), self.line(&name.span()));
+        if let Err(complaint) = key.rule.read(value.get_ref(), &mut self.config) {
+            self.complain(name.span(), path, complaint);
+        }
+    }
+
+    /// What no key can see alone. The complaint goes to the key that is more likely the slip.
+    fn check_combinations(&mut self) {
+        let config = self.config.clone();
+        let (engine, gateway, management) = (&config.engine, &config.gateway, &config.management);
+        if engine.cores != 0 && !engine.cpus.is_empty() && engine.cores != engine.cpus.len() {
+            let (cores, cpus) = (engine.cores, engine.cpus.len());
+            self.refuse(&["engine.cores"], Complaint::CoresContradictCpus { cores, cpus });
+        }
+        if let Some(cpu) = management.cpu.filter(|cpu| engine.cpus.contains(cpu)) {
+            self.refuse(&["management.cpu"], Complaint::CpuTaken { cpu });
+        }
+        if let Some(address) = management.metrics_listen
+            && !address.ip().to_canonical().is_loopback()
+            && !management.metrics_anywhere
+        {
+            self.refuse(&["management.metrics_listen"], Complaint::MetricsExposed { address });
+        }
+        if gateway.idle_dead_after <= gateway.idle_ping_interval {
+            let keys = ["gateway.idle_dead_after", "gateway.idle_ping_interval"];
+            self.refuse(
+                &keys,
+                Complaint::DeadBeforePing {
+                    dead_after: format_duration(gateway.idle_dead_after),
+                    ping_interval: format_duration(gateway.idle_ping_interval),
+                },
+            );
+        }
+        if config.relay.session_window > engine.queue_memory {
+            let keys = ["relay.session_window", "engine.queue_memory"];
+            self.refuse(
+                &keys,
+                Complaint::WindowBeyondQueue {
+                    window: config.relay.session_window.to_string(),
+                    queue_memory: engine.queue_memory.to_string(),
+                },
+            );
+        }
+    }
+
+    /// Complains about the first of the keys, at the line of the first that is in the file.
+    fn refuse(&mut self, keys: &[&str], complaint: Complaint) {
+        let line = keys.iter().find_map(|key| self.lines.get(*key)).copied().unwrap_or(1);
+        let key = keys.first().copied().unwrap_or_default().to_owned();
+        self.problems.push(Problem { line, key, complaint });
+    }
+
+    fn complain(&mut self, span: Range<usize>, key: String, complaint: Complaint) {
+        let line = self.line(&span);
+        self.problems.push(Problem { line, key, complaint });
+    }
+
+    fn line(&self, span: &Range<usize>) -> usize {
+        1 + self.text.bytes().take(span.start).filter(|byte| *byte == b'\n').count()
+    }
+}
+
+fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.section == section && key.name == name)
+}
+
+fn unknown_section(section: &str) -> Complaint {
+    let names: Vec<_> = SECTIONS.iter().map(|known| format!("[{}]", known.name)).collect();
+    Complaint::UnknownSection {
+        nearest: nearest(section, SECTIONS.iter().map(|known| known.name))
+            .map(|name| format!("[{name}]")),
+        sections: names.join(", "),
+    }
+}
+
+/// Looks for a similar name in the same section first, then for the same name in any.
+fn unknown_key(name: &str, section: Option<&str>) -> Complaint {
+    let in_section = KEYS.iter().filter(|key| Some(key.section) == section).map(|key| key.name);
+    let similar = nearest(name, in_section).and_then(|near| find(section?, near));
+    let elsewhere = || KEYS.iter().find(|key| key.name == name);
+    let anywhere = || {
+        let near = nearest(name, KEYS.iter().map(|key| key.name))?;
+        KEYS.iter().find(|key| key.name == near)
+    };
+    let found = similar.or_else(elsewhere).or_else(anywhere);
+    Complaint::UnknownKey { nearest: found.map(Key::path) }
+}

@@ -1,0 +1,383 @@
+//! How one key's value is read, checked and printed: the kinds of values there are.
+//!
+//! A rule holds its range and the place in [`Config`] it is about, so reading, printing and
+//! documenting a key cannot disagree.
+
+use super::problem::Complaint;
+use super::{Config, LogFormat, PortChoice};
+use crate::limits::{LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, SOCKET_PATH_BYTES_MAX};
+use crate::units::{ByteSize, format_duration, parse_duration};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::de::{DeArray, DeInteger, DeValue};
+
+/// The kind of a value with its range and its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rule {
+    Flag { at: fn(&mut Config) -> &mut bool },
+    Count { min: usize, max: usize, at: fn(&mut Config) -> &mut usize },
+    PowerOfTwo { min: usize, max: usize, at: fn(&mut Config) -> &mut usize },
+    OptionalCount { max: usize, at: fn(&mut Config) -> &mut Option<usize> },
+    Counts { max: usize, entries_max: usize, at: fn(&mut Config) -> &mut Vec<usize> },
+    Size { min: ByteSize, max: ByteSize, at: fn(&mut Config) -> &mut ByteSize },
+    Span { min: Duration, max: Duration, at: fn(&mut Config) -> &mut Duration },
+    Text { min_bytes: usize, max_bytes: usize, at: fn(&mut Config) -> &mut String },
+    Addresses { at: fn(&mut Config) -> &mut Vec<SocketAddr> },
+    OptionalAddress { dialable: bool, at: fn(&mut Config) -> &mut Option<SocketAddr> },
+    SocketPath { at: fn(&mut Config) -> &mut Option<PathBuf> },
+    LogFilter { at: fn(&mut Config) -> &mut String },
+    Port { at: fn(&mut Config) -> &mut PortChoice },
+    LogLines { at: fn(&mut Config) -> &mut LogFormat },
+}
+
+const PORTS: [(&str, PortChoice); 3] =
+    [("auto", PortChoice::Auto), ("io_uring", PortChoice::IoUring), ("epoll", PortChoice::Epoll)];
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+impl Rule {
+    /// Reads a value into its place.
+    pub(super) fn read(&self, value: &DeValue<'_>, config: &mut Config) -> Result<(), Complaint> {
+        match *self {
+            Self::Flag { at } => *at(config) = flag(value)?,
+            Self::Count { min, max, at } => *at(config) = count(value, min, max)?,
+            Self::PowerOfTwo { min, max, at } => *at(config) = power_of_two(value, min, max)?,
+            Self::OptionalCount { max, at } => *at(config) = Some(count(value, 0, max)?),
+            Self::Counts { max, entries_max, at } => {
+                *at(config) = counts(value, max, entries_max)?;
+            }
+            Self::Size { min, max, at } => *at(config) = size(value, min, max)?,
+            Self::Span { min, max, at } => *at(config) = span(value, min, max)?,
+            Self::Text { min_bytes, max_bytes, at } => {
+                *at(config) = plain_text(value, min_bytes, max_bytes)?;
+            }
+            Self::Addresses { at } => *at(config) = addresses(value)?,
+            Self::OptionalAddress { dialable, at } => {
+                *at(config) = optional_address(value, dialable)?;
+            }
+            Self::SocketPath { at } => *at(config) = socket_path(value)?,
+            Self::LogFilter { at } => *at(config) = log_filter(value)?,
+            Self::Port { at } => *at(config) = choice(value, &PORTS)?,
+            Self::LogLines { at } => *at(config) = choice(value, &LOG_FORMATS)?,
+        }
+        Ok(())
+    }
+
+    /// The value in TOML, or nothing if the key is absent.
+    pub(super) fn show(&self, config: &Config) -> Option<String> {
+        // Places are reached through a mutable reference, so that each is named once per key.
+        let mut config = config.clone();
+        let config = &mut config;
+        Some(match *self {
+            Self::Flag { at } => at(config).to_string(),
+            Self::Count { at, .. } | Self::PowerOfTwo { at, .. } => at(config).to_string(),
+            Self::OptionalCount { at, .. } => return at(config).map(|count| count.to_string()),
+            Self::Counts { at, .. } => list(at(config)),
+            Self::Size { at, .. } => quoted(at(config)),
+            Self::Span { at, .. } => quoted(format_duration(*at(config))),
+            Self::Text { at, .. } | Self::LogFilter { at } => quoted(at(config)),
+            Self::Addresses { at } => list(at(config).iter().map(quoted)),
+            Self::OptionalAddress { at, .. } => at(config).map_or_else(|| quoted(""), quoted),
+            Self::SocketPath { at } => {
+                quoted(at(config).as_deref().unwrap_or(Path::new("")).display())
+            }
+            Self::Port { at } => quoted(name_of(&PORTS, *at(config))),
+            Self::LogLines { at } => quoted(name_of(&LOG_FORMATS, *at(config))),
+        })
+    }
+
+    /// The values it takes, for people.
+    pub(super) fn range(&self) -> String {
+        match *self {
+            Self::Flag { .. } => "true or false".to_owned(),
+            Self::Count { min, max, .. } => format!("{min} to {max}"),
+            Self::PowerOfTwo { min, max, .. } => format!("a power of two, {min} to {max}"),
+            Self::OptionalCount { max, .. } => format!("0 to {max}, or absent"),
+            Self::Counts { max, entries_max, .. } => {
+                format!("up to {entries_max} different numbers, 0 to {max}")
+            }
+            Self::Size { min, max, .. } => format!("\"{min}\" to \"{max}\""),
+            Self::Span { min, max, .. } => {
+                format!("\"{}\" to \"{}\"", format_duration(min), format_duration(max))
+            }
+            Self::Text { min_bytes, max_bytes, .. } => {
+                format!("{min_bytes} to {max_bytes} bytes without control characters")
+            }
+            Self::Addresses { .. } => {
+                format!("1 to {LISTEN_ADDRESSES_MAX} of \"ADDRESS:PORT\"")
+            }
+            Self::OptionalAddress { .. } => "\"ADDRESS:PORT\" or \"\"".to_owned(),
+            Self::SocketPath { .. } => {
+                format!("an absolute path of up to {SOCKET_PATH_BYTES_MAX} bytes, or \"\"")
+            }
+            Self::LogFilter { .. } => {
+                format!("{}, or target=level, separated by commas", LOG_LEVELS.join(", "))
+            }
+            Self::Port { .. } => choices(&PORTS),
+            Self::LogLines { .. } => choices(&LOG_FORMATS),
+        }
+    }
+}
+
+fn flag(value: &DeValue<'_>) -> Result<bool, Complaint> {
+    value.as_bool().ok_or_else(|| wrong_type("true or false", value))
+}
+
+fn count(value: &DeValue<'_>, min: usize, max: usize) -> Result<usize, Complaint> {
+    let integer = value.as_integer().ok_or_else(|| wrong_type("a whole number", value))?;
+    let number = number(integer).filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| Complaint::OutOfRange {
+        value: integer.to_string(),
+        min: min.to_string(),
+        max: max.to_string(),
+    })
+}
+
+fn power_of_two(value: &DeValue<'_>, min: usize, max: usize) -> Result<usize, Complaint> {
+    let integer = value.as_integer().ok_or_else(|| wrong_type("a whole number", value))?;
+    let fits = |number: &usize| number.is_power_of_two() && (min..=max).contains(number);
+    number(integer).filter(fits).ok_or_else(|| Complaint::NotPowerOfTwo {
+        value: integer.to_string(),
+        min: min.to_string(),
+        max: max.to_string(),
+    })
+}
+
+fn number(integer: &DeInteger<'_>) -> Option<usize> {
+    usize::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn counts(value: &DeValue<'_>, max: usize, entries_max: usize) -> Result<Vec<usize>, Complaint> {
+    let wanted = "a list of whole numbers, for example [2, 3]";
+    let entries = entries(value, wanted, entries_max)?;
+    let mut numbers = Vec::with_capacity(entries.len());
+    for entry in entries.iter() {
+        let number = count(entry.get_ref(), 0, max)?;
+        if numbers.contains(&number) {
+            return Err(Complaint::DuplicateEntry { value: number.to_string() });
+        }
+        numbers.push(number);
+    }
+    Ok(numbers)
+}
+
+fn entries<'a, 'i>(
+    value: &'a DeValue<'i>,
+    wanted: &'static str,
+    max: usize,
+) -> Result<&'a DeArray<'i>, Complaint> {
+    let entries = value.as_array().ok_or_else(|| wrong_type(wanted, value))?;
+    if entries.len() > max {
+        return Err(Complaint::TooManyEntries { entries: entries.len(), max });
+    }
+    Ok(entries)
+}
+
+fn size(value: &DeValue<'_>, min: ByteSize, max: ByteSize) -> Result<ByteSize, Complaint> {
+    let text = quantity_text(value, "a size such as \"64KiB\"", "64KiB")?;
+    let size: ByteSize =
+        text.parse().map_err(|error| Complaint::Quantity { value: text.to_owned(), error })?;
+    if !(min..=max).contains(&size) {
+        return Err(out_of_range(text, min, max));
+    }
+    Ok(size)
+}
+
+fn span(value: &DeValue<'_>, min: Duration, max: Duration) -> Result<Duration, Complaint> {
+    let text = quantity_text(value, "a duration such as \"30s\"", "30s")?;
+    let span = parse_duration(text)
+        .map_err(|error| Complaint::Quantity { value: text.to_owned(), error })?;
+    if !(min..=max).contains(&span) {
+        return Err(out_of_range(text, format_duration(min), format_duration(max)));
+    }
+    Ok(span)
+}
+
+fn quantity_text<'a>(
+    value: &'a DeValue<'_>,
+    wanted: &'static str,
+    example: &'static str,
+) -> Result<&'a str, Complaint> {
+    if let DeValue::Integer(integer) = value {
+        return Err(Complaint::NoUnit { value: integer.to_string(), example });
+    }
+    if let DeValue::Float(float) = value {
+        return Err(Complaint::NoUnit { value: float.as_str().to_owned(), example });
+    }
+    value.as_str().ok_or_else(|| wrong_type(wanted, value))
+}
+
+fn out_of_range(value: &str, min: impl Display, max: impl Display) -> Complaint {
+    Complaint::OutOfRange { value: quoted(value), min: quoted(min), max: quoted(max) }
+}
+
+fn plain_text(value: &DeValue<'_>, min: usize, max: usize) -> Result<String, Complaint> {
+    let text = text(value)?;
+    if !(min..=max).contains(&text.len()) {
+        return Err(Complaint::TextLength { bytes: text.len(), min, max });
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Complaint::ControlCharacter);
+    }
+    Ok(text.to_owned())
+}
+
+fn addresses(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, Complaint> {
+    let wanted = "a list of addresses, for example [\"0.0.0.0:1791\"]";
+    let entries = value.as_array().ok_or_else(|| wrong_type(wanted, value))?;
+    if entries.is_empty() {
+        return Err(Complaint::NoEntries);
+    }
+    if entries.len() > LISTEN_ADDRESSES_MAX {
+        return Err(Complaint::TooManyAddresses { entries: entries.len() });
+    }
+    let mut addresses = Vec::with_capacity(entries.len());
+    for entry in entries.iter() {
+        let address = address(text(entry.get_ref())?)?;
+        // Port 0 stands for any free port, a different one each time.
+        if addresses.contains(&address) && address.port() != 0 {
+            return Err(Complaint::DuplicateEntry { value: quoted(address) });
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+fn optional_address(value: &DeValue<'_>, dialable: bool) -> Result<Option<SocketAddr>, Complaint> {
+    let text = text(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address = address(text)?;
+    if dialable && (address.port() == 0 || address.ip().is_unspecified()) {
+        return Err(Complaint::NotDialable { address });
+    }
+    Ok(Some(address))
+}
+
+fn address(text: &str) -> Result<SocketAddr, Complaint> {
+    text.parse().map_err(|_no_address| Complaint::NotAnAddress { value: text.to_owned() })
+}
+
+fn socket_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Complaint> {
+    let text = text(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Complaint::ControlCharacter);
+    }
+    if !text.starts_with('/') {
+        return Err(Complaint::NotAbsolute { value: text.to_owned() });
+    }
+    if text.len() > SOCKET_PATH_BYTES_MAX {
+        return Err(Complaint::PathTooLong { bytes: text.len() });
+    }
+    Ok(Some(PathBuf::from(text)))
+}
+
+fn log_filter(value: &DeValue<'_>) -> Result<String, Complaint> {
+    let text = text(value)?;
+    if text.len() > LOG_FILTER_BYTES_MAX {
+        return Err(Complaint::LogFilterTooLong { bytes: text.len() });
+    }
+    for directive in text.split(',') {
+        if !is_log_directive(directive) {
+            return Err(Complaint::NotALogFilter { directive: directive.to_owned() });
+        }
+    }
+    Ok(text.to_owned())
+}
+
+fn is_log_directive(directive: &str) -> bool {
+    match directive.split_once('=') {
+        None => LOG_LEVELS.contains(&directive),
+        Some((target, level)) => {
+            let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+            !target.is_empty() && target.chars().all(is_part) && LOG_LEVELS.contains(&level)
+        }
+    }
+}
+
+fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, Complaint> {
+    value.as_str().ok_or_else(|| wrong_type("a text in quotes", value))
+}
+
+fn choice<T: Copy>(value: &DeValue<'_>, table: &[(&'static str, T)]) -> Result<T, Complaint> {
+    let text = text(value)?;
+    let found = table.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+    found.ok_or_else(|| Complaint::NotOneOf {
+        value: text.to_owned(),
+        choices: choices(table),
+        nearest: nearest(text, table.iter().map(|(name, _)| *name)).map(quoted),
+    })
+}
+
+fn choices<T>(table: &[(&'static str, T)]) -> String {
+    table.iter().map(|(name, _)| quoted(name)).collect::<Vec<_>>().join(", ")
+}
+
+fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: T) -> &'static str {
+    table.iter().find(|(_, choice)| *choice == value).map_or("", |(name, _)| name)
+}
+
+fn wrong_type(wanted: &'static str, value: &DeValue<'_>) -> Complaint {
+    let found = match value {
+        DeValue::String(text) if text.len() <= 40 => format!("the text {}", quoted(text)),
+        DeValue::String(_) => "a text".to_owned(),
+        DeValue::Integer(integer) => format!("the number {integer}"),
+        DeValue::Float(float) => format!("the number {}", float.as_str()),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(_) => "a date or time".to_owned(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    };
+    Complaint::WrongType { wanted, found }
+}
+
+fn list(values: impl IntoIterator<Item = impl Display>) -> String {
+    let values: Vec<_> = values.into_iter().map(|value| value.to_string()).collect();
+    format!("[{}]", values.join(", "))
+}
+
+/// A TOML basic string; what is printed here has no control characters.
+fn quoted(text: impl Display) -> String {
+    format!("\"{}\"", text.to_string().replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// The candidate that differs in the fewest letters, if few enough to be a slip.
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    // The cost of a comparison grows with the product of the lengths; no key is that long.
+    if name.len() > 64 {
+        return None;
+    }
+    let slips_max = (name.chars().count() / 3).clamp(1, 3);
+    candidates
+        .map(|candidate| (edit_distance(name, candidate), candidate))
+        .filter(|(distance, _)| *distance <= slips_max)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Letters inserted, removed or replaced (Levenshtein).
+fn edit_distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (line, letter) in one.chars().enumerate() {
+        let mut next = vec![line + 1];
+        for (column, other_letter) in other.iter().enumerate() {
+            let replaced =
+                row.get(column).copied().unwrap_or(0) + usize::from(letter != *other_letter);
+            let removed = row.get(column + 1).copied().unwrap_or(0) + 1;
+            let inserted = next.get(column).copied().unwrap_or(0) + 1;
+            next.push(replaced.min(removed).min(inserted));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}

@@ -1,0 +1,373 @@
+use super::keys::{KEYS, SECTIONS};
+use super::*;
+use crate::limits::CONFIG_BYTES_MAX;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn error_of(text: &str) -> String {
+    parse(text, "waystation.toml").unwrap_err().to_string()
+}
+
+#[test]
+fn empty_file_is_the_default() {
+    assert_eq!(parse("", "x"), Ok(Config::default()));
+}
+
+#[test]
+fn documented_default_reads_back_as_the_default() {
+    assert_eq!(parse(&documented_default(), "x"), Ok(Config::default()));
+}
+
+#[test]
+fn documented_default_also_reads_back_with_every_other_value() {
+    // Each line of the default is replaced by the same key with another value.
+    for (path, other) in OTHER_VALUES {
+        let (section, name) = path.split_once('.').unwrap();
+        let text = format!("[{section}]\n{name} = {other}\n{}", companions(path));
+        let config = parse(&text, "x").unwrap_or_else(|error| panic!("{error}"));
+        let key = KEYS.iter().find(|key| key.path() == *path).unwrap();
+        assert_eq!(key.value(&config).as_deref(), Some(*other), "{path} is printed as it was read");
+        assert_ne!(key.value(&config), key.value(&Config::default()), "{path} has an effect");
+    }
+    let named: BTreeSet<_> = OTHER_VALUES.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(named, KEYS.iter().map(|key| key.path()).collect());
+}
+
+/// What a key needs besides to be allowed its other value.
+fn companions(path: &str) -> &'static str {
+    match path {
+        "management.metrics_listen" => "metrics_anywhere = true\n",
+        "gateway.idle_dead_after" => "idle_ping_interval = \"5s\"\n",
+        _ => "",
+    }
+}
+
+const OTHER_VALUES: &[(&str, &str)] = &[
+    ("node.alias", "\"a \\\"b\\\" \\\\ ü\""),
+    ("listen.addresses", "[\"192.0.2.1:1\", \"[2001:db8::1]:2\"]"),
+    ("engine.cores", "3"),
+    ("engine.cpus", "[2, 3]"),
+    ("engine.port", "\"epoll\""),
+    ("engine.receive_buffers", "64"),
+    ("engine.receive_buffer_size", "\"128KiB\""),
+    ("engine.block_memory", "\"4MiB\""),
+    ("engine.queue_memory", "\"4MiB\""),
+    ("engine.links_max", "7"),
+    ("engine.half_open_max", "17"),
+    ("engine.sockets_max", "18"),
+    ("relay.session_window", "\"4MiB\""),
+    ("relay.sessions_per_link_max", "9"),
+    ("relay.handshake_timeout", "\"1s\""),
+    ("relay.query_timeout", "\"10m\""),
+    ("relay.ping_interval", "\"1h\""),
+    ("relay.ping_timeout", "\"1500ms\""),
+    ("relay.send_stall_timeout", "\"61s\""),
+    ("gateway.enabled", "false"),
+    ("gateway.announce", "\"192.0.2.9:1791\""),
+    ("gateway.registrations_max", "1"),
+    ("gateway.idle_per_registration_max", "2"),
+    ("gateway.reservation_timeout", "\"5s\""),
+    ("gateway.idle_ping_interval", "\"59s\""),
+    ("gateway.idle_dead_after", "\"31s\""),
+    ("gateway.pipe_idle_timeout", "\"7d\""),
+    ("management.cpu", "1"),
+    ("management.socket", "\"/run/waystation/other.sock\""),
+    ("management.metrics_listen", "\"192.0.2.1:9790\""),
+    ("management.metrics_anywhere", "true"),
+    ("management.log", "\"warn,waystation_engine::turn=trace\""),
+    ("management.log_format", "\"json\""),
+];
+
+#[test]
+fn every_field_is_a_key_and_every_key_is_a_field() {
+    let mut config = Config::default();
+    config.management.cpu = Some(1);
+    let value = serde_json::to_value(&config).unwrap();
+    let mut fields = BTreeSet::new();
+    for (section, keys) in value.as_object().unwrap() {
+        for name in keys.as_object().unwrap().keys() {
+            fields.insert(format!("{section}.{name}"));
+        }
+    }
+    let keys: Vec<_> = KEYS.iter().map(|key| key.path()).collect();
+    assert_eq!(keys.len(), keys.iter().collect::<BTreeSet<_>>().len(), "each key once");
+    assert_eq!(fields, keys.into_iter().collect());
+    let sections: BTreeSet<_> = SECTIONS.iter().map(|section| section.name).collect();
+    assert_eq!(sections, KEYS.iter().map(|key| key.section).collect());
+}
+
+#[test]
+fn every_key_is_documented_with_meaning_unit_range_and_reload() {
+    let text = documented_default();
+    for key in KEYS {
+        let line = format!("\n{} =", key.name);
+        let commented = format!("\n# {} =", key.name);
+        assert!(text.contains(&line) || text.contains(&commented), "{}", key.path());
+        assert!(key.meaning.ends_with('.'), "{}", key.path());
+        assert!(!key.unit.is_empty() && !key.range().is_empty(), "{}", key.path());
+    }
+    assert_eq!(text.matches("# Unit: ").count(), KEYS.len());
+    assert_eq!(text.matches("Range: ").count(), KEYS.len());
+    assert_eq!(text.matches("# Reloads: no, needs a restart.").count(), KEYS.len());
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn configuration_serializes_into_a_file_that_reads_back() {
+    let mut config = Config::default();
+    config.engine.port = PortChoice::IoUring;
+    config.gateway.announce = Some("192.0.2.1:5".parse().unwrap());
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(parse(&text, "x"), Ok(config));
+}
+
+#[test]
+fn default_admits_the_half_open_connections_it_promises() {
+    assert!(Config::default().engine.half_open_max >= 1100);
+}
+
+#[test]
+fn broken_values_name_file_line_key_and_remedy() {
+    for (text, message) in BROKEN {
+        assert_eq!(&error_of(text), message, "for:\n{text}");
+    }
+}
+
+const BROKEN: &[(&str, &str)] = &[
+    (
+        "# one\n\n[engine]\ncores = 1\n\nreceive_buffers = 33",
+        "waystation.toml:6: engine.receive_buffers: 33 is not a power of two between 4 and 1024",
+    ),
+    (
+        "[engine]\nreceive_buffers = 2048",
+        "waystation.toml:2: engine.receive_buffers: 2048 is not a power of two between 4 and 1024",
+    ),
+    (
+        "[engine]\ncores = \"two\"",
+        "waystation.toml:2: engine.cores: the text \"two\" is not a whole number",
+    ),
+    (
+        "[engine]\ncores = 1.5",
+        "waystation.toml:2: engine.cores: the number 1.5 is not a whole number",
+    ),
+    ("[engine]\ncores = -1", "waystation.toml:2: engine.cores: -1 is not between 0 and 1024"),
+    (
+        "[engine]\nlinks_max = 99999999999999999999999",
+        "waystation.toml:2: engine.links_max: 99999999999999999999999 is not between 1 and 1000000",
+    ),
+    (
+        "[engine]\nlinks_max = 0",
+        "waystation.toml:2: engine.links_max: 0 is not between 1 and 1000000",
+    ),
+    (
+        "[engine]\ncpus = 3",
+        "waystation.toml:2: engine.cpus: the number 3 is not a list of whole numbers, for example \
+         [2, 3]",
+    ),
+    (
+        "[engine]\ncpus = [1, 2, 1]",
+        "waystation.toml:2: engine.cpus: 1 is there twice; name each once",
+    ),
+    ("[engine]\ncpus = [4096]", "waystation.toml:2: engine.cpus: 4096 is not between 0 and 1023"),
+    (
+        "[engine]\nport = \"iouring\"",
+        "waystation.toml:2: engine.port: \"iouring\" is none of \"auto\", \"io_uring\", \"epoll\"; \
+         did you mean \"io_uring\"?",
+    ),
+    ("[engine]\nport = 7", "waystation.toml:2: engine.port: the number 7 is not a text in quotes"),
+    (
+        "[engine]\nreceive_buffer_size = 65536",
+        "waystation.toml:2: engine.receive_buffer_size: 65536 has no unit; write it as text with \
+         one, for example \"64KiB\"",
+    ),
+    (
+        "[engine]\nreceive_buffer_size = \"65536\"",
+        "waystation.toml:2: engine.receive_buffer_size: \"65536\" has no unit; use one of B, KiB, \
+         MiB, GiB or TiB",
+    ),
+    (
+        "[engine]\nreceive_buffer_size = \"64KB\"",
+        "waystation.toml:2: engine.receive_buffer_size: \"64KB\" has an unknown unit; use a whole \
+         number and one of B, KiB, MiB, GiB or TiB",
+    ),
+    (
+        "[engine]\nblock_memory = \"5GiB\"",
+        "waystation.toml:2: engine.block_memory: \"5GiB\" is not between \"4MiB\" and \"4GiB\"",
+    ),
+    (
+        "[relay]\nping_interval = 20",
+        "waystation.toml:2: relay.ping_interval: 20 has no unit; write it as text with one, for \
+         example \"30s\"",
+    ),
+    (
+        "[relay]\nping_interval = \"soon\"",
+        "waystation.toml:2: relay.ping_interval: \"soon\" is not a whole number with a unit; use \
+         one of ns, us, ms, s, m, h or d",
+    ),
+    (
+        "[relay]\nhandshake_timeout = \"500ms\"",
+        "waystation.toml:2: relay.handshake_timeout: \"500ms\" is not between \"1s\" and \"2m\"",
+    ),
+    (
+        "[relay]\nhandshake_timeout = true",
+        "waystation.toml:2: relay.handshake_timeout: true is not a duration such as \"30s\"",
+    ),
+    (
+        "[engine]\nrecieve_buffers = 32",
+        "waystation.toml:2: engine.recieve_buffers: unknown key; did you mean \
+         engine.receive_buffers?; `waystation config default` prints all keys",
+    ),
+    (
+        "[engine]\nping_interval = \"20s\"",
+        "waystation.toml:2: engine.ping_interval: unknown key; did you mean relay.ping_interval?; \
+         `waystation config default` prints all keys",
+    ),
+    (
+        "\n\ncores = 2",
+        "waystation.toml:3: cores: unknown key; did you mean engine.cores?; `waystation config \
+         default` prints all keys",
+    ),
+    (
+        "[node]\nfavourite_colour = \"blue\"",
+        "waystation.toml:2: node.favourite_colour: unknown key; `waystation config default` prints \
+         all keys",
+    ),
+    (
+        "[engin]\ncores = 2",
+        "waystation.toml:1: engin: unknown section; did you mean [engine]?; the sections are \
+         [node], [listen], [engine], [relay], [gateway], [management]",
+    ),
+    (
+        "engine = 3",
+        "waystation.toml:1: engine: is a section; write [engine] and its keys on lines of \
+         their own",
+    ),
+    ("[node]\nalias = \"\"", "waystation.toml:2: node.alias: has 0 bytes, not between 1 and 255"),
+    (
+        "[node]\nalias = \"a\\u0007\"",
+        "waystation.toml:2: node.alias: contains a control character; use printable text",
+    ),
+    (
+        "[listen]\naddresses = []",
+        "waystation.toml:2: listen.addresses: is an empty list; name at least one",
+    ),
+    (
+        "[listen]\naddresses = [\"localhost\"]",
+        "waystation.toml:2: listen.addresses: \"localhost\" is not ADDRESS:PORT, for example \
+         \"192.0.2.1:1791\" or \"[::]:1791\"",
+    ),
+    (
+        "[listen]\naddresses = [\n  \"[::]:1\",\n  \"[::]:1\",\n]",
+        "waystation.toml:2: listen.addresses: \"[::]:1\" is there twice; name each once",
+    ),
+    (
+        "[gateway]\nannounce = \"0.0.0.0:1791\"",
+        "waystation.toml:2: gateway.announce: nobody can dial 0.0.0.0:1791; name the address and \
+         the port that nodes reach this box at",
+    ),
+    (
+        "[gateway]\nenabled = \"yes\"",
+        "waystation.toml:2: gateway.enabled: the text \"yes\" is not true or false",
+    ),
+    (
+        "[gateway]\nidle_ping_interval = \"2m\"",
+        "waystation.toml:2: gateway.idle_dead_after: 1m is not longer than \
+         gateway.idle_ping_interval (2m)",
+    ),
+    (
+        "[management]\nsocket = \"waystation.sock\"",
+        "waystation.toml:2: management.socket: \"waystation.sock\" is not an absolute path; start \
+         it with /",
+    ),
+    (
+        "[management]\nmetrics_listen = \"192.0.2.1:9100\"",
+        "waystation.toml:2: management.metrics_listen: 192.0.2.1:9100 is not a loopback address; \
+         use 127.0.0.1 or [::1], or set management.metrics_anywhere = true to show metrics to \
+         whoever can connect",
+    ),
+    (
+        "[management]\nlog = \"loud\"",
+        "waystation.toml:2: management.log: \"loud\" is neither a level (off, error, warn, info, \
+         debug, trace) nor target=level",
+    ),
+    (
+        "[management]\ncpu = 2\n[engine]\ncpus = [2, 3]",
+        "waystation.toml:2: management.cpu: CPU 2 is in engine.cpus already; give the management \
+         core one of its own",
+    ),
+    (
+        "[engine]\ncores = 3\ncpus = [2, 3]",
+        "waystation.toml:2: engine.cores: is 3, but engine.cpus lists 2; leave engine.cores at 0",
+    ),
+    (
+        "[relay]\nsession_window = \"4MiB\"\n[engine]\nqueue_memory = \"1MiB\"",
+        "waystation.toml:2: relay.session_window: 4MiB is more than engine.queue_memory (1MiB), \
+         which all sessions share",
+    ),
+];
+
+#[test]
+fn text_that_is_not_toml_names_its_line() {
+    for (text, line) in [
+        ("[engine]\ncores = \n", 2),
+        ("[engine\n", 1),
+        ("[engine]\ncores = 1\ncores = 2", 3),
+        ("[node]\nalias = \"open", 2),
+    ] {
+        let message = error_of(text);
+        assert!(
+            message.starts_with(&format!("waystation.toml:{line}: not valid TOML: ")),
+            "{message}"
+        );
+        assert!(!message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
+fn all_problems_of_a_file_are_reported_in_the_order_of_lines() {
+    let error = parse("[relay]\nping_timeout = 1\n[engine]\ncores = -1\nx = 1", "f").unwrap_err();
+    let lines: Vec<_> = error.problems.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [2, 4, 5]);
+    assert_eq!(error.to_string().lines().count(), 3);
+}
+
+#[test]
+fn problems_are_cut_at_their_limit() {
+    let mut text = String::from("[node]\n");
+    for number in 0..100 {
+        text.push_str(&format!("key_{number} = 1\n"));
+    }
+    let error = parse(&text, "f").unwrap_err();
+    assert_eq!(error.problems.len(), crate::limits::CONFIG_PROBLEMS_MAX);
+    assert_eq!(error.problems[0].line, 2);
+}
+
+#[test]
+fn file_beyond_the_limit_is_refused_unread() {
+    let text = "#".repeat(CONFIG_BYTES_MAX + 1);
+    assert!(error_of(&text).starts_with("waystation.toml:1: the file has 1048577 bytes"));
+}
+
+#[test]
+fn metrics_on_loopback_are_allowed() {
+    for address in ["127.0.0.1:9790", "[::1]:9790", "[::ffff:127.0.0.1]:9790"] {
+        let text = format!("[management]\nmetrics_listen = \"{address}\"");
+        assert!(parse(&text, "x").is_ok(), "{address}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text: String) {
+        let _ = parse(&text, "x");
+    }
+
+    #[test]
+    fn no_value_makes_a_rule_panic(
+        key in 0..KEYS.len(),
+        value in "[-0-9a-zA-Z\"\\[\\]., :{}=]{0,24}",
+    ) {
+        let key = &KEYS[key];
+        let _ = parse(&format!("[{}]\n{} = {value}", key.section, key.name), "x");
+    }
+}

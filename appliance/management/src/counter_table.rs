@@ -1,0 +1,176 @@
+//! The table of a core's counters: the name of each in JSON and as a metric, its kind and unit.
+//!
+//! The documents of the stats socket and the metrics are both made from it, so a counter cannot be
+//! in one and missing in the other.
+
+use waystation_engine::statistics::CoreCounters;
+
+/// What a number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows while the core runs.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// The unit of a metric. The table's numbers are in nanoseconds where this says seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricUnit {
+    /// Things that the name says.
+    Things,
+    /// Bytes.
+    Bytes,
+    /// Seconds.
+    Seconds,
+}
+
+/// One counter.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterField {
+    /// The field of [`CoreCounters`] and the name in JSON.
+    pub key: &'static str,
+    /// The name as a metric, without prefix, unit and `_total`.
+    pub metric: &'static str,
+    pub unit: MetricUnit,
+    pub kind: Kind,
+    /// One sentence without a full stop.
+    pub help: &'static str,
+    /// Reads it.
+    pub read: fn(&CoreCounters) -> u64,
+}
+
+macro_rules! field {
+    ($kind:ident $key:ident as $metric:literal $unit:ident: $help:literal) => {
+        CounterField {
+            key: stringify!($key),
+            metric: $metric,
+            unit: MetricUnit::$unit,
+            kind: Kind::$kind,
+            help: $help,
+            read: |counters| counters.$key,
+        }
+    };
+}
+
+/// Every counter of a core, in the order of [`CoreCounters`].
+pub const FIELDS: &[CounterField] = &[
+    field!(Counter turns as "turns" Things: "Turns of the loop of a data core"),
+    field!(Counter busy_ns as "busy" Seconds: "Time spent outside of waiting"),
+    field!(Counter cpu_ns as "cpu" Seconds: "CPU time of the thread as the kernel accounts it"),
+    field!(Counter up_ns as "up" Seconds: "Time since the core started"),
+    field!(Counter connections_accepted as "accepted_connections" Things: "Connections accepted"),
+    field!(Counter links_opened as "opened_links" Things: "Links that finished their negotiation"),
+    field!(Counter links_closed as "closed_links" Things: "Links that ended"),
+    field!(Gauge links_open as "open_links" Things: "Links that are open"),
+    field!(Gauge half_open as "half_open_connections" Things:
+        "Connections that have not finished their handshake"),
+    field!(Counter sessions_opened as "opened_sessions" Things: "Sessions opened"),
+    field!(Gauge sessions_open as "open_sessions" Things: "Sessions that are open"),
+    field!(Gauge sockets_open as "open_sockets" Things: "Raw sockets that are open"),
+    field!(Counter pipes_opened as "opened_pipes" Things: "Raw pipes opened"),
+    field!(Gauge pipes_open as "open_pipes" Things: "Raw pipes that are open"),
+    field!(Counter queries_received as "received_queries" Things: "Queries received"),
+    field!(Counter records_opened as "opened_records" Things: "Records opened"),
+    field!(Counter records_sealed as "sealed_records" Things: "Records sealed"),
+    field!(Counter records_sealed_in_place as "sealed_in_place_records" Things:
+        "Records sealed where they were received"),
+    field!(Counter frames_in as "received_frames" Things: "Frames received on links"),
+    field!(Counter frames_out as "sent_frames" Things: "Frames sent on links"),
+    field!(Counter wire_bytes_in as "wire_received" Bytes:
+        "Bytes received on the sockets of links"),
+    field!(Counter wire_bytes_out as "wire_sent" Bytes: "Bytes sent on the sockets of links"),
+    field!(Counter payload_bytes_in as "payload_received" Bytes: "Payload of data frames received"),
+    field!(Counter payload_bytes_out as "payload_sent" Bytes: "Payload of data frames sent"),
+    field!(Counter same_core_bytes as "same_core" Bytes:
+        "Payload joined to a leg on the same core"),
+    field!(Counter cross_core_bytes as "cross_core" Bytes:
+        "Payload joined to a leg on another core"),
+    field!(Counter pipe_bytes as "pipe" Bytes: "Bytes that went through raw pipes"),
+    field!(Counter queued_bytes_total as "queued" Bytes:
+        "Payload that had to wait in the queue of a session"),
+    field!(Gauge queued_bytes as "queue" Bytes: "Payload that waits in the queues of sessions"),
+    field!(Counter receives as "receives" Things: "Receives completed"),
+    field!(Counter sends as "sends" Things: "Sends completed"),
+    field!(Counter port_syscalls as "port_syscalls" Things:
+        "System calls of the port: waits, and sends of the epoll port"),
+    field!(Gauge receive_buffers_total as "receive_buffers" Things: "Receive buffers there are"),
+    field!(Gauge receive_buffers_free as "free_receive_buffers" Things:
+        "Receive buffers the kernel can receive into"),
+    field!(Gauge blocks_total as "blocks" Things: "Blocks for outgoing records there are"),
+    field!(Gauge blocks_free as "free_blocks" Things: "Blocks for outgoing records that are free"),
+    field!(Gauge block_bytes as "block_memory" Bytes: "Memory of the blocks for outgoing records"),
+    field!(Counter mesh_batches_out as "sent_mesh_batches" Things: "Batches sent to other cores"),
+    field!(Counter reports_lost as "lost_reports" Things:
+        "Reports to the management core that found their ring full"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Counters whose fields, in the order of declaration, are 1, 2, 3 and so on. There is no
+    /// `..` in it: a counter that is new in the engine does not compile here before it is known.
+    fn numbered() -> CoreCounters {
+        CoreCounters {
+            turns: 1,
+            busy_ns: 2,
+            cpu_ns: 3,
+            up_ns: 4,
+            connections_accepted: 5,
+            links_opened: 6,
+            links_closed: 7,
+            links_open: 8,
+            half_open: 9,
+            sessions_opened: 10,
+            sessions_open: 11,
+            sockets_open: 12,
+            pipes_opened: 13,
+            pipes_open: 14,
+            queries_received: 15,
+            records_opened: 16,
+            records_sealed: 17,
+            records_sealed_in_place: 18,
+            frames_in: 19,
+            frames_out: 20,
+            wire_bytes_in: 21,
+            wire_bytes_out: 22,
+            payload_bytes_in: 23,
+            payload_bytes_out: 24,
+            same_core_bytes: 25,
+            cross_core_bytes: 26,
+            pipe_bytes: 27,
+            queued_bytes_total: 28,
+            queued_bytes: 29,
+            receives: 30,
+            sends: 31,
+            port_syscalls: 32,
+            receive_buffers_total: 33,
+            receive_buffers_free: 34,
+            blocks_total: 35,
+            blocks_free: 36,
+            block_bytes: 37,
+            mesh_batches_out: 38,
+            reports_lost: 39,
+        }
+    }
+
+    #[test]
+    fn table_reads_every_counter_exactly_once() {
+        let read: Vec<_> = FIELDS.iter().map(|field| (field.read)(&numbered())).collect();
+        let wanted: Vec<_> = (1..=FIELDS.len() as u64).collect();
+        assert_eq!(read, wanted);
+        // The struct holds nothing but these numbers.
+        assert_eq!(size_of::<CoreCounters>(), FIELDS.len() * size_of::<u64>());
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let keys: BTreeSet<_> = FIELDS.iter().map(|field| field.key).collect();
+        let metrics: BTreeSet<_> =
+            FIELDS.iter().map(|field| (field.metric, field.unit as u8)).collect();
+        assert_eq!(keys.len(), FIELDS.len());
+        assert_eq!(metrics.len(), FIELDS.len());
+    }
+}

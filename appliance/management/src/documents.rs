@@ -1,0 +1,455 @@
+//! The JSON documents of the stats socket, made from what was observed and what the runtime knows.
+//!
+//! Pure functions, called on the management thread. The schema is versioned: fields may be added
+//! under one version, never changed or removed. Times are milliseconds since the Unix epoch or
+//! lengths with their unit in the name; tags are text; nonces are 16 hex digits.
+
+use crate::clock::Moment;
+use crate::config::Config;
+use crate::counter_table::{CounterField, FIELDS, Kind};
+use crate::gateway::GatewayCounts;
+use crate::observations::{
+    BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Span, Window, bucket_counts,
+};
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
+use waystation_astral::identity::Identity;
+use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
+use waystation_engine::statistics::{CoreCounters, Stage, TrafficClass};
+use waystation_relay::drop_reason::{DropCounters, DropReason};
+use waystation_relay::ids::CoreId;
+
+/// The version in every document.
+pub const SCHEMA: u64 = 1;
+
+/// What the runtime knows besides the reports of the cores.
+#[derive(Clone, Debug)]
+pub struct StatusExtra {
+    /// The version of the program.
+    pub version: &'static str,
+    pub identity: Identity,
+    /// The `node1…` text (spec §2.1).
+    pub node_info: String,
+    /// Addresses that connections are accepted on, with the ports the kernel gave.
+    pub listen: Vec<SocketAddr>,
+    pub readiness: Readiness,
+    pub gateway: GatewayCounts,
+    pub capacity: CoreCapacity,
+}
+
+/// Whether the program does its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not yet, and what for.
+    Starting { waiting_for: String },
+    /// It does.
+    Ready,
+    /// Not any more.
+    Stopping,
+}
+
+impl Readiness {
+    /// Whether it is ready.
+    pub fn is_ready(&self) -> bool {
+        *self == Self::Ready
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Starting { .. } => "starting",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// What one core has room for, to show headroom against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreCapacity {
+    pub links_max: usize,
+    pub half_open_max: usize,
+    pub sockets_max: usize,
+    pub queue_bytes_max: u64,
+}
+
+impl From<&Config> for CoreCapacity {
+    fn from(config: &Config) -> Self {
+        Self {
+            links_max: config.engine.links_max,
+            half_open_max: config.engine.half_open_max,
+            sockets_max: config.engine.sockets_max,
+            queue_bytes_max: config.engine.queue_memory.as_u64(),
+        }
+    }
+}
+
+/// Links and sessions of one core, as far as it answered.
+#[derive(Debug)]
+pub struct CoreListing {
+    pub core: CoreId,
+    /// Nothing if the core did not answer in time.
+    pub listing: Option<Box<Listing>>,
+}
+
+/// `/ready`.
+pub fn ready(readiness: &Readiness) -> Value {
+    let mut document = json!({
+        "schema": SCHEMA,
+        "ready": readiness.is_ready(),
+        "state": readiness.name(),
+    });
+    if let Readiness::Starting { waiting_for } = readiness {
+        document["waiting_for"] = json!(waiting_for);
+    }
+    document
+}
+
+/// `/v1/status`.
+pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> Value {
+    let interval = observations.interval();
+    let cores: Vec<_> =
+        observations.reports().map(|report| core_status(report, &extra.capacity)).collect();
+    json!({
+        "schema": SCHEMA,
+        "version": extra.version,
+        "identity": extra.identity.to_string(),
+        "node_info": extra.node_info,
+        "listen": extra.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
+        "ready": extra.readiness.is_ready(),
+        "readiness": ready(&extra.readiness),
+        "started_unix_ms": observations.started().unix_ms(),
+        "uptime_ms": milliseconds(now.since(observations.started())),
+        "interval": {
+            "sequence": interval.sequence,
+            "start_unix_ms": interval.span.start.unix_ms(),
+            "length_ms": milliseconds(interval.span.length),
+        },
+        "cores": cores,
+        "totals": totals(observations),
+        "gateway": gateway(&extra.gateway),
+        "drops": dropped_events(&all_drops(observations, extra)),
+    })
+}
+
+fn core_status(report: &CoreReport, capacity: &CoreCapacity) -> Value {
+    json!({
+        "core": report.core.0,
+        "port": report.port,
+        "cpu": report.cpu,
+        "busy_share": report.busy_share(),
+        "silent_intervals": report.silent_intervals,
+        "counters": object(FIELDS.iter(), |field| (field.read)(&report.counters)),
+        "interval": growth([report].into_iter()),
+        "headroom": headroom(&report.counters, capacity),
+    })
+}
+
+/// What is free of what there is, for everything of a core that can run out.
+fn headroom(counters: &CoreCounters, capacity: &CoreCapacity) -> Value {
+    let free = |used: u64, max: u64| json!({ "free": max.saturating_sub(used), "of": max });
+    json!({
+        "links": free(counters.links_open, capacity.links_max as u64),
+        "half_open": free(counters.half_open, capacity.half_open_max as u64),
+        "sockets": free(counters.sockets_open, capacity.sockets_max as u64),
+        "queue_bytes": free(counters.queued_bytes, capacity.queue_bytes_max),
+        "receive_buffers":
+            json!({ "free": counters.receive_buffers_free, "of": counters.receive_buffers_total }),
+        "blocks": json!({ "free": counters.blocks_free, "of": counters.blocks_total }),
+    })
+}
+
+fn totals(observations: &Observations) -> Value {
+    let sum = |field: &CounterField| -> u64 {
+        observations.reports().map(|report| (field.read)(&report.counters)).sum()
+    };
+    let shares: Vec<_> = observations.reports().filter_map(CoreReport::busy_share).collect();
+    json!({
+        "counters": object(FIELDS.iter(), sum),
+        "interval": growth(observations.reports()),
+        "busy_share_max": shares.iter().copied().reduce(f64::max),
+    })
+}
+
+/// By how much each counter grew in the last interval.
+fn growth<'a>(reports: impl Iterator<Item = &'a CoreReport> + Clone) -> Value {
+    let counters = FIELDS.iter().filter(|field| field.kind == Kind::Counter);
+    object(counters, |field| reports.clone().map(|report| report.interval_growth(field.read)).sum())
+}
+
+fn object<'f>(
+    fields: impl Iterator<Item = &'f CounterField>,
+    value: impl Fn(&CounterField) -> u64,
+) -> Value {
+    Value::Object(fields.map(|field| (field.key.to_owned(), json!(value(field)))).collect())
+}
+
+fn gateway(counts: &GatewayCounts) -> Value {
+    json!({
+        "links": counts.links,
+        "registrations": counts.registrations,
+        "registrations_public": counts.registrations_public,
+        "idle_sockets": counts.idle_sockets,
+        "reservations": counts.reservations,
+        "recent_queries": counts.recent_queries,
+        "subscriptions_total": counts.subscriptions_total,
+        "offers_total": counts.offers_total,
+        "joins_total": counts.joins_total,
+        "reservations_expired_total": counts.reservations_expired_total,
+        "registrations_expired_total": counts.registrations_expired_total,
+    })
+}
+
+/// Drops of the data cores and of the management core.
+fn all_drops(observations: &Observations, extra: &StatusExtra) -> DropCounters {
+    let mut drops = observations.drops();
+    drops.add(&extra.gateway.refusals);
+    drops
+}
+
+fn dropped_events(drops: &DropCounters) -> Value {
+    let occurred = DropReason::ALL.into_iter().filter(|reason| drops.events(*reason) > 0);
+    let fields = occurred.map(|reason| (reason.name().to_owned(), json!(drops.events(reason))));
+    Value::Object(fields.collect())
+}
+
+/// `/v1/drops`: every reason that occurred, or every reason there is.
+pub fn drops(observations: &Observations, extra: &StatusExtra, all: bool) -> Value {
+    let sum = all_drops(observations, extra);
+    let reasons: Vec<_> = DropReason::ALL
+        .into_iter()
+        .filter(|reason| all || sum.events(*reason) > 0)
+        .map(|reason| drops_of(observations, extra, &sum, reason))
+        .collect();
+    json!({
+        "schema": SCHEMA,
+        "events": DropReason::ALL.into_iter().map(|reason| sum.events(reason)).sum::<u64>(),
+        "bytes": DropReason::ALL.into_iter().map(|reason| sum.bytes(reason)).sum::<u64>(),
+        "reasons": reasons,
+    })
+}
+
+fn drops_of(
+    observations: &Observations,
+    extra: &StatusExtra,
+    sum: &DropCounters,
+    reason: DropReason,
+) -> Value {
+    let cores: Vec<_> = observations
+        .reports()
+        .map(|report| {
+            json!({
+                "core": report.core.0,
+                "events": report.drops.events(reason),
+                "bytes": report.drops.bytes(reason),
+            })
+        })
+        .collect();
+    json!({
+        "reason": reason.name(),
+        "events": sum.events(reason),
+        "bytes": sum.bytes(reason),
+        "cores": cores,
+        "management": {
+            "events": extra.gateway.refusals.events(reason),
+            "bytes": extra.gateway.refusals.bytes(reason),
+        },
+    })
+}
+
+/// `/v1/links`: at most `limit` rows, in order of core and place.
+pub fn links(listings: &[CoreListing], limit: usize) -> Value {
+    let rows: Vec<_> =
+        answered(listings).flat_map(|listing| &listing.links).take(limit).map(link).collect();
+    let total = answered(listings).map(|listing| listing.links_total.max(listing.links.len()));
+    table("links", rows, total.sum(), listings)
+}
+
+/// `/v1/sessions`: at most `limit` rows, in order of core and place.
+pub fn sessions(listings: &[CoreListing], limit: usize) -> Value {
+    let rows: Vec<_> =
+        answered(listings).flat_map(|listing| &listing.sessions).take(limit).map(session).collect();
+    let total =
+        answered(listings).map(|listing| listing.sessions_total.max(listing.sessions.len()));
+    table("sessions", rows, total.sum(), listings)
+}
+
+fn answered(listings: &[CoreListing]) -> impl Iterator<Item = &Listing> {
+    listings.iter().filter_map(|listing| listing.listing.as_deref())
+}
+
+fn table(name: &str, rows: Vec<Value>, total: usize, listings: &[CoreListing]) -> Value {
+    let missing = listings.iter().filter(|listing| listing.listing.is_none());
+    let missing: Vec<_> = missing.map(|listing| listing.core.0).collect();
+    json!({
+        "schema": SCHEMA,
+        "total": total,
+        "truncated": rows.len() < total,
+        "cores_missing": missing,
+        name: rows,
+    })
+}
+
+fn link(row: &LinkRow) -> Value {
+    json!({
+        "link": row.link.to_string(),
+        "identity": row.identity.to_string(),
+        "profile": row.profile.name(),
+        "link_id": nonce(row.link_id),
+        "remote": row.remote.to_string(),
+        "inner": row.inner,
+        "age_ns": row.age_ns,
+        "idle_ns": row.idle_ns,
+        "sessions": row.sessions,
+        "bytes_in": row.bytes_in,
+        "bytes_out": row.bytes_out,
+        "frames_in": row.frames_in,
+        "frames_out": row.frames_out,
+        "queued_bytes": row.queued_bytes,
+        "ping_ns": (row.ping_ns > 0).then_some(row.ping_ns),
+    })
+}
+
+fn session(row: &SessionRow) -> Value {
+    // An end of a raw pipe is no part of a link; its link and nonce are zero.
+    let on_link = row.kind != SessionKind::Socket;
+    json!({
+        "leg": row.leg.to_string(),
+        "link": on_link.then(|| row.link.to_string()),
+        "nonce": on_link.then(|| nonce(row.nonce)),
+        "kind": kind_name(row.kind),
+        "identity": row.identity.to_string(),
+        "age_ns": row.age_ns,
+        "bytes_in": row.bytes_in,
+        "bytes_out": row.bytes_out,
+        "queued_bytes": row.queued_bytes,
+        "send_credit_bytes": row.send_credit_bytes,
+    })
+}
+
+fn kind_name(kind: SessionKind) -> &'static str {
+    match kind {
+        SessionKind::Local => "local",
+        SessionKind::Caller => "caller",
+        SessionKind::Target => "target",
+        SessionKind::Inner => "inner",
+        SessionKind::Socket => "socket",
+    }
+}
+
+fn nonce(nonce: u64) -> String {
+    format!("{nonce:016x}")
+}
+
+/// Which histograms a document shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistogramSelection {
+    /// Only this stage.
+    pub stage: Option<Stage>,
+    /// Only this class.
+    pub class: Option<TrafficClass>,
+    /// Only this scope.
+    pub scope: Option<Scope>,
+    /// Only this window.
+    pub window: Option<Window>,
+}
+
+/// `/v1/histograms`: percentiles, buckets and the distribution of every selected histogram that is
+/// not empty.
+pub fn histograms(
+    observations: &Observations,
+    selection: &HistogramSelection,
+    now: Moment,
+) -> Value {
+    let mut entries = Vec::new();
+    let windows = Window::ALL.into_iter().filter(|w| selection.window.is_none_or(|s| s == *w));
+    for window in windows {
+        for scope in observations.scopes().filter(|s| selection.scope.is_none_or(|o| o == *s)) {
+            for stage in Stage::ALL {
+                for class in TrafficClass::ALL {
+                    let selected = selection.stage.is_none_or(|wanted| wanted == stage)
+                        && selection.class.is_none_or(|wanted| wanted == class);
+                    let found = observations.histogram(scope, window, stage, class);
+                    let found = found.filter(|histogram| selected && !histogram.is_empty());
+                    entries.extend(found.map(|histogram| {
+                        let span = observations.span(window, now);
+                        histogram_entry(histogram, (scope, window, stage, class), span)
+                    }));
+                }
+            }
+        }
+    }
+    json!({
+        "schema": SCHEMA,
+        "unit": "ns",
+        "interval": observations.interval().sequence,
+        "histograms": entries,
+    })
+}
+
+fn histogram_entry(
+    histogram: &Histogram<u64>,
+    (scope, window, stage, class): (Scope, Window, Stage, TrafficClass),
+    span: Span,
+) -> Value {
+    let core = match scope {
+        Scope::Merged => None,
+        Scope::Core(core) => Some(core.0),
+    };
+    json!({
+        "scope": if core.is_some() { "core" } else { "merged" },
+        "core": core,
+        "stage": stage.name(),
+        "class": class.name(),
+        "window": window.name(),
+        "start_unix_ms": span.start.unix_ms(),
+        "length_ms": milliseconds(span.length),
+        "count": histogram.len(),
+        "min_ns": histogram.min(),
+        "mean_ns": histogram.mean(),
+        "percentiles_ns": percentiles(histogram),
+        "max_ns": histogram.max(),
+        "buckets": buckets(histogram),
+        "distribution": distribution(histogram),
+    })
+}
+
+/// The percentiles that documents, tables and tests speak of.
+pub const PERCENTILES: [(&str, f64); 5] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("p9999", 0.9999)];
+
+fn percentiles(histogram: &Histogram<u64>) -> Value {
+    let fields = PERCENTILES.iter().map(|(name, quantile)| {
+        ((*name).to_owned(), json!(histogram.value_at_quantile(*quantile)))
+    });
+    Value::Object(fields.collect::<Map<_, _>>())
+}
+
+/// `[upper bound, values]` of every bucket with values in it; the bound of the last one is null.
+fn buckets(histogram: &Histogram<u64>) -> Vec<Value> {
+    let bounds = BUCKET_BOUNDS_NS.into_iter().map(Some).chain([None]);
+    let counted = bounds.zip(bucket_counts(histogram)).filter(|(_, count)| *count > 0);
+    counted.map(|(bound_ns, count)| json!([bound_ns, count])).collect()
+}
+
+/// `[quantile, value, values up to here]`, with points closer together towards 1.
+fn distribution(histogram: &Histogram<u64>) -> Vec<Value> {
+    /// Points per halving of the distance to quantile 1: what HdrHistogram's own tools use.
+    const TICKS_PER_HALVING: u32 = 5;
+    let mut counted = 0;
+    histogram
+        .iter_quantiles(TICKS_PER_HALVING)
+        .map(|step| {
+            counted += step.count_since_last_iteration();
+            json!([step.quantile_iterated_to(), step.value_iterated_to(), counted])
+        })
+        .collect()
+}
+
+fn milliseconds(length: std::time::Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "documents_tests.rs"]
+mod tests;

@@ -1,0 +1,126 @@
+//! What the tests of this room observe: two cores, some traffic, some drops.
+
+use crate::clock::Moment;
+use crate::documents::{CoreCapacity, CoreListing, Readiness, StatusExtra};
+use crate::gateway::GatewayCounts;
+use crate::observations::Observations;
+use waystation_astral::frame::Profile;
+use waystation_astral::identity::Identity;
+use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
+use waystation_engine::statistics::{CoreStatistics, Stage, TrafficClass};
+use waystation_relay::drop_reason::{DropCounters, DropReason};
+use waystation_relay::ids::{CoreId, LegTag, LinkTag};
+
+/// A peer's identity, the generator of the curve; nothing of it may show up in metrics.
+pub(crate) const PEER: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+
+pub(crate) fn moment(seconds: u64) -> Moment {
+    Moment {
+        monotonic_ns: (1000 + seconds) * 1_000_000_000,
+        unix_ns: (1_700_000_000 + seconds) * 1_000_000_000,
+    }
+}
+
+pub(crate) fn peer() -> Identity {
+    PEER.parse().unwrap()
+}
+
+/// Two closed intervals of a second each, different values in each, and a core 1 that is slower.
+pub(crate) fn observed() -> Observations {
+    let mut observations = Observations::new(2, moment(0));
+    for second in 1..=2 {
+        for core in 0..2 {
+            observations.accept(block(core, second));
+        }
+        observations.close_interval(moment(second));
+    }
+    observations
+}
+
+fn block(core: u16, second: u64) -> Box<CoreStatistics> {
+    let mut block = Box::new(CoreStatistics::new(CoreId(core), "io_uring"));
+    block.cpu = Some(usize::from(core) + 2);
+    block.counters.up_ns = second * 1_000_000_000;
+    block.counters.busy_ns = second * 250_000_000 * (u64::from(core) + 1);
+    block.counters.frames_in = second * 1000;
+    block.counters.payload_bytes_in = second * 1_024_000;
+    block.counters.links_open = 3;
+    block.counters.receive_buffers_total = 32;
+    block.counters.receive_buffers_free = 31;
+    block.drops.count(DropReason::CreditOverflow, 700 + usize::from(core));
+    let slower = 1 + u64::from(core);
+    for step in 1..=1000_u64 {
+        let duration_ns = step * step * slower * second;
+        block.histograms.record(Stage::OpenToSeal, TrafficClass::Data, duration_ns, 1);
+        block.histograms.record(Stage::Residence, TrafficClass::Data, duration_ns * 7, step);
+    }
+    block.histograms.record(Stage::Turn, TrafficClass::Control, 5_000, 10 * second);
+    block
+}
+
+pub(crate) fn extra() -> StatusExtra {
+    let mut refusals = DropCounters::default();
+    refusals.count(DropReason::UnknownQuery, 0);
+    StatusExtra {
+        version: "0.1.0",
+        identity: peer(),
+        node_info: "node1example".to_owned(),
+        listen: vec!["0.0.0.0:1791".parse().unwrap()],
+        readiness: Readiness::Ready,
+        gateway: GatewayCounts { registrations: 3, joins_total: 4, refusals, ..Default::default() },
+        capacity: CoreCapacity {
+            links_max: 100,
+            half_open_max: 50,
+            sockets_max: 20,
+            queue_bytes_max: 4096,
+        },
+    }
+}
+
+pub(crate) fn listings() -> Vec<CoreListing> {
+    let listing = Listing {
+        links: vec![link_row(1), link_row(2)],
+        sessions: vec![session_row(SessionKind::Caller), session_row(SessionKind::Socket)],
+        links_total: 9,
+        sessions_total: 2,
+    };
+    vec![
+        CoreListing { core: CoreId(0), listing: Some(Box::new(listing)) },
+        CoreListing { core: CoreId(1), listing: None },
+    ]
+}
+
+fn link_row(slot: u32) -> LinkRow {
+    LinkRow {
+        link: LinkTag { core: CoreId(0), slot, generation: 7 },
+        identity: peer(),
+        profile: Profile::P4,
+        link_id: 0xabc,
+        remote: "192.0.2.7:4242".parse().unwrap(),
+        inner: false,
+        age_ns: 5,
+        idle_ns: 6,
+        sessions: 2,
+        bytes_in: 10,
+        bytes_out: 11,
+        frames_in: 12,
+        frames_out: 13,
+        queued_bytes: 14,
+        ping_ns: 0,
+    }
+}
+
+fn session_row(kind: SessionKind) -> SessionRow {
+    SessionRow {
+        leg: LegTag { core: CoreId(0), slot: 3, generation: 1 },
+        link: LinkTag { core: CoreId(0), slot: 1, generation: 7 },
+        nonce: 0x0011_2233_4455_66ff,
+        kind,
+        identity: peer(),
+        age_ns: 1,
+        bytes_in: 2,
+        bytes_out: 3,
+        queued_bytes: 4,
+        send_credit_bytes: 5,
+    }
+}

@@ -1,0 +1,66 @@
+//! Limits of the configuration and of the stats socket, each with its unit and derivation.
+//!
+//! Ranges of configuration keys stand in the table of keys (`config::keys`), which prints them too.
+
+use std::time::Duration;
+
+/// Bytes of a configuration file. The documented default is about 10 KiB; ten times that with
+/// comments, and then ten times that.
+pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
+/// Problems of one configuration file that are reported; more would scroll the first one away.
+pub const CONFIG_PROBLEMS_MAX: usize = 20;
+/// Bytes of the stats socket's path: `sun_path` has 108 with its closing zero (unix(7)), and the
+/// socket is made under a name that is 4 longer.
+pub const SOCKET_PATH_BYTES_MAX: usize = 103;
+/// Bytes of an alias: one length byte in node info (spec §2.1).
+pub const ALIAS_BYTES_MAX: usize = 255;
+/// Addresses to listen on: a few per interface of a relay box.
+pub const LISTEN_ADDRESSES_MAX: usize = 16;
+/// CPUs in a list, and data cores: the largest single-socket machines have 384 threads.
+pub const CORES_MAX: usize = 1024;
+/// Bytes of a log filter: a level and some targets.
+pub const LOG_FILTER_BYTES_MAX: usize = 1024;
+
+/// Connections to the stats socket at a time: a scraper, some terminals and scripts. With one
+/// document of at most 20 MiB in flight each, slow readers hold at most 320 MiB.
+pub const STATS_CONNECTIONS_MAX: usize = 16;
+/// Listeners with that many connections each: the stats socket, and the TCP address for metrics.
+pub const STATS_LISTENERS_MAX: usize = 2;
+/// Bytes of a request line with all headers: the longest request has about 200, curl adds 100; it
+/// is also the least that hyper can be limited to.
+pub const STATS_REQUEST_BYTES_MAX: usize = 8192;
+/// Headers of a request: browsers send about 20.
+pub const STATS_HEADERS_MAX: usize = 32;
+/// Time for a request to arrive completely.
+pub const STATS_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the management core to answer: listings wait for the data cores' next turn, which is
+/// milliseconds away even under load.
+pub const STATS_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a whole connection, from accept to the last byte read by the client: what a terminal
+/// over a slow line needs for the largest listing. Readers slower than that are cut.
+pub const STATS_CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after a failed accept, so that a lack of descriptors does not become a busy loop.
+pub const STATS_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Rows of a listing when the request does not say.
+pub const LISTING_ROWS_DEFAULT: usize = 1000;
+/// Rows of a listing at most: about 20 MiB of JSON.
+pub const LISTING_ROWS_MAX: usize = 50_000;
+
+/// Bytes of an answer the client takes: three times the largest listing.
+pub const CLIENT_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Time the client gives a request as a whole: a little more than the server takes at most before
+/// it answers in the negative.
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Columns of everything printed for a terminal, except values that are meant to be copied.
+pub const TERMINAL_COLUMNS: usize = 80;
+
+/// How long the data cores may take to answer before an answer is made without them.
+pub const CORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long commands wait for a full ring before they are tried again: some turns of a data core.
+pub const COMMAND_RETRY_PAUSE: Duration = Duration::from_millis(1);
+/// Reports taken from one core before the next has its turn: half a ring.
+pub const REPORTS_PER_ROUND: usize = 2048;
+/// How long the data cores may take to close everything when the program ends.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(3);

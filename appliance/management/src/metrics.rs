@@ -1,0 +1,279 @@
+//! OpenMetrics text for `/metrics`, made from a copy of what was observed.
+//!
+//! Called on the management thread. Labels are `core`, `reason`, `stage`, `class` and `port` only,
+//! and `version` on the one metric that says it: never a peer, so the number of series is bounded.
+
+use crate::clock::Moment;
+use crate::counter_table::{CounterField, FIELDS, Kind, MetricUnit};
+use crate::documents::StatusExtra;
+use crate::observations::{
+    BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Window, bucket_counts,
+};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt;
+use waystation_engine::statistics::{Stage, TrafficClass};
+use waystation_relay::drop_reason::{DropCounters, DropReason};
+
+/// The media type of the text (OpenMetrics 1.0).
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const PREFIX: &str = "waystation";
+const NS_PER_SECOND: f64 = 1e9;
+
+/// Writes all metrics.
+///
+/// # Errors
+/// Those of the encoder, which writes to memory and has none of its own.
+pub fn text(
+    observations: &Observations,
+    extra: &StatusExtra,
+    now: Moment,
+) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register_collector(Box::new(Snapshot::take(observations, extra, now)));
+    let mut out = String::new();
+    encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+/// A copy of all numbers, because a collector has to own what it reports.
+#[derive(Debug)]
+struct Snapshot {
+    version: &'static str,
+    uptime_seconds: f64,
+    numbers: Vec<NodeNumber>,
+    cores: Vec<CoreReport>,
+    management_drops: DropCounters,
+    durations: Vec<DurationHistogram>,
+}
+
+/// A number of the node as a whole.
+#[derive(Debug)]
+struct NodeNumber {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    value: u64,
+}
+
+#[derive(Debug)]
+struct DurationHistogram {
+    stage: Stage,
+    class: TrafficClass,
+    sum_seconds: f64,
+    count: u64,
+    /// Upper bound in seconds, and values in the bucket.
+    buckets: Vec<(f64, u64)>,
+}
+
+impl Snapshot {
+    fn take(observations: &Observations, extra: &StatusExtra, now: Moment) -> Self {
+        Self {
+            version: extra.version,
+            uptime_seconds: now.since(observations.started()).as_secs_f64(),
+            numbers: node_numbers(extra),
+            cores: observations.reports().cloned().collect(),
+            management_drops: extra.gateway.refusals.clone(),
+            durations: durations(observations),
+        }
+    }
+}
+
+fn node_numbers(extra: &StatusExtra) -> Vec<NodeNumber> {
+    let counts = &extra.gateway;
+    let ready = u64::from(extra.readiness.is_ready());
+    let gauge = |name, help, value| NodeNumber { name, kind: Kind::Gauge, help, value };
+    let total = |name, help, value| NodeNumber { name, kind: Kind::Counter, help, value };
+    vec![
+        gauge("ready", "Whether the node does its work", ready),
+        gauge("registrations", "Nodes registered at the gateway", counts.registrations as u64),
+        gauge("idle_sockets", "Idle connections of registered nodes", counts.idle_sockets as u64),
+        gauge(
+            "reservations",
+            "Idle connections reserved for a caller that has not dialed",
+            counts.reservations as u64,
+        ),
+        total("subscriptions", "Subscriptions granted", counts.subscriptions_total),
+        total("offered_queries", "Queries offered to their target", counts.offers_total),
+        total("joined_sockets", "Pairs of sockets joined to a raw pipe", counts.joins_total),
+        total(
+            "expired_reservations",
+            "Reservations whose caller did not dial in time",
+            counts.reservations_expired_total,
+        ),
+        total(
+            "expired_registrations",
+            "Registrations dropped because their node was away",
+            counts.registrations_expired_total,
+        ),
+    ]
+}
+
+fn durations(observations: &Observations) -> Vec<DurationHistogram> {
+    let mut durations = Vec::new();
+    for stage in Stage::ALL {
+        for class in TrafficClass::ALL {
+            let found = observations.histogram(Scope::Merged, Window::Total, stage, class);
+            let Some(histogram) = found.filter(|histogram| !histogram.is_empty()) else { continue };
+            let bounds = BUCKET_BOUNDS_NS.iter().map(|bound_ns| *bound_ns as f64 / NS_PER_SECOND);
+            durations.push(DurationHistogram {
+                stage,
+                class,
+                sum_seconds: histogram.mean() * histogram.len() as f64 / NS_PER_SECOND,
+                count: histogram.len(),
+                buckets: bounds.chain([f64::INFINITY]).zip(bucket_counts(histogram)).collect(),
+            });
+        }
+    }
+    durations
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_node(&mut encoder)?;
+        for field in FIELDS {
+            self.encode_field(&mut encoder, field)?;
+        }
+        self.encode_drops(&mut encoder)?;
+        self.encode_durations(&mut encoder)
+    }
+}
+
+impl Snapshot {
+    fn encode_node(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        encoder
+            .encode_descriptor("build", "The version of the program", None, MetricType::Info)?
+            .encode_info(&[("version", self.version)])?;
+        let help = "Time since the program started";
+        encoder
+            .encode_descriptor("uptime", help, Some(&Unit::Seconds), MetricType::Gauge)?
+            .encode_gauge(&self.uptime_seconds)?;
+        for number in &self.numbers {
+            let kind = metric_type(number.kind);
+            let metric = encoder.encode_descriptor(number.name, number.help, None, kind)?;
+            encode_value(metric, number.kind, MetricUnit::Things, number.value)?;
+        }
+        let help = "The port a core uses";
+        let mut ports = encoder.encode_descriptor("core", help, None, MetricType::Info)?;
+        for report in self.cores.iter().filter(|report| !report.port.is_empty()) {
+            let labels = [("core", report.core.to_string()), ("port", report.port.to_owned())];
+            ports.encode_info(&labels)?;
+        }
+        let help = "Share of the last interval in which a core was not waiting";
+        let ratio = Some(&Unit::Ratios);
+        let mut busy = encoder.encode_descriptor("core_busy", help, ratio, MetricType::Gauge)?;
+        for report in &self.cores {
+            if let Some(share) = report.busy_share() {
+                let labels = core_label(report);
+                busy.encode_family(&labels)?.encode_gauge(&share)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_field(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        field: &CounterField,
+    ) -> fmt::Result {
+        let unit = match field.unit {
+            MetricUnit::Things => None,
+            MetricUnit::Bytes => Some(Unit::Bytes),
+            MetricUnit::Seconds => Some(Unit::Seconds),
+        };
+        let kind = metric_type(field.kind);
+        let name = format!("core_{}", field.metric);
+        let mut metric = encoder.encode_descriptor(&name, field.help, unit.as_ref(), kind)?;
+        for report in &self.cores {
+            let value = (field.read)(&report.counters);
+            let labels = core_label(report);
+            encode_value(metric.encode_family(&labels)?, field.kind, field.unit, value)?;
+        }
+        Ok(())
+    }
+
+    fn encode_drops(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Frames, queries, sessions, connections and links that were not carried further";
+        let mut events =
+            encoder.encode_descriptor("drop_events", help, None, MetricType::Counter)?;
+        self.encode_reasons(&mut events, DropCounters::events)?;
+        let help = "Payload that went with what was not carried further";
+        let bytes = Some(&Unit::Bytes);
+        let mut lost = encoder.encode_descriptor("dropped", help, bytes, MetricType::Counter)?;
+        self.encode_reasons(&mut lost, DropCounters::bytes)
+    }
+
+    /// One series per core and reason that occurred; the management core's own are labelled so.
+    fn encode_reasons(
+        &self,
+        metric: &mut MetricEncoder<'_>,
+        read: impl Fn(&DropCounters, DropReason) -> u64,
+    ) -> fmt::Result {
+        let cores = self.cores.iter().map(|report| (report.core.to_string(), &report.drops));
+        let management = ("management".to_owned(), &self.management_drops);
+        for (core, drops) in cores.chain([management]) {
+            for reason in DropReason::ALL.into_iter().filter(|reason| drops.events(*reason) > 0) {
+                let labels = [("core", core.as_str()), ("reason", reason.name())];
+                let value = read(drops, reason);
+                let mut series = metric.encode_family(&labels)?;
+                series.encode_counter::<NoLabelSet, u64, f64>(&value, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_durations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Time spent per stage and traffic class, over all cores";
+        let seconds = Some(&Unit::Seconds);
+        let mut metric =
+            encoder.encode_descriptor("stage_duration", help, seconds, MetricType::Histogram)?;
+        for duration in &self.durations {
+            let labels = [("stage", duration.stage.name()), ("class", duration.class.name())];
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                duration.sum_seconds,
+                duration.count,
+                &duration.buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn metric_type(kind: Kind) -> MetricType {
+    match kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+    }
+}
+
+fn encode_value(
+    mut metric: MetricEncoder<'_>,
+    kind: Kind,
+    unit: MetricUnit,
+    value: u64,
+) -> fmt::Result {
+    let seconds = value as f64 / NS_PER_SECOND;
+    match (kind, unit) {
+        (Kind::Counter, MetricUnit::Seconds) => {
+            metric.encode_counter::<NoLabelSet, f64, f64>(&seconds, None)
+        }
+        (Kind::Counter, MetricUnit::Things | MetricUnit::Bytes) => {
+            metric.encode_counter::<NoLabelSet, u64, f64>(&value, None)
+        }
+        (Kind::Gauge, MetricUnit::Seconds) => metric.encode_gauge(&seconds),
+        (Kind::Gauge, MetricUnit::Things | MetricUnit::Bytes) => metric.encode_gauge(&value),
+    }
+}
+
+fn core_label(report: &CoreReport) -> [(&'static str, String); 1] {
+    [("core", report.core.to_string())]
+}
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

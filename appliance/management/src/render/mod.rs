@@ -1,0 +1,301 @@
+//! What the sub-commands print: from the JSON documents of the stats socket to text of 80 columns.
+//!
+//! Pure functions without a terminal in sight. Fields that a document lacks are shown as `-`, so a
+//! client one version ahead or behind still prints what it can.
+
+mod histogram;
+mod table;
+
+pub use histogram::histogram;
+
+use crate::units::{human_bytes, human_count, human_ns};
+use serde_json::Value;
+use std::fmt::Write;
+use table::{Column, Table};
+
+/// Hex digits of an identity that tell peers apart in a table.
+const IDENTITY_DIGITS: usize = 8;
+
+/// How a number is written for people.
+type Form = fn(u64) -> String;
+
+/// `waystation status`.
+pub fn status(document: &Value) -> String {
+    let mut out = String::new();
+    let readiness = &document["readiness"];
+    let state = readiness["state"].as_str().unwrap_or("-");
+    let up = document["uptime_ms"].as_u64().map(|ms| human_ns(ms.saturating_mul(1_000_000)));
+    line(
+        &mut out,
+        &format!(
+            "waystation {}  {state}  up {}",
+            text(&document["version"]),
+            up.as_deref().unwrap_or("-"),
+        ),
+    );
+    if let Some(waiting_for) = readiness["waiting_for"].as_str() {
+        line(&mut out, &format!("waiting for {waiting_for}"));
+    }
+    line(&mut out, &format!("identity   {}", text(&document["identity"])));
+    for address in array(&document["listen"]) {
+        line(&mut out, &format!("listening  {}", text(address)));
+    }
+    out.push('\n');
+    out.push_str(&cores(document));
+    out.push('\n');
+    out.push_str(&traffic(document));
+    out.push_str(&gateway(&document["gateway"]));
+    let dropped = document["drops"].as_object().into_iter().flatten();
+    let dropped: u64 = dropped.filter_map(|(_, events)| events.as_u64()).sum();
+    line(&mut out, &format!("dropped    {} events since the start", human_count(dropped)));
+    // The node info is there to be copied, so it is never cut.
+    let _ = writeln!(out, "\n{}", text(&document["node_info"]));
+    out
+}
+
+fn cores(document: &Value) -> String {
+    let mut table = Table::new(vec![
+        Column::right("CORE"),
+        Column::right("CPU"),
+        Column::left("PORT"),
+        Column::right("BUSY"),
+        Column::right("LINKS"),
+        Column::right("SESSIONS"),
+        Column::right("PIPES"),
+        Column::right("HALF-OPEN"),
+        Column::right("QUEUED"),
+        Column::right("BUFFERS"),
+        Column::left(""),
+    ]);
+    for core in array(&document["cores"]) {
+        let counters = &core["counters"];
+        let buffers = &core["headroom"]["receive_buffers"];
+        let silent = core["silent_intervals"].as_u64().unwrap_or(0);
+        table.row(vec![
+            text(&core["core"]),
+            text(&core["cpu"]),
+            text(&core["port"]),
+            core["busy_share"].as_f64().map_or_else(dash, percent),
+            count(&counters["links_open"]),
+            count(&counters["sessions_open"]),
+            count(&counters["pipes_open"]),
+            count(&counters["half_open"]),
+            bytes(&counters["queued_bytes"]),
+            format!("{}/{}", count(&buffers["free"]), count(&buffers["of"])),
+            // One missing report is a matter of timing.
+            if silent > 1 { "silent".to_owned() } else { String::new() },
+        ]);
+    }
+    table.render()
+}
+
+fn traffic(document: &Value) -> String {
+    let mut out = String::new();
+    let interval_ms = document["interval"]["length_ms"].as_u64().filter(|length| *length > 0);
+    let growth = &document["totals"]["interval"];
+    let total = &document["totals"]["counters"];
+    let rate = |key: &str| -> Option<u64> {
+        Some(growth[key].as_u64()?.saturating_mul(1000) / interval_ms?)
+    };
+    let per_second = |key: &str, form: Form| -> String {
+        rate(key).map_or_else(dash, |rate| format!("{}/s", form(rate)))
+    };
+    let mut table = Table::new(vec![
+        Column::left(""),
+        Column::right("IN"),
+        Column::right("OUT"),
+        Column::right("TOTAL IN"),
+        Column::right("TOTAL OUT"),
+    ]);
+    let rows: [(&str, &str, &str, Form); 3] = [
+        ("frames", "frames_in", "frames_out", human_count),
+        ("payload", "payload_bytes_in", "payload_bytes_out", human_bytes),
+        ("wire", "wire_bytes_in", "wire_bytes_out", human_bytes),
+    ];
+    for (name, key_in, key_out, form) in rows {
+        let sum = |key: &str| total[key].as_u64().map_or_else(dash, form);
+        let cells =
+            [per_second(key_in, form), per_second(key_out, form), sum(key_in), sum(key_out)];
+        table.row([name.to_owned()].into_iter().chain(cells).collect());
+    }
+    let pipes = total["pipe_bytes"].as_u64().map_or_else(dash, human_bytes);
+    let cells = ["pipes".to_owned(), per_second("pipe_bytes", human_bytes), dash(), pipes, dash()];
+    table.row(cells.into_iter().collect());
+    out.push_str(&table.render());
+    out.push('\n');
+    out
+}
+
+fn gateway(counts: &Value) -> String {
+    let mut out = String::new();
+    line(
+        &mut out,
+        &format!(
+            "gateway    {} registered, {} idle sockets, {} reserved, {} joined since the start",
+            count(&counts["registrations"]),
+            count(&counts["idle_sockets"]),
+            count(&counts["reservations"]),
+            count(&counts["joins_total"]),
+        ),
+    );
+    out
+}
+
+/// `waystation links`.
+pub fn links(document: &Value) -> String {
+    let mut table = Table::new(vec![
+        Column::left("LINK"),
+        Column::left("IDENTITY"),
+        Column::left("PROF"),
+        Column::flexible("REMOTE"),
+        Column::right("SESS"),
+        Column::right("IN"),
+        Column::right("OUT"),
+        Column::right("QUEUED"),
+        Column::right("PING"),
+        Column::right("IDLE"),
+    ]);
+    for link in array(&document["links"]) {
+        let inner = link["inner"].as_bool() == Some(true);
+        table.row(vec![
+            text(&link["link"]),
+            identity(&link["identity"]),
+            text(&link["profile"]),
+            if inner { "inside a session".to_owned() } else { text(&link["remote"]) },
+            count(&link["sessions"]),
+            bytes(&link["bytes_in"]),
+            bytes(&link["bytes_out"]),
+            bytes(&link["queued_bytes"]),
+            nanoseconds(&link["ping_ns"]),
+            nanoseconds(&link["idle_ns"]),
+        ]);
+    }
+    table.render() + &footer(document, "links")
+}
+
+/// `waystation sessions`.
+pub fn sessions(document: &Value) -> String {
+    let mut table = Table::new(vec![
+        Column::left("LEG"),
+        Column::left("KIND"),
+        Column::left("IDENTITY"),
+        Column::flexible("NONCE"),
+        Column::right("AGE"),
+        Column::right("IN"),
+        Column::right("OUT"),
+        Column::right("QUEUED"),
+        Column::right("CREDIT"),
+    ]);
+    for session in array(&document["sessions"]) {
+        table.row(vec![
+            text(&session["leg"]),
+            text(&session["kind"]),
+            identity(&session["identity"]),
+            text(&session["nonce"]),
+            nanoseconds(&session["age_ns"]),
+            bytes(&session["bytes_in"]),
+            bytes(&session["bytes_out"]),
+            bytes(&session["queued_bytes"]),
+            bytes(&session["send_credit_bytes"]),
+        ]);
+    }
+    table.render() + &footer(document, "sessions")
+}
+
+fn footer(document: &Value, name: &str) -> String {
+    let mut out = String::new();
+    let shown = array(&document[name]).len();
+    let total = count(&document["total"]);
+    if document["truncated"].as_bool() == Some(true) {
+        line(&mut out, &format!("{shown} of {total} {name} shown"));
+    } else {
+        line(&mut out, &format!("{total} {name}"));
+    }
+    let missing: Vec<_> = array(&document["cores_missing"]).iter().map(text).collect();
+    if !missing.is_empty() {
+        line(&mut out, &format!("no answer from core {}", missing.join(", ")));
+    }
+    out
+}
+
+/// `waystation drops`.
+pub fn drops(document: &Value) -> String {
+    let mut table = Table::new(vec![
+        Column::left("REASON"),
+        Column::right("EVENTS"),
+        Column::right("BYTES"),
+        Column::flexible("CORES"),
+    ]);
+    let mut reasons: Vec<_> = array(&document["reasons"]).iter().collect();
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason["events"].as_u64()));
+    for reason in &reasons {
+        table.row(vec![
+            text(&reason["reason"]),
+            count(&reason["events"]),
+            bytes(&reason["bytes"]),
+            where_dropped(reason),
+        ]);
+    }
+    if reasons.is_empty() {
+        return "nothing was dropped since the start\n".to_owned();
+    }
+    table.render()
+}
+
+/// `0:12 1:3 management:1`, without those that dropped nothing.
+fn where_dropped(reason: &Value) -> String {
+    let cores = array(&reason["cores"]).iter().map(|core| (text(&core["core"]), &core["events"]));
+    let management = ("management".to_owned(), &reason["management"]["events"]);
+    let places = cores.chain([management]);
+    let places = places.filter(|(_, events)| events.as_u64().is_some_and(|events| events > 0));
+    places.map(|(name, events)| format!("{name}:{}", count(events))).collect::<Vec<_>>().join(" ")
+}
+
+/// A line, cut to the terminal's width.
+fn line(out: &mut String, words: &str) {
+    out.push_str(&table::cut(words, crate::limits::TERMINAL_COLUMNS));
+    out.push('\n');
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A word or a number as it is. Control characters are not for terminals.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => {
+            text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+        }
+        Value::Number(number) => number.to_string(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Null | Value::Array(_) | Value::Object(_) => dash(),
+    }
+}
+
+fn identity(value: &Value) -> String {
+    text(value).chars().take(IDENTITY_DIGITS).collect()
+}
+
+fn count(value: &Value) -> String {
+    value.as_u64().map_or_else(dash, human_count)
+}
+
+fn bytes(value: &Value) -> String {
+    value.as_u64().map_or_else(dash, human_bytes)
+}
+
+fn nanoseconds(value: &Value) -> String {
+    value.as_u64().map_or_else(dash, human_ns)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", share * 100.0)
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! Makes the stats socket's file: only for its owner and group, never over a living one.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Readable and writable for the owner and the group: whoever may connect may read.
+const MODE: u32 = 0o660;
+
+/// Why the stats socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another program answers there.
+    #[error("{} is in use: is waystation running already?", path.display())]
+    InUse { path: PathBuf },
+    /// The path is taken by a file that is no socket.
+    #[error("{} exists and is not a socket; remove it or set management.socket", path.display())]
+    NotASocket { path: PathBuf },
+    /// The kernel's refusal.
+    #[error("cannot make the stats socket {}: {error}", path.display())]
+    Refused { path: PathBuf, error: io::Error },
+}
+
+/// Binds the stats socket, replacing one that a stopped program left behind. The listener does not
+/// block. To be called inside a tokio runtime.
+///
+/// The socket is bound under a name of its own and renamed when its mode is right, so there is no
+/// moment at which others could connect.
+///
+/// # Errors
+/// See [`BindError`].
+pub fn bind(path: &Path) -> Result<tokio::net::UnixListener, BindError> {
+    let refused = |error| BindError::Refused { path: path.to_owned(), error };
+    refuse_taken(path)?;
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&fresh).map_err(refused)?;
+    fs::set_permissions(&fresh, Permissions::from_mode(MODE)).map_err(refused)?;
+    fs::rename(&fresh, path).map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    tokio::net::UnixListener::from_std(listener).map_err(refused)
+}
+
+fn refuse_taken(path: &Path) -> Result<(), BindError> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(BindError::NotASocket { path: path.to_owned() });
+    }
+    match UnixStream::connect(path) {
+        Ok(_answered) => Err(BindError::InUse { path: path.to_owned() }),
+        Err(_nobody_listens) => Ok(()),
+    }
+}

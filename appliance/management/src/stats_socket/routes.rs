@@ -1,0 +1,210 @@
+//! From a path and its parameters to a question, or to what is wrong with them.
+
+use super::request::{Document, Question};
+use crate::documents::{self, HistogramSelection};
+use crate::hlog::LogSelection;
+use crate::limits::{LISTING_ROWS_DEFAULT, LISTING_ROWS_MAX};
+use crate::observations::{Scope, Window};
+use hyper::{Method, StatusCode};
+use serde_json::json;
+use waystation_engine::statistics::{Stage, TrafficClass};
+use waystation_relay::ids::CoreId;
+
+/// How much of the paths a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Surface {
+    /// All of them: the Unix socket.
+    Everything,
+    /// `/metrics` alone: the TCP address.
+    Metrics,
+}
+
+struct Route {
+    path: &'static str,
+    on: &'static [Surface],
+    parameters: &'static [&'static str],
+    question: fn(&Parameters<'_>) -> Result<Question, Refusal>,
+}
+
+const BOTH: &[Surface] = &[Surface::Everything, Surface::Metrics];
+const UNIX: &[Surface] = &[Surface::Everything];
+
+const ROUTES: &[Route] = &[
+    Route { path: "/ready", on: UNIX, parameters: &[], question: |_| Ok(Question::Ready) },
+    Route { path: "/v1/status", on: UNIX, parameters: &[], question: |_| Ok(Question::Status) },
+    Route {
+        path: "/v1/links",
+        on: UNIX,
+        parameters: &["limit"],
+        question: |given| Ok(Question::Links { limit: limit(given)? }),
+    },
+    Route {
+        path: "/v1/sessions",
+        on: UNIX,
+        parameters: &["limit"],
+        question: |given| Ok(Question::Sessions { limit: limit(given)? }),
+    },
+    Route {
+        path: "/v1/drops",
+        on: UNIX,
+        parameters: &["all"],
+        question: |given| Ok(Question::Drops { all: flag(given, "all")?.unwrap_or(false) }),
+    },
+    Route {
+        path: "/v1/histograms",
+        on: UNIX,
+        parameters: &["stage", "class", "core", "window", "format", "header"],
+        question: histograms,
+    },
+    Route { path: "/metrics", on: BOTH, parameters: &[], question: |_| Ok(Question::Metrics) },
+];
+
+/// What is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("only GET is understood here")]
+    Method,
+    #[error("there is nothing at this path")]
+    Path { on: Surface },
+    #[error("unknown parameter {name}")]
+    UnknownParameter { name: String, known: &'static [&'static str] },
+    #[error("parameter {name} is there twice")]
+    RepeatedParameter { name: String },
+    #[error("parameter {name} is \"{value}\", not {wanted}")]
+    Value { name: &'static str, value: String, wanted: String },
+    #[error("parameter {name} is understood with {with} only")]
+    Together { name: &'static str, with: &'static str },
+}
+
+impl Refusal {
+    /// The answer that says so, with what would be right.
+    pub(super) fn document(&self) -> Document {
+        let (status, code) = match self {
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Path { .. } => (StatusCode::NOT_FOUND, "unknown_path"),
+            Self::UnknownParameter { .. } => (StatusCode::BAD_REQUEST, "unknown_parameter"),
+            Self::RepeatedParameter { .. } => (StatusCode::BAD_REQUEST, "repeated_parameter"),
+            Self::Value { .. } => (StatusCode::BAD_REQUEST, "bad_value"),
+            Self::Together { .. } => (StatusCode::BAD_REQUEST, "parameter_without_effect"),
+        };
+        let mut error = json!({ "code": code, "message": self.to_string() });
+        match self {
+            Self::Path { on } => error["paths"] = json!(paths(*on)),
+            Self::UnknownParameter { known, .. } => error["parameters"] = json!(known),
+            Self::Method
+            | Self::RepeatedParameter { .. }
+            | Self::Value { .. }
+            | Self::Together { .. } => {}
+        }
+        Document::json_with(status, &json!({ "schema": documents::SCHEMA, "error": error }))
+    }
+}
+
+/// The paths of a listener.
+pub(super) fn paths(on: Surface) -> Vec<&'static str> {
+    ROUTES.iter().filter(|route| route.on.contains(&on)).map(|route| route.path).collect()
+}
+
+/// Finds out what is asked.
+pub(super) fn question(
+    method: &Method,
+    path: &str,
+    query: &str,
+    on: Surface,
+) -> Result<Question, Refusal> {
+    let found = ROUTES.iter().find(|route| route.path == path && route.on.contains(&on));
+    let Some(route) = found else { return Err(Refusal::Path { on }) };
+    if method != Method::GET {
+        return Err(Refusal::Method);
+    }
+    (route.question)(&Parameters::parse(query, route.parameters)?)
+}
+
+/// Parameters by name, in the order given. No value that is understood needs escaping, so there is
+/// none.
+struct Parameters<'q>(Vec<(&'q str, &'q str)>);
+
+impl<'q> Parameters<'q> {
+    fn parse(query: &'q str, known: &'static [&'static str]) -> Result<Self, Refusal> {
+        let mut given: Vec<(&str, &str)> = Vec::new();
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            if !known.contains(&name) {
+                return Err(Refusal::UnknownParameter { name: name.to_owned(), known });
+            }
+            if given.iter().any(|(earlier, _)| *earlier == name) {
+                return Err(Refusal::RepeatedParameter { name: name.to_owned() });
+            }
+            given.push((name, value));
+        }
+        Ok(Self(given))
+    }
+
+    fn value(&self, name: &str) -> Option<&'q str> {
+        self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| *value)
+    }
+}
+
+fn limit(given: &Parameters<'_>) -> Result<usize, Refusal> {
+    let Some(value) = given.value("limit") else { return Ok(LISTING_ROWS_DEFAULT) };
+    let number = value.parse().ok().filter(|limit| (1..=LISTING_ROWS_MAX).contains(limit));
+    number.ok_or_else(|| refuse("limit", value, format!("between 1 and {LISTING_ROWS_MAX}")))
+}
+
+fn flag(given: &Parameters<'_>, name: &'static str) -> Result<Option<bool>, Refusal> {
+    match given.value(name) {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(other) => Err(refuse(name, other, "true or false".to_owned())),
+    }
+}
+
+fn histograms(given: &Parameters<'_>) -> Result<Question, Refusal> {
+    let stage = one_of(given, "stage", Stage::ALL.map(|stage| (stage.name(), stage)))?;
+    let class = one_of(given, "class", TrafficClass::ALL.map(|class| (class.name(), class)))?;
+    let window = one_of(given, "window", Window::ALL.map(|window| (window.name(), window)))?;
+    let scope = scope(given)?;
+    let header = flag(given, "header")?;
+    match one_of(given, "format", [("json", false), ("hlog", true)])? {
+        Some(true) => Ok(Question::HistogramLog(LogSelection {
+            window: window.unwrap_or(Window::Total),
+            stage,
+            class,
+            scope,
+            header: header.unwrap_or(true),
+        })),
+        Some(false) | None if header.is_some() => {
+            Err(Refusal::Together { name: "header", with: "format=hlog" })
+        }
+        Some(false) | None => {
+            Ok(Question::Histograms(HistogramSelection { stage, class, scope, window }))
+        }
+    }
+}
+
+fn scope(given: &Parameters<'_>) -> Result<Option<Scope>, Refusal> {
+    let Some(value) = given.value("core") else { return Ok(None) };
+    if value == "merged" {
+        return Ok(Some(Scope::Merged));
+    }
+    let core = value.parse().map(|core| Some(Scope::Core(CoreId(core))));
+    core.map_err(|_no_number| refuse("core", value, "merged or the number of a core".to_owned()))
+}
+
+fn one_of<T: Copy, const N: usize>(
+    given: &Parameters<'_>,
+    name: &'static str,
+    choices: [(&'static str, T); N],
+) -> Result<Option<T>, Refusal> {
+    let Some(value) = given.value(name) else { return Ok(None) };
+    let found = choices.iter().find(|(choice, _)| *choice == value).map(|(_, choice)| *choice);
+    found.map(Some).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(choice, _)| *choice).collect();
+        refuse(name, value, format!("one of {}", names.join(", ")))
+    })
+}
+
+fn refuse(name: &'static str, value: &str, wanted: String) -> Refusal {
+    Refusal::Value { name, value: value.to_owned(), wanted }
+}
