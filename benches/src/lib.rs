@@ -1,0 +1,7 @@
+//! Programs that measure, and what they share. `waystation-load` drives any Astral gateway.
+//!
+//! Never part of the appliance: it may block, allocate, read clocks and print.
+
+#![forbid(unsafe_code)]
+
+pub mod load;

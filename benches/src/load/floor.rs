@@ -1,0 +1,257 @@
+//! The floor of the machine: what forwarding costs when nothing is decided (a) and what sealing
+//! costs when nothing is sent (b). A relay that terminates links on both sides cannot be cheaper
+//! than their sum on the same machine, processor and minute.
+
+use crate::load::clock;
+use crate::load::processor;
+use anyhow::{Context, Result, anyhow};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::time::Timespec;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use waystation_astral::brontide::{RECORD_HEADER_BYTES, RECORD_PLAINTEXT_MAX_BYTES, TAG_BYTES};
+
+/// One read of the plain forwarder: the size below which forwarding costs several times more.
+const READ_BYTES: usize = 64 * 1024;
+/// Events taken in one wait.
+const EVENTS_MAX: usize = 256;
+/// How often a silent forwarder looks whether it is to stop, in nanoseconds.
+const STOP_CHECK_NS: i64 = 100_000_000;
+/// Records between two looks at the clock of the AEAD floor.
+const RECORDS_PER_LOOK: u32 = 64;
+
+/// The plain forwarder's thread.
+#[derive(Debug)]
+pub struct PlainForwarder {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<Result<()>>>,
+    number: u32,
+}
+
+impl PlainForwarder {
+    /// Starts the thread on `processor`; it forwards between the two connections of every pair,
+    /// both ways, until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started or pinned.
+    pub fn start(pairs: Vec<(TcpStream, TcpStream)>, processor: usize) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ready_sender, ready) = mpsc::channel();
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("floor".to_owned()).spawn(move || {
+            processor::pin(processor)?;
+            ready_sender.send(processor::thread_number())?;
+            forward(&pairs, &stopped)
+        })?;
+        match ready.recv() {
+            Ok(number) => Ok(Self { stop, thread: Some(thread), number }),
+            Err(mpsc::RecvError) => {
+                Err(joined(thread).err().unwrap_or_else(|| anyhow!("no start")))
+            }
+        }
+    }
+
+    /// The thread's number, for its processor time.
+    pub fn thread_number(&self) -> u32 {
+        self.number
+    }
+}
+
+impl Drop for PlainForwarder {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A failure has shown as an ended flow already.
+            let _ = joined(thread);
+        }
+    }
+}
+
+fn joined<T>(thread: thread::JoinHandle<Result<T>>) -> Result<T> {
+    thread.join().map_err(|_panic| anyhow!("a floor thread panicked"))?
+}
+
+fn forward(pairs: &[(TcpStream, TcpStream)], stop: &AtomicBool) -> Result<()> {
+    let epoll = epoll::create(CreateFlags::CLOEXEC).context("creating an epoll set")?;
+    let connections: Vec<_> = pairs.iter().flat_map(|(near, far)| [near, far]).collect();
+    for (number, connection) in (0..).zip(&connections) {
+        connection.set_nonblocking(true)?;
+        epoll::add(&epoll, connection, EventData::new_u64(number), EventFlags::IN)
+            .context("watching a connection")?;
+    }
+    let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
+    let mut buffer = vec![0; READ_BYTES];
+    let tick = Timespec { tv_sec: 0, tv_nsec: STOP_CHECK_NS };
+    while !stop.load(Ordering::Relaxed) {
+        events.clear();
+        match epoll::wait(&epoll, spare_capacity(&mut events), Some(&tick)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in &events {
+            // The two connections of a pair are neighbours.
+            let number = usize::try_from(event.data.u64())?;
+            let (Some(from), Some(to)) = (connections.get(number), connections.get(number ^ 1))
+            else {
+                continue;
+            };
+            if !forward_once(from, to, &mut buffer)? {
+                epoll::delete(&epoll, from)?;
+                let _ = to.shutdown(Shutdown::Write);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One read, and its bytes written. `false`: the connection has ended.
+fn forward_once(mut from: &TcpStream, to: &TcpStream, buffer: &mut [u8]) -> io::Result<bool> {
+    let bytes = match from.read(buffer) {
+        Ok(0) => return Ok(false),
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let mut rest = buffer.get(..bytes).unwrap_or_default();
+    let mut writer = to;
+    while !rest.is_empty() {
+        match writer.write(rest) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_writable(to)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+fn wait_writable(connection: &TcpStream) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    poll(&mut [PollFd::new(connection, PollFlags::OUT)], None)?;
+    Ok(())
+}
+
+/// Measures opening and sealing records of `plaintext_bytes` bytes in place, on `processor`, for
+/// `measured_ns` of processor time; returns nanoseconds per record.
+///
+/// # Errors
+///
+/// When the thread cannot be pinned, or the cipher refuses its own records.
+pub fn open_and_seal_ns(plaintext_bytes: usize, processor: usize, measured_ns: u64) -> Result<f64> {
+    let plaintext_bytes = plaintext_bytes.clamp(1, RECORD_PLAINTEXT_MAX_BYTES);
+    let thread = thread::Builder::new().name("floor".to_owned()).spawn(move || {
+        processor::pin(processor)?;
+        let mut record = SealedRecord::new(plaintext_bytes)?;
+        let start_ns = clock::thread_processor_ns();
+        let mut records = 0_u64;
+        loop {
+            for _ in 0..RECORDS_PER_LOOK {
+                record.open_and_seal()?;
+            }
+            records += u64::from(RECORDS_PER_LOOK);
+            let spent_ns = clock::thread_processor_ns() - start_ns;
+            if spent_ns >= measured_ns {
+                return Ok(spent_ns as f64 / records as f64);
+            }
+        }
+    })?;
+    joined(thread)
+}
+
+/// A record that goes in circles: opened with one key, sealed with another, which then is the one
+/// to open it with. Laid out as on a link: sealed length, sealed body.
+struct SealedRecord {
+    keys: [LessSafeKey; 2],
+    counter: u64,
+    bytes: Vec<u8>,
+}
+
+impl SealedRecord {
+    fn new(plaintext_bytes: usize) -> Result<Self> {
+        let bytes = vec![0x5a; RECORD_HEADER_BYTES + plaintext_bytes + TAG_BYTES];
+        let mut record = Self { keys: [key(1)?, key(2)?], counter: 0, bytes };
+        record.seal()?;
+        Ok(record)
+    }
+
+    fn open_and_seal(&mut self) -> Result<()> {
+        let [opening, _] = &self.keys;
+        let (header, body) = self.bytes.split_at_mut(RECORD_HEADER_BYTES);
+        for (part, counter) in [(header, self.counter), (body, self.counter + 1)] {
+            opening
+                .open_in_place(nonce(counter), Aad::empty(), part)
+                .map_err(|ring::error::Unspecified| anyhow!("a record of our own is refused"))?;
+        }
+        self.counter += 2;
+        self.keys.swap(0, 1);
+        self.seal()
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        let [sealing, _] = &self.keys;
+        let (header, body) = self.bytes.split_at_mut(RECORD_HEADER_BYTES);
+        for (part, counter) in [(header, self.counter), (body, self.counter + 1)] {
+            let (plaintext, tag_room) = part.split_at_mut(part.len() - TAG_BYTES);
+            let tag = sealing
+                .seal_in_place_separate_tag(nonce(counter), Aad::empty(), plaintext)
+                .map_err(|ring::error::Unspecified| anyhow!("sealing failed"))?;
+            tag_room.copy_from_slice(tag.as_ref());
+        }
+        Ok(())
+    }
+}
+
+fn key(seed: u8) -> Result<LessSafeKey> {
+    UnboundKey::new(&CHACHA20_POLY1305, &[seed; 32])
+        .map(LessSafeKey::new)
+        .map_err(|ring::error::Unspecified| anyhow!("the cipher refuses its key"))
+}
+
+fn nonce(counter: u64) -> Nonce {
+    let mut nonce = [0; 12];
+    if let Some(place) = nonce.last_chunk_mut() {
+        *place = counter.to_le_bytes();
+    }
+    Nonce::assume_unique_for_key(nonce)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_goes_in_circles() {
+        for plaintext_bytes in [1, 100, RECORD_PLAINTEXT_MAX_BYTES] {
+            let mut record = SealedRecord::new(plaintext_bytes).unwrap();
+            let before = record.bytes.clone();
+            for _ in 0..10 {
+                record.open_and_seal().unwrap();
+            }
+            assert_ne!(record.bytes, before);
+        }
+    }
+
+    #[test]
+    fn forwarder_carries_both_ways_and_ends_with_its_connections() {
+        let (mut pairs, relayed) = crate::load::pairs::through_plain_forwarder(2).unwrap();
+        let forwarder = PlainForwarder::start(relayed, 0).unwrap();
+        for pair in &mut pairs {
+            let mut received = [0; 5];
+            pair.near.sender.put(b"there").unwrap();
+            pair.near.sender.flush().unwrap();
+            pair.far.source.read_exact(&mut received).unwrap();
+            assert_eq!(&received, b"there");
+            pair.far.sender.put(b"back!").unwrap();
+            pair.far.sender.flush().unwrap();
+            pair.near.source.read_exact(&mut received).unwrap();
+            assert_eq!(&received, b"back!");
+        }
+        drop(forwarder);
+        assert_eq!(pairs[0].near.source.read(&mut [0; 1]).unwrap(), 0);
+    }
+}

@@ -1,0 +1,152 @@
+//! Processor time of threads, read from `/proc` (proc(5), schedstat: first field, nanoseconds on a
+//! processor), and pinning.
+
+use anyhow::{Context, Result};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// Prefix of the names of the appliance's data cores, before their number.
+const DATA_CORE_PREFIX: &str = "data-";
+
+/// Whose time is read.
+#[derive(Clone, Debug)]
+pub enum Watched {
+    /// Every thread of a process.
+    Process(u32),
+    /// One thread of this process.
+    Thread(u32),
+    /// Nobody's: the relay's process is not known.
+    Nobody,
+}
+
+/// Nanoseconds on a processor, by thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    threads: BTreeMap<u32, (String, u64)>,
+}
+
+/// Nanoseconds spent between two readings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// By data cores; by all threads when none is named like a data core.
+    pub forwarding_ns: u64,
+    pub total_ns: u64,
+    /// Whether threads named like data cores were found.
+    pub has_data_cores: bool,
+}
+
+impl Watched {
+    /// Reads the time of every watched thread.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone or may not be looked at.
+    pub fn read(&self) -> Result<Reading> {
+        let (process, only) = match self {
+            Self::Process(process) => (process.to_string(), None),
+            Self::Thread(thread) => ("self".to_owned(), Some(*thread)),
+            Self::Nobody => return Ok(Reading::default()),
+        };
+        let tasks = PathBuf::from("/proc").join(process).join("task");
+        let mut reading = Reading::default();
+        let listed =
+            fs::read_dir(&tasks).with_context(|| format!("reading {}", tasks.display()))?;
+        for task in listed {
+            let task = task?.path();
+            let thread = task.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let Some(thread) = thread.filter(|thread| only.is_none_or(|only| only == *thread))
+            else {
+                continue;
+            };
+            // A thread may end between the listing and the reading.
+            let Ok(schedstat) = fs::read_to_string(task.join("schedstat")) else { continue };
+            let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
+            let ns = schedstat.split_ascii_whitespace().next().and_then(|ns| ns.parse().ok());
+            let ns = ns.with_context(|| format!("{}: no time in it", task.display()))?;
+            reading.threads.insert(thread, (name.trim_end().to_owned(), ns));
+        }
+        Ok(reading)
+    }
+}
+
+impl Reading {
+    /// Time spent since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Spent {
+        let mut spent = Spent::default();
+        let mut data_ns = 0;
+        for (thread, (name, ns)) in &self.threads {
+            let before = earlier.threads.get(thread).map_or(0, |(_, ns)| *ns);
+            let spent_ns = ns.saturating_sub(before);
+            spent.total_ns += spent_ns;
+            if is_data_core(name) {
+                data_ns += spent_ns;
+                spent.has_data_cores = true;
+            }
+        }
+        spent.forwarding_ns = if spent.has_data_cores { data_ns } else { spent.total_ns };
+        spent
+    }
+}
+
+fn is_data_core(name: &str) -> bool {
+    name.strip_prefix(DATA_CORE_PREFIX)
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Pins the calling thread, and every thread it starts from then on, to one processor.
+///
+/// # Errors
+///
+/// When there is no such processor for this process.
+pub fn pin(processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    sched_setaffinity(None, &set).with_context(|| format!("pinning to processor {processor}"))
+}
+
+/// The calling thread's number, as `/proc/self/task` lists it.
+pub fn thread_number() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(threads: &[(u32, &str, u64)]) -> Reading {
+        let threads = threads.iter().map(|(t, name, ns)| (*t, ((*name).to_owned(), *ns)));
+        Reading { threads: threads.collect() }
+    }
+
+    #[test]
+    fn data_cores_are_told_apart_by_name() {
+        let before = reading(&[(1, "waystation", 100), (2, "data-0", 1_000)]);
+        let after = reading(&[(1, "waystation", 150), (2, "data-0", 3_000), (3, "data-1", 10)]);
+        let spent = after.since(&before);
+        assert_eq!(spent.forwarding_ns, 2_010);
+        assert_eq!(spent.total_ns, 2_060);
+        assert!(spent.has_data_cores);
+    }
+
+    #[test]
+    fn without_data_cores_everything_counts() {
+        let before = reading(&[(1, "astrald", 100)]);
+        let after = reading(&[(1, "astrald", 150), (2, "data-x", 5)]);
+        let spent = after.since(&before);
+        assert_eq!((spent.forwarding_ns, spent.total_ns), (55, 55));
+        assert!(!spent.has_data_cores);
+    }
+
+    #[test]
+    fn own_thread_is_found_and_its_time_grows() {
+        let watched = Watched::Thread(thread_number());
+        let before = watched.read().unwrap();
+        let mut sum = 0_u64;
+        for number in 0..20_000_000_u64 {
+            sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(number));
+        }
+        assert!(watched.read().unwrap().since(&before).total_ns > 0, "{sum}");
+    }
+}
