@@ -1,0 +1,177 @@
+//! A whole appliance: data cores and management core from one configuration.
+
+use anyhow::Context;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use waystation_astral::endpoint::Endpoint;
+use waystation_astral::identity::{Identity, SecretKey};
+use waystation_astral::node_info::NodeInfo;
+use waystation_engine::core::CoreLimits;
+use waystation_engine::cores::{Engine, EngineSettings, PortChoice};
+use waystation_engine::port::{PortKind, PortLimits};
+use waystation_management::config::{self, Config};
+use waystation_management::runtime::{Management, RuntimeSettings};
+use waystation_relay::switch::SwitchLimits;
+
+/// A running appliance.
+#[derive(Debug)]
+pub(crate) struct Appliance {
+    engine: Engine,
+    management: Management,
+    socket: PathBuf,
+}
+
+/// What is not in the configuration.
+pub(crate) struct Surroundings {
+    pub(crate) secret: SecretKey,
+    pub(crate) socket: PathBuf,
+    pub(crate) handle_signals: bool,
+    pub(crate) on_ready: Box<dyn FnOnce() + Send>,
+}
+
+impl Appliance {
+    /// Starts the data cores, then the management core. Listens when it returns.
+    pub(crate) fn start(mut config: Config, around: Surroundings) -> anyhow::Result<Self> {
+        let identity = around.secret.identity();
+        let cpus = data_cpus(&config);
+        let management_cpu = config.management.cpu.or_else(|| management_cpu(&cpus));
+        config.management.cpu = management_cpu;
+        let settings = EngineSettings {
+            secret: around.secret,
+            listen: config.listen.addresses.clone(),
+            cpus,
+            port: port_choice(config.engine.port),
+            port_limits: port_limits(&config),
+            core_limits: core_limits(&config),
+        };
+        let (engine, end) = Engine::start(settings)?;
+        if let Some(reason) = engine.port_reason() {
+            tracing::warn!(reason, port = engine.port().name(), "io_uring is not used");
+        }
+        let listen = engine.listen().to_vec();
+        let node_info = node_info(&config, identity, &listen);
+        let runtime = RuntimeSettings {
+            config,
+            identity,
+            node_info,
+            listen,
+            socket: around.socket.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            handle_signals: around.handle_signals,
+            on_ready: around.on_ready,
+        };
+        // Without a management core nobody can stop the data cores in order; the process ends.
+        let management = Management::start(runtime, end)?;
+        Ok(Self { engine, management, socket: around.socket })
+    }
+
+    /// The addresses listened on.
+    pub(crate) fn listen(&self) -> &[SocketAddr] {
+        self.engine.listen()
+    }
+
+    /// The port in use.
+    pub(crate) fn port(&self) -> PortKind {
+        self.engine.port()
+    }
+
+    /// The stats socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Closes everything and waits for it.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        self.management.stop();
+        self.wait()
+    }
+
+    /// Waits until the management core ends, by a signal or by a failure.
+    pub(crate) fn wait(self) -> anyhow::Result<()> {
+        self.management.join().context("the appliance has failed")?;
+        self.engine.join();
+        Ok(())
+    }
+}
+
+/// The `node1…` text with the addresses others can dial (spec §2.1).
+pub(crate) fn node_info(config: &Config, identity: Identity, listen: &[SocketAddr]) -> String {
+    let announced = config.gateway.announce.as_slice();
+    let addresses = if announced.is_empty() { listen } else { announced };
+    let endpoints = addresses
+        .iter()
+        .filter(|address| !address.ip().is_unspecified())
+        .map(|&address| Endpoint::Tcp(address))
+        .collect();
+    NodeInfo { alias: config.node.alias.clone(), identity, endpoints }.to_string()
+}
+
+/// The CPU of each data core. CPU 0 is left to the kernel and the management core where there are
+/// others; more cores than CPUs share them.
+fn data_cpus(config: &Config) -> Vec<Option<usize>> {
+    let allowed = allowed_cpus();
+    let engine = &config.engine;
+    if !engine.cpus.is_empty() {
+        let count = if engine.cores == 0 { engine.cpus.len() } else { engine.cores };
+        return engine.cpus.iter().copied().map(Some).cycle().take(count).collect();
+    }
+    let own = if allowed.len() > 1 { &allowed[1..] } else { &allowed[..] };
+    let count = if engine.cores == 0 { own.len().max(1) } else { engine.cores };
+    if own.is_empty() {
+        return vec![None; count];
+    }
+    own.iter().copied().map(Some).cycle().take(count).collect()
+}
+
+fn management_cpu(data: &[Option<usize>]) -> Option<usize> {
+    let allowed = allowed_cpus();
+    allowed.iter().copied().find(|&cpu| !data.contains(&Some(cpu))).or(allowed.first().copied())
+}
+
+fn allowed_cpus() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+}
+
+fn port_choice(choice: config::PortChoice) -> PortChoice {
+    match choice {
+        config::PortChoice::Auto => PortChoice::Auto,
+        config::PortChoice::IoUring => PortChoice::Exactly(PortKind::IoUring),
+        config::PortChoice::Epoll => PortChoice::Exactly(PortKind::Epoll),
+    }
+}
+
+fn port_limits(config: &Config) -> PortLimits {
+    let engine = &config.engine;
+    let streams = engine.links_max + engine.half_open_max + engine.sockets_max;
+    PortLimits {
+        receive_buffers: u16::try_from(engine.receive_buffers).unwrap_or(u16::MAX),
+        receive_buffer_bytes: u32::try_from(engine.receive_buffer_size.as_u64()).unwrap_or(u32::MAX),
+        streams: u32::try_from(streams).unwrap_or(u32::MAX),
+    }
+}
+
+fn core_limits(config: &Config) -> CoreLimits {
+    let (engine, relay, gateway) = (&config.engine, &config.relay, &config.gateway);
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    CoreLimits {
+        switch: SwitchLimits {
+            window_bytes: u32::try_from(relay.session_window.as_u64()).unwrap_or(u32::MAX),
+            sessions_per_link: relay.sessions_per_link_max,
+            queue_bytes: engine.queue_memory.as_usize(),
+            query_timeout_ns: nanoseconds(relay.query_timeout),
+        },
+        block_bytes: engine.block_memory.as_usize(),
+        links: engine.links_max,
+        half_open: engine.half_open_max,
+        sockets: engine.sockets_max,
+        handshake_timeout: relay.handshake_timeout,
+        ping_interval: relay.ping_interval,
+        ping_timeout: relay.ping_timeout,
+        send_stall_timeout: relay.send_stall_timeout,
+        idle_ping_interval: gateway.idle_ping_interval,
+        idle_dead_after: gateway.idle_dead_after,
+        pipe_idle_timeout: gateway.pipe_idle_timeout,
+    }
+}

@@ -1,0 +1,173 @@
+//! The command line, as clap reads it.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A relay for Astral links: strangers who cannot reach each other meet here.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Start an appliance and client nodes in one process over loopback, move data, verify it
+    Demo(DemoArguments),
+    /// Run the appliance
+    Run(RunArguments),
+    /// Print this node's identity and node-info string
+    Identity(IdentityArguments),
+    /// What the running appliance is and does
+    Status(StatusArguments),
+    /// Its links
+    Links(ListingArguments),
+    /// Its sessions and pipes
+    Sessions(ListingArguments),
+    /// What it did not forward, by reason
+    Drops(DropsArguments),
+    /// Its latency histograms
+    Hist(HistArguments),
+    /// Configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoArguments {
+    /// How long to move data, over all scenarios
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// Client nodes; every two of them talk to each other
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(2..=200))]
+    pub(crate) nodes: u16,
+    /// What to do
+    #[arg(long, value_enum, default_value_t = DemoScenario::All)]
+    pub(crate) scenario: DemoScenario,
+    /// Data cores; more than CPUs work too
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) cores: u16,
+    /// How the data cores talk to the kernel; absent: io_uring where it works
+    #[arg(long, value_enum)]
+    pub(crate) port: Option<DemoPort>,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What the demo's nodes do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DemoScenario {
+    /// Sessions through the links to the appliance
+    Route,
+    /// Raw pipes through its socket port
+    Connect,
+    /// Bulk and short queries on both at once
+    Mixed,
+    /// All of these in turn
+    All,
+}
+
+/// A port by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DemoPort {
+    #[value(name = "io_uring")]
+    IoUring,
+    Epoll,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Configuration; absent: defaults
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the key is kept; absent: the system's or the user's state directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Address for links and gateway sockets instead of the configured ones; may be repeated
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct IdentityArguments {
+    /// Where the key is kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SocketArgument {
+    /// The stats socket; absent: where `run` makes it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
+    /// The document as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Wait until the appliance is ready, at most so long
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ListingArguments {
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
+    /// The document as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DropsArguments {
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
+    /// The document as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Also reasons that never occurred
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HistArguments {
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
+    /// Only this stage: handshake, reap_to_open, open_to_seal, seal_to_sent, residence or turn
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) stage: Option<String>,
+    /// The HdrHistogram V2 interval log instead of tables
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) log: bool,
+    /// The document as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print again every second, each time the last interval
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every key with its meaning, unit, range and default
+    Default,
+    /// Check a file and say what is wrong with it
+    Check {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    waystation_management::units::parse_duration(text).map_err(|error| error.to_string())
+}

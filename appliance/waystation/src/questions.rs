@@ -1,0 +1,121 @@
+//! `status`, `links`, `sessions`, `drops` and `hist`: questions to the stats socket.
+
+use crate::arguments::{
+    DropsArguments, HistArguments, ListingArguments, SocketArgument, StatusArguments,
+};
+use crate::exit::Unmet;
+use crate::state;
+use serde_json::Value;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use waystation_engine::statistics::Stage;
+use waystation_management::render;
+use waystation_management::stats_socket::client::{self, ClientError};
+
+/// How long `status --wait` pauses between two questions.
+const WAIT_PAUSE: Duration = Duration::from_millis(50);
+/// How often `hist --follow` prints.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// `waystation status`
+pub(crate) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
+    let socket = socket(&arguments.socket)?;
+    if let Some(limit) = arguments.wait {
+        wait_until_ready(&socket, limit)?;
+    }
+    show(&client::get(&socket, "/v1/status")?, arguments.json, render::status)
+}
+
+/// `waystation links`
+pub(crate) fn links(arguments: &ListingArguments) -> anyhow::Result<()> {
+    let answer = client::get(&socket(&arguments.socket)?, "/v1/links")?;
+    show(&answer, arguments.json, render::links)
+}
+
+/// `waystation sessions`
+pub(crate) fn sessions(arguments: &ListingArguments) -> anyhow::Result<()> {
+    let answer = client::get(&socket(&arguments.socket)?, "/v1/sessions")?;
+    show(&answer, arguments.json, render::sessions)
+}
+
+/// `waystation drops`
+pub(crate) fn drops(arguments: &DropsArguments) -> anyhow::Result<()> {
+    let uri = if arguments.all { "/v1/drops?all=true" } else { "/v1/drops" };
+    let answer = client::get(&socket(&arguments.socket)?, uri)?;
+    show(&answer, arguments.json, render::drops)
+}
+
+/// `waystation hist`
+pub(crate) fn histograms(arguments: &HistArguments) -> anyhow::Result<()> {
+    let socket = socket(&arguments.socket)?;
+    let stage = arguments.stage.as_deref();
+    if let Some(stage) = stage
+        && !Stage::ALL.iter().any(|known| known.name() == stage)
+    {
+        let known: Vec<&str> = Stage::ALL.iter().map(|stage| stage.name()).collect();
+        let message = format!("there is no stage {stage}; there are {}", known.join(", "));
+        return Err(Unmet(message).into());
+    }
+    let mut uri = "/v1/histograms?core=merged&".to_owned();
+    if let Some(stage) = stage {
+        uri.push_str(&format!("stage={stage}&"));
+    }
+    uri.push_str(if arguments.follow { "window=interval" } else { "window=total" });
+    if arguments.log {
+        uri.push_str("&format=hlog");
+    }
+    loop {
+        let answer = client::get(&socket, &uri)?;
+        if arguments.log {
+            print(&answer)?;
+        } else {
+            show(&answer, arguments.json, |document| render::histogram(document, stage))?;
+        }
+        if !arguments.follow {
+            return Ok(());
+        }
+        pause(FOLLOW_EVERY);
+    }
+}
+
+fn socket(argument: &SocketArgument) -> anyhow::Result<PathBuf> {
+    match &argument.socket {
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(state::socket(None)?),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command at a terminal, not a data core")]
+fn wait_until_ready(socket: &std::path::Path, limit: Duration) -> Result<(), ClientError> {
+    let until = Instant::now() + limit;
+    loop {
+        match client::get(socket, "/ready") {
+            Ok(_) => return Ok(()),
+            Err(error) if !error.is_unavailable() || Instant::now() >= until => return Err(error),
+            Err(_) => pause(WAIT_PAUSE),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command at a terminal, not a data core")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+fn show(answer: &[u8], json: bool, render: impl Fn(&Value) -> String) -> anyhow::Result<()> {
+    if json {
+        return print(answer);
+    }
+    let document: Value = serde_json::from_slice(answer)?;
+    print(render(&document).as_bytes())
+}
+
+/// Prints; a reader that has gone, like `head`, is no failure.
+pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

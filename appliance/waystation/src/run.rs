@@ -1,0 +1,92 @@
+//! `run`, `identity` and `config`.
+
+use crate::appliance::{Appliance, Surroundings, node_info};
+use crate::arguments::{IdentityArguments, RunArguments};
+use crate::exit::Unmet;
+use crate::questions::print;
+use crate::state;
+use anyhow::Context;
+use std::fs;
+use std::path::Path;
+use tracing_subscriber::EnvFilter;
+use waystation_management::config::{self, Config, LogFormat};
+
+/// Runs the appliance until a signal or a failure ends it.
+pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
+    let mut config = match &arguments.config {
+        Some(file) => read_config(file)?,
+        None => Config::default(),
+    };
+    if !arguments.listen.is_empty() {
+        config.listen.addresses.clone_from(&arguments.listen);
+    }
+    start_log(&config)?;
+    let directory = state::directory(arguments.state_dir.as_deref())?;
+    let (secret, new) = state::key(&directory)?;
+    let socket = match &config.management.socket {
+        Some(socket) => socket.clone(),
+        None => state::socket(arguments.state_dir.as_deref())?,
+    };
+    state::make_directory_of(&socket)?;
+    let identity = secret.identity();
+    if new {
+        tracing::info!(directory = %directory.display(), "made a new key");
+    }
+    let surroundings = Surroundings {
+        secret,
+        socket,
+        handle_signals: true,
+        on_ready: Box::new(|| {
+            tracing::info!("ready");
+            // Nobody listens unless systemd started the program.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        }),
+    };
+    let node = config.clone();
+    let appliance = Appliance::start(config, surroundings)?;
+    let info = node_info(&node, identity, appliance.listen());
+    tracing::info!(%identity, node_info = info, "this is");
+    for address in appliance.listen() {
+        tracing::info!(%address, port = appliance.port().name(), "listening");
+    }
+    tracing::info!(socket = %appliance.socket().display(), "stats socket");
+    appliance.wait()
+}
+
+/// Prints who this node is, making a key if there is none.
+pub(crate) fn identity(arguments: &IdentityArguments) -> anyhow::Result<()> {
+    let directory = state::directory(arguments.state_dir.as_deref())?;
+    let (secret, _) = state::key(&directory)?;
+    let identity = secret.identity();
+    let config = Config::default();
+    let info = node_info(&config, identity, &config.listen.addresses);
+    print(format!("{identity}\n{info}\n").as_bytes())
+}
+
+/// Prints every key with its default.
+pub(crate) fn config_default() -> anyhow::Result<()> {
+    print(config::documented_default().as_bytes())
+}
+
+/// Checks a file.
+pub(crate) fn config_check(file: &Path) -> anyhow::Result<()> {
+    read_config(file)?;
+    print(format!("{}: no mistakes\n", file.display()).as_bytes())
+}
+
+fn read_config(file: &Path) -> anyhow::Result<Config> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(config::parse(&text, &file.display().to_string())?)
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.management.log)
+        .map_err(|error| Unmet(format!("management.log: {error}")))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match config.management.log_format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    started.map_err(|error| Unmet(format!("the log cannot be started: {error}")))?;
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Where things are kept: the state directory, the node's key in it, the stats socket.
+
+use ring::rand::{SecureRandom, SystemRandom};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use waystation_astral::identity::SecretKey;
+use waystation_astral::key_file::{self, KeyFileError};
+
+/// The key file's name, as stock nodes call it (spec §2).
+const KEY_FILE: &str = "node_key";
+/// The stats socket's name.
+const SOCKET: &str = "waystation.sock";
+/// Longest key file that is read: the longest form has 70 bytes.
+const KEY_FILE_MAX_BYTES: u64 = 1024;
+/// Only the owner may look at the key.
+const KEY_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+/// Permissions of others that a key file must not have.
+const OTHERS: u32 = 0o077;
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// The kernel refuses.
+    #[error("cannot use {}: {source}", path.display())]
+    Access { path: PathBuf, source: io::Error },
+    /// The key file holds no key.
+    #[error("{}: {source}; restore it from a copy, or move it away to get a new key", path.display())]
+    KeyFile { path: PathBuf, source: KeyFileError },
+    /// Others may read the key.
+    #[error("{} may be read by others (mode {mode:04o}); run: chmod 600 {}", path.display(), path.display())]
+    KeyExposed { path: PathBuf, mode: u32 },
+    /// There is no place to keep anything.
+    #[error("no state directory: set --state-dir, STATE_DIRECTORY, XDG_STATE_HOME or HOME")]
+    NoHome,
+}
+
+/// The directory to keep the key in: as told, as systemd says, or the user's own.
+pub(crate) fn directory(told: Option<&Path>) -> Result<PathBuf, StateError> {
+    if let Some(told) = told {
+        return Ok(told.to_owned());
+    }
+    if let Some(given) = environment("STATE_DIRECTORY") {
+        return Ok(given);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/waystation"));
+    }
+    let state = environment("XDG_STATE_HOME")
+        .or_else(|| environment("HOME").map(|home| home.join(".local/state")));
+    Ok(state.ok_or(StateError::NoHome)?.join("waystation"))
+}
+
+/// Where the stats socket is made and looked for unless somebody says otherwise: in the runtime
+/// directory where there is one, else beside the key.
+pub(crate) fn socket(state_directory: Option<&Path>) -> Result<PathBuf, StateError> {
+    if let Some(state_directory) = state_directory {
+        return Ok(state_directory.join(SOCKET));
+    }
+    if let Some(given) = environment("RUNTIME_DIRECTORY") {
+        return Ok(given.join(SOCKET));
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/run/waystation").join(SOCKET));
+    }
+    Ok(directory(None)?.join(SOCKET))
+}
+
+/// Makes the directory of a file, for the owner alone, unless it is there.
+pub(crate) fn make_directory_of(path: &Path) -> Result<(), StateError> {
+    match path.parent() {
+        Some(parent) => make_directory(parent),
+        None => Ok(()),
+    }
+}
+
+/// Reads the node's key, or makes one. Says whether it is new.
+pub(crate) fn key(directory: &Path) -> Result<(SecretKey, bool), StateError> {
+    make_directory(directory)?;
+    let path = directory.join(KEY_FILE);
+    match read_key(&path) {
+        Ok(key) => Ok((key, false)),
+        Err(StateError::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            write_new_key(&path).map(|key| (key, true))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn read_key(path: &Path) -> Result<SecretKey, StateError> {
+    let access = |source| StateError::Access { path: path.to_owned(), source };
+    let file = fs::File::open(path).map_err(access)?;
+    let mode = file.metadata().map_err(access)?.permissions().mode();
+    if mode & OTHERS != 0 {
+        return Err(StateError::KeyExposed { path: path.to_owned(), mode: mode & 0o7777 });
+    }
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    file.take(KEY_FILE_MAX_BYTES).read_to_end(&mut bytes).map_err(access)?;
+    key_file::read(&bytes)
+        .map_err(|source| StateError::KeyFile { path: path.to_owned(), source })
+}
+
+/// Writes a fresh key under a name of its own first, so that a crash leaves no half of one.
+fn write_new_key(path: &Path) -> Result<SecretKey, StateError> {
+    let access = |source| StateError::Access { path: path.to_owned(), source };
+    let key = random_key().map_err(access)?;
+    let fresh = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(KEY_MODE)
+        .open(&fresh)
+        .map_err(access)?;
+    file.write_all(&key_file::write(&key)).map_err(access)?;
+    file.sync_all().map_err(access)?;
+    // A link, unlike a rename, does not replace the key that another start has made meanwhile.
+    let linked = fs::hard_link(&fresh, path);
+    fs::remove_file(&fresh).map_err(access)?;
+    match linked {
+        Ok(()) => Ok(key),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_key(path),
+        Err(error) => Err(access(error)),
+    }
+}
+
+/// A fresh key from the operating system's random numbers.
+pub(crate) fn random_key() -> io::Result<SecretKey> {
+    let random = SystemRandom::new();
+    loop {
+        let mut scalar = zeroize::Zeroizing::new([0; 32]);
+        random.fill(scalar.as_mut()).map_err(|_unspecified| io::ErrorKind::Other)?;
+        // All but one in 2^128 values are valid.
+        if let Ok(key) = SecretKey::from_bytes(&scalar) {
+            return Ok(key);
+        }
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), StateError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(path)
+        .map_err(|source| StateError::Access { path: path.to_owned(), source })
+}
+
+/// A path in the environment; of a list, as systemd gives it, the first.
+fn environment(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name)?;
+    let first = value.to_str().and_then(|list| list.split(':').next()).map(PathBuf::from);
+    first.or_else(|| Some(PathBuf::from(value))).filter(|path| !path.as_os_str().is_empty())
+}
