@@ -1,8 +1,10 @@
 //! Blocks: fixed-size pieces of memory for outgoing records and waiting payload, with one owner.
 //!
 //! A data core owns one [`BlockPool`]. Blocks are taken, filled, sent and given back on its thread.
-//! The pool grows on demand up to its limit and never shrinks, so a warm core allocates nothing.
+//! The pool starts with what a few busy links need, grows on demand up to its limit and never
+//! shrinks, so a warm core allocates nothing.
 
+use crate::limits::BLOCKS_AT_START;
 use std::ops::{Deref, DerefMut};
 use waystation_astral::brontide::{RECORD_OVERHEAD_BYTES, RECORD_PLAINTEXT_MAX_BYTES};
 
@@ -13,6 +15,12 @@ pub const BLOCK_BYTES: usize =
 /// A piece of memory of [`BLOCK_BYTES`]. It has one owner and goes back to the pool it came from.
 #[derive(Debug)]
 pub struct Block(Box<[u8]>);
+
+impl Block {
+    fn new() -> Self {
+        Self(vec![0; BLOCK_BYTES].into_boxed_slice())
+    }
+}
 
 impl Deref for Block {
     type Target = [u8];
@@ -37,9 +45,12 @@ pub struct BlockPool {
 }
 
 impl BlockPool {
-    /// A pool of at most `limit` blocks.
+    /// A pool of at most `limit` blocks, [`BLOCKS_AT_START`] of them made at once.
     pub fn new(limit: usize) -> Self {
-        Self { free: Vec::with_capacity(limit), made: 0, limit }
+        let made = limit.min(BLOCKS_AT_START);
+        let mut free = Vec::with_capacity(limit);
+        free.resize_with(made, Block::new);
+        Self { free, made, limit }
     }
 
     /// Takes a block, or `None` when all are in use. Its content is what its last user left.
@@ -51,7 +62,7 @@ impl BlockPool {
             return None;
         }
         self.made += 1;
-        Some(Block(vec![0; BLOCK_BYTES].into_boxed_slice()))
+        Some(Block::new())
     }
 
     /// Takes a block back.

@@ -18,6 +18,10 @@ pub const CONTROL_PONG_MAX_BYTES: usize = 1 << 20;
 /// gets here: 50 000 responses.
 pub const CONTROL_MAX_BYTES: usize = 2 << 20;
 
+/// Blocks made as a core starts, 2 MiB: three links that are sent to as fast as they take it, each
+/// with [`LINK_BLOCKS_MAX`] waiting, as many in flight and two cut records.
+pub const BLOCKS_AT_START: usize = 32;
+
 /// Blocks that data may not take, so that control frames and core-to-core signals always find one.
 pub const BLOCKS_RESERVED: usize = 16;
 

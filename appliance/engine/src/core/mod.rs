@@ -317,7 +317,7 @@ impl<P: Port> DataCore<P> {
         let now_ns = self.now_ns;
         self.fabric.switch.tick(now_ns);
         self.fabric.apply_effects();
-        for link in std::mem::take(&mut self.starved) {
+        for link in self.starved.drain(..) {
             self.fabric.mark_dirty(link);
         }
         self.fabric.mark_woken();
@@ -483,6 +483,11 @@ impl<P: Port> DataCore<P> {
     /// Blocks in use, for tests that look for leaks.
     pub fn blocks_in_use(&self) -> usize {
         self.fabric.pool.in_use()
+    }
+
+    /// Bytes of queue memory in use, for tests that wait for a full window.
+    pub fn queued_bytes(&self) -> usize {
+        self.fabric.switch.queue_bytes_in_use()
     }
 
     /// Sessions and connections now, for tests that look for leaks.
