@@ -1,3 +1,5 @@
+//! The JSON documents against observations whose numbers are known.
+
 use super::*;
 use crate::fixtures::{PEER, extra, listings, moment, observed};
 

@@ -1,3 +1,5 @@
+//! The interval log, read back with the crate's own reader.
+
 use super::*;
 use crate::documents::{self, HistogramSelection, PERCENTILES};
 use crate::fixtures::{moment, observed};

@@ -13,6 +13,7 @@ pub mod observations;
 pub mod render;
 pub mod stats_socket;
 pub mod units;
+pub mod registrations_file;
 pub mod runtime;
 
 #[cfg(test)]

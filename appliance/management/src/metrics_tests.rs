@@ -1,3 +1,5 @@
+//! The OpenMetrics text against observations whose numbers are known.
+
 use super::*;
 use crate::fixtures::{PEER, extra, moment, observed};
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,6 +11,7 @@ use crate::documents::{CoreCapacity, CoreListing, Readiness, StatusExtra};
 use crate::gateway::{Gateway, GatewayCounts, GatewayLimits};
 use crate::limits::{CORE_ANSWER_TIMEOUT, COMMAND_RETRY_PAUSE, REPORTS_PER_ROUND, STOP_TIMEOUT};
 use crate::observations::Observations;
+use crate::registrations_file::RegistrationsFile;
 use crate::stats_socket::{
     self, BindError, ListingRequest, Question, StatsLimits, StatsRequest, StatsServer,
 };
@@ -44,6 +45,8 @@ pub struct RuntimeSettings {
     pub listen: Vec<SocketAddr>,
     /// Where the stats socket is made.
     pub socket: PathBuf,
+    /// Where registrations are kept over a restart; absent: nowhere.
+    pub registrations: Option<PathBuf>,
     pub version: &'static str,
     /// Whether `SIGINT` and `SIGTERM` stop the program.
     pub handle_signals: bool,
@@ -239,6 +242,7 @@ struct ManagementCore {
     extra: StatusExtra,
     on_ready: Option<Box<dyn FnOnce() + Send>>,
     random: SystemRandom,
+    registrations: Option<RegistrationsFile>,
     /// Commands that found a full ring, in order.
     backlog: VecDeque<(CoreId, Command)>,
     decided: Vec<(CoreId, Command)>,
@@ -288,9 +292,14 @@ impl ManagementCore {
             gateway: GatewayCounts::default(),
             capacity: CoreCapacity::from(config),
         };
+        let mut gateway = Gateway::new(settings.identity, gateway_limits(config));
+        let registrations = settings
+            .registrations
+            .map(|path| restore(path, config.gateway.registrations_max, &mut gateway));
         Self {
             end,
-            gateway: Gateway::new(settings.identity, gateway_limits(config)),
+            gateway,
+            registrations,
             observations: Observations::new(cores, clock::now()),
             extra,
             on_ready: Some(on_ready),
@@ -321,7 +330,10 @@ impl ManagementCore {
         loop {
             tokio::select! {
                 _ = doorbell.readable() => self.hear(doorbell),
-                _ = seconds.tick() => self.interval_due = true,
+                _ = seconds.tick() => {
+                    self.interval_due = true;
+                    self.save_registrations();
+                }
                 Some(request) = requests.recv() => self.on_request(request),
                 () = sleep_until(self.next_deadline()) => {}
                 () = signals.stop() => break,
@@ -340,6 +352,7 @@ impl ManagementCore {
     /// Closes everything, and waits for the cores to say so.
     async fn stop(&mut self, doorbell: &pipe::Receiver) -> Result<(), RuntimeError> {
         self.extra.readiness = Readiness::Stopping;
+        self.save_registrations();
         for core in self.cores() {
             self.backlog.push_back((core, Command::Shutdown));
         }
@@ -477,6 +490,13 @@ impl ManagementCore {
         }
     }
 
+    fn save_registrations(&mut self) {
+        let Some(file) = &mut self.registrations else { return };
+        if let Err(error) = file.write(self.gateway.saved_registrations().collect()) {
+            tracing::warn!(%error, "registrations will be lost on a restart");
+        }
+    }
+
     // Statistics
 
     fn on_request(&mut self, request: StatsRequest) {
@@ -603,6 +623,20 @@ impl ManagementCore {
         round.filled.sort_by_key(|listing| listing.core);
         round.request.complete(&round.filled);
     }
+}
+
+/// Reads the registrations of the last run; relaying goes on without them if that fails.
+fn restore(path: PathBuf, limit: usize, gateway: &mut Gateway) -> RegistrationsFile {
+    let mut file = RegistrationsFile::new(path);
+    match file.read(limit) {
+        Ok(registrations) => {
+            for saved in registrations {
+                gateway.restore(clock::now().monotonic_ns, saved);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "registered nodes have to register again"),
+    }
+    file
 }
 
 fn gateway_limits(config: &Config) -> GatewayLimits {

@@ -26,6 +26,8 @@ pub(crate) struct Appliance {
 pub(crate) struct Surroundings {
     pub(crate) secret: SecretKey,
     pub(crate) socket: PathBuf,
+    /// Where registrations are kept over a restart, if anywhere.
+    pub(crate) registrations: Option<PathBuf>,
     pub(crate) handle_signals: bool,
     pub(crate) on_ready: Box<dyn FnOnce() + Send>,
 }
@@ -57,6 +59,7 @@ impl Appliance {
             node_info,
             listen,
             socket: around.socket.clone(),
+            registrations: around.registrations,
             version: env!("CARGO_PKG_VERSION"),
             handle_signals: around.handle_signals,
             on_ready: around.on_ready,

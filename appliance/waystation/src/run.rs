@@ -35,6 +35,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let surroundings = Surroundings {
         secret,
         socket,
+        registrations: Some(directory.join("registrations")),
         handle_signals: true,
         on_ready: Box::new(|| {
             tracing::info!("ready");

@@ -137,10 +137,11 @@ pub const KEYS: &[Key] = &[
         "bytes per buffer",
         Rule::Size {
             min: ByteSize::from_kib(16),
-            max: ByteSize::from_kib(256),
+            max: ByteSize::from_kib(64),
             at: |config| &mut config.engine.receive_buffer_size,
         },
-        "Size of one of them, and so the most that one read takes. Small buffers cost throughput.",
+        "Size of one of them, and so the most that one read takes. Small buffers cost throughput; \
+         larger ones than a record gain nothing.",
     ),
     key(
         "engine",

@@ -14,6 +14,7 @@ pub use default_text::documented_default;
 pub use problem::{Complaint, ConfigError, Problem};
 pub use reader::parse;
 
+use crate::gateway;
 use crate::units::{ByteSize, serialize_duration};
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -182,9 +183,9 @@ impl Default for GatewayConfig {
         Self {
             enabled: true,
             announce: None,
-            registrations_max: 65_536,
-            idle_per_registration_max: 16,
-            reservation_timeout: Duration::from_secs(30),
+            registrations_max: gateway::limits::REGISTRATIONS_MAX,
+            idle_per_registration_max: gateway::limits::IDLE_PER_REGISTRATION_MAX,
+            reservation_timeout: Duration::from_nanos(gateway::limits::RESERVATION_TIMEOUT_NS),
             idle_ping_interval: Duration::from_secs(30),
             idle_dead_after: Duration::from_secs(60),
             pipe_idle_timeout: Duration::from_secs(3600),

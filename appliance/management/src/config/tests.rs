@@ -1,3 +1,5 @@
+//! What a configuration file may say, and what is answered to one that is wrong.
+
 use super::keys::{KEYS, SECTIONS};
 use super::*;
 use crate::limits::CONFIG_BYTES_MAX;
@@ -49,7 +51,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("engine.cpus", "[2, 3]"),
     ("engine.port", "\"epoll\""),
     ("engine.receive_buffers", "64"),
-    ("engine.receive_buffer_size", "\"128KiB\""),
+    ("engine.receive_buffer_size", "\"32KiB\""),
     ("engine.block_memory", "\"4MiB\""),
     ("engine.queue_memory", "\"4MiB\""),
     ("engine.links_max", "7"),

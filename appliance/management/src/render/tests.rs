@@ -1,3 +1,5 @@
+//! The text of the sub-commands, from documents written by hand.
+
 use super::*;
 use crate::limits::TERMINAL_COLUMNS;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! The stats socket over a real Unix socket, with a runtime played by hand.
+
 use super::client::{self, ClientError};
 use super::*;
 use crate::fixtures::{extra, listings, moment, observed};
