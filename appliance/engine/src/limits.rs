@@ -26,9 +26,10 @@ pub const BLOCKS_AT_START: usize = 32;
 pub const BLOCKS_RESERVED: usize = 16;
 
 /// Payload from this size on is sealed in the buffer it arrived in; below, it is copied behind
-/// other frames and sealed with them. A record of its own costs two more AEAD calls, about 400 ns
-/// with ChaCha20-Poly1305, for which 48 KiB can be copied within the cache; see `docs/decisions`.
-pub const IN_PLACE_MIN_BYTES: usize = 48 * 1024;
+/// other frames and sealed with them. A record of its own costs two more AEAD calls, a gathered one
+/// a copy; `seal-crossover` in `benches` measures where the first becomes cheaper, here between
+/// 16 and 24 KiB with ChaCha20-Poly1305.
+pub const IN_PLACE_MIN_BYTES: usize = 24 * 1024;
 
 /// Batches that may wait from one core to another.
 pub const MESH_RING_BATCHES: usize = 64;
