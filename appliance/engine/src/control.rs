@@ -68,7 +68,7 @@ pub enum Report {
     /// [`Command::JoinSockets`] found no caller any more: this idle connection was not used.
     JoinFailed { idle: SocketTag },
     /// Something worth a debug line about one link; rate-limited at the core.
-    Incident { link: LinkTag, reason: DropReason, detail: u64 },
+    Incident { link: LinkTag, reason: DropReason, nonce: u64 },
     /// The thread has ended; `error` says why if it was not asked to.
     Stopped { core: CoreId, error: Option<String> },
 }

@@ -4,8 +4,8 @@
 //! listening socket on each address (`SO_REUSEPORT`), so the kernel spreads connections and no core
 //! waits for another to accept.
 
-use crate::core::{CoreError, CoreLimits, CoreParts, DataCore};
 use crate::control::{Command, Report};
+use crate::core::{CoreError, CoreLimits, CoreParts, DataCore};
 use crate::management_end::{CoreEnd, ManagementEnd};
 use crate::mesh::{self, MeshEnd};
 use crate::port::epoll::EpollPort;

@@ -7,7 +7,7 @@
 use crate::block::BlockPool;
 use crate::control::{LinkUp, Query, Report};
 use crate::entropy::Entropy;
-use crate::limits::INCIDENTS_PER_TURN;
+use crate::limits::{INCIDENTS_PER_TURN, UNSENT_REPORTS_MAX};
 use crate::management_end::CoreEnd;
 use crate::mesh::MeshEnd;
 use crate::output::{ControlOutcome, LinkOutput};
@@ -17,7 +17,7 @@ use std::ops::Range;
 use waystation_astral::frame::Frame;
 use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
-use waystation_relay::ids::{CoreId, LegTag, LinkTag};
+use waystation_relay::ids::{CoreId, LegTag};
 use waystation_relay::leg::Signal;
 use waystation_relay::switch::{DataSink, Effect, Route, Switch};
 
@@ -53,6 +53,8 @@ pub struct Fabric {
     effects: Vec<Effect>,
     woken: Vec<u32>,
     reported: bool,
+    /// Reports that found the ring full, in order.
+    unsent_reports: VecDeque<Report>,
     incidents: usize,
 }
 
@@ -122,6 +124,7 @@ impl Fabric {
             effects: Vec::new(),
             woken: Vec::new(),
             reported: false,
+            unsent_reports: VecDeque::new(),
             incidents: 0,
         }
     }
@@ -208,7 +211,8 @@ impl Fabric {
             return None;
         }
         let (sides, pool) = (&self.sides, &self.pool);
-        let route = self.switch.route(link, nonce, bytes, |link| has_room(sides, link, bytes, pool));
+        let route =
+            self.switch.route(link, nonce, bytes, |link| has_room(sides, link, bytes, pool));
         let sealed = match route {
             Route::Direct { link, nonce } => self.send_direct(link, nonce, piece),
             Route::Queue { leg } => {
@@ -224,7 +228,8 @@ impl Fabric {
                 None
             }
             Route::Inner { link } => {
-                self.inner_inbox.push_back(InnerPiece { link, bytes: piece.buffer[piece.range].into() });
+                self.inner_inbox
+                    .push_back(InnerPiece { link, bytes: piece.buffer[piece.range].into() });
                 None
             }
             Route::Nowhere => None,
@@ -237,8 +242,7 @@ impl Fabric {
         let times = (self.reaped_ns, self.opened_ns);
         let side = self.sides.get_mut(link as usize)?.as_deref_mut()?;
         if piece.in_place {
-            let sealed =
-                side.output.seal_in_place(nonce, piece.buffer, piece.range.clone(), times);
+            let sealed = side.output.seal_in_place(nonce, piece.buffer, piece.range.clone(), times);
             if let Some((record, place)) = sealed {
                 self.mark_dirty(link);
                 return Some(SealedInPlace { link, record, place });
@@ -319,6 +323,7 @@ impl Fabric {
             Effect::Ask { leg, link, nonce, query } => self.ask(leg, link, nonce, query),
             Effect::Cancelled { leg } => self.report(Report::QueryCancelled { leg }),
             Effect::InnerEnded { link } => self.inner_ended.push(link),
+            Effect::Incident { link, reason, nonce } => self.incident(link, reason, nonce),
         }
     }
 
@@ -355,24 +360,53 @@ impl Fabric {
 
     // Reports
 
-    /// Tells the management core, which may be too busy to hear.
+    /// Tells the management core, in order. What finds its ring full waits here; only when that
+    /// queue is full too is something lost, and counted.
     pub fn report(&mut self, report: Report) {
-        if !self.try_report(report) {
+        if self.unsent_reports.is_empty() {
+            match self.management.reports.push(report) {
+                Ok(()) => self.reported = true,
+                Err(report) => self.unsent_reports.push_back(report),
+            }
+        } else if self.unsent_reports.len() < UNSENT_REPORTS_MAX {
+            self.unsent_reports.push_back(report);
+        } else {
             self.statistics.counters.reports_lost += 1;
         }
     }
 
-    /// Reports something about one link, not too often.
-    pub fn incident(&mut self, link: LinkTag, reason: DropReason, detail: u64) {
-        self.incidents += 1;
-        if self.incidents <= INCIDENTS_PER_TURN {
-            self.report(Report::Incident { link, reason, detail });
+    /// Sends what found the ring full, as far as there is room.
+    pub fn send_unsent_reports(&mut self) {
+        while let Some(report) = self.unsent_reports.pop_front() {
+            self.reported = true;
+            if let Err(report) = self.management.reports.push(report) {
+                self.unsent_reports.push_front(report);
+                return;
+            }
         }
     }
 
+    /// Whether reports wait for room.
+    pub fn has_unsent_reports(&self) -> bool {
+        !self.unsent_reports.is_empty()
+    }
+
+    /// Reports something about one link, not too often.
+    fn incident(&mut self, link: u32, reason: DropReason, nonce: u64) {
+        self.incidents += 1;
+        if self.incidents > INCIDENTS_PER_TURN {
+            return;
+        }
+        if let Some(facts) = self.side(link).and_then(|side| side.facts.as_ref()) {
+            let link = facts.link;
+            self.report(Report::Incident { link, reason, nonce });
+        }
+    }
+
+    /// A query is not worth waiting for: its caller gets an answer now.
     fn try_report(&mut self, report: Report) -> bool {
         self.reported = true;
-        self.management.reports.push(report).is_ok()
+        self.unsent_reports.is_empty() && self.management.reports.push(report).is_ok()
     }
 
     /// Rings the management core's doorbell if there is something to hear.
@@ -413,11 +447,8 @@ impl Fabric {
         }
         let Some(Some(side)) = self.sides.get_mut(link as usize) else { return true };
         let before = side.output.totals.frames;
-        let mut sink = Sink {
-            output: &mut side.output,
-            pool: &mut self.pool,
-            reaped_ns: self.reaped_ns,
-        };
+        let mut sink =
+            Sink { output: &mut side.output, pool: &mut self.pool, reaped_ns: self.reaped_ns };
         self.switch.fill(link, &mut sink);
         let moved = side.output.totals.frames > before;
         self.apply_effects();
@@ -425,12 +456,7 @@ impl Fabric {
     }
 }
 
-fn has_room(
-    sides: &[Option<Box<LinkSide>>],
-    link: u32,
-    bytes: usize,
-    pool: &BlockPool,
-) -> bool {
+fn has_room(sides: &[Option<Box<LinkSide>>], link: u32, bytes: usize, pool: &BlockPool) -> bool {
     sides
         .get(link as usize)
         .and_then(Option::as_deref)

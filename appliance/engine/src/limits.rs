@@ -62,6 +62,10 @@ pub const IDLE_WAIT: Duration = Duration::from_millis(500);
 /// Incidents reported per turn; the rest is only counted.
 pub const INCIDENTS_PER_TURN: usize = 16;
 
+/// Reports that may wait for room in the management core's ring: every connection of a core coming
+/// and going twice while the management core looks elsewhere.
+pub const UNSENT_REPORTS_MAX: usize = 131_072;
+
 /// Histogram marks kept per send; further ones are merged into the last.
 pub const MARKS_MAX: usize = 24;
 

@@ -139,7 +139,11 @@ impl MeshEnd {
     ///
     /// # Errors
     /// [`MeshExhausted`] when the pool has no block at all; the signal is lost.
-    pub fn push_signal(&mut self, signal: Signal, pool: &mut BlockPool) -> Result<(), MeshExhausted> {
+    pub fn push_signal(
+        &mut self,
+        signal: Signal,
+        pool: &mut BlockPool,
+    ) -> Result<(), MeshExhausted> {
         let out = self.outgoing_mut(signal.core())?;
         let batch = out.batch_with(ENTRY_MAX_BYTES, 0, pool)?;
         batch.write_signal(signal);

@@ -6,9 +6,7 @@
 //! Never more than [`LINK_BLOCKS_MAX`] blocks wait; payload beyond that waits in its session.
 
 use crate::block::{BLOCK_BYTES, Block, BlockPool};
-use crate::limits::{
-    BLOCKS_RESERVED, CONTROL_MAX_BYTES, CONTROL_PONG_MAX_BYTES, LINK_BLOCKS_MAX,
-};
+use crate::limits::{BLOCKS_RESERVED, CONTROL_MAX_BYTES, CONTROL_PONG_MAX_BYTES, LINK_BLOCKS_MAX};
 use crate::marks::Marks;
 use crate::port::{Segment, Segments};
 use crate::statistics::{StageHistograms, TrafficClass};
@@ -186,13 +184,15 @@ impl LinkOutput {
         let bytes = payload_bytes + data_header_bytes(self.profile);
         self.control.is_empty()
             && (self.tail.as_ref().is_some_and(|tail| tail.room() >= bytes)
-                || (bytes <= RECORD_PLAINTEXT_MAX_BYTES && self.may_take_block(pool, BLOCKS_RESERVED)))
+                || (bytes <= RECORD_PLAINTEXT_MAX_BYTES
+                    && self.may_take_block(pool, BLOCKS_RESERVED)))
     }
 
     /// Most payload bytes one more data frame can take now.
     pub fn room_bytes(&mut self, pool: &mut BlockPool) -> usize {
         let header = data_header_bytes(self.profile);
-        if !self.control.is_empty() || !self.make_room(header + SLIVER_BYTES, BLOCKS_RESERVED, pool) {
+        if !self.control.is_empty() || !self.make_room(header + SLIVER_BYTES, BLOCKS_RESERVED, pool)
+        {
             return 0;
         }
         self.tail.as_ref().map_or(0, |tail| tail.room().saturating_sub(header))
@@ -250,7 +250,8 @@ impl LinkOutput {
         self.close_tail();
         let bytes = buffer.get_mut(record.clone())?;
         let payload_bytes = u16::try_from(payload.len()).ok()?;
-        write_data_header(self.profile, nonce, payload_bytes, &mut bytes[RECORD_HEADER_BYTES..]).ok()?;
+        write_data_header(self.profile, nonce, payload_bytes, &mut bytes[RECORD_HEADER_BYTES..])
+            .ok()?;
         if self.sealer.seal_in_place(bytes).is_err() {
             self.failed = true;
             return None;

@@ -103,7 +103,7 @@ impl RecordReader {
         }
         let rest = &mut input[*cursor..];
         let plaintext_bytes = if self.header_bytes == 0
-            && let Some(header) = rest.first_chunk_mut()
+            && let Some(header) = rest.first_chunk()
         {
             *cursor += RECORD_HEADER_BYTES;
             self.opener.open_header(header)
@@ -116,7 +116,7 @@ impl RecordReader {
             if end < RECORD_HEADER_BYTES {
                 return Ok(None);
             }
-            self.opener.open_header(&mut self.header)
+            self.opener.open_header(&self.header)
         };
         let plaintext_bytes = plaintext_bytes.map_err(|_bad_tag| DropReason::RecordRejected)?;
         if plaintext_bytes == 0 {

@@ -1,12 +1,18 @@
 //! A data core driven turn by turn on the test's own thread, with real sockets and hand-made peers:
 //! what it allocates, what it gives back, and that every byte arrives.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it skips"
+)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use waystation_astral::brontide::{Initiator, Opener, Sealer};
@@ -84,11 +90,7 @@ impl<P: Port> Bench<P> {
         let waker = Waker::new().unwrap();
         let mesh = mesh::connect(std::slice::from_ref(&waker)).pop().unwrap();
         let (management, mut ends) = ManagementEnd::new(vec![waker.clone()]).unwrap();
-        let limits = PortLimits {
-            receive_buffers: 32,
-            receive_buffer_bytes: 65_536,
-            streams: 64,
-        };
+        let limits = PortLimits { receive_buffers: 32, receive_buffer_bytes: 65_536, streams: 64 };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -234,14 +236,14 @@ impl Peer {
         };
         let mut dialer = Dialer::fixed(profile);
         loop {
-            let (mut record, mut reply) = (peer.record(), Vec::new());
-            let progress = dialer.receive(&mut record, &mut reply).unwrap();
+            let (record, mut reply) = (peer.record(), Vec::new());
+            let progress = dialer.receive(&record, &mut reply).unwrap();
             if !reply.is_empty() {
                 peer.send(&reply);
             }
             if let Progress::Done(established) = progress {
-                let mut leftover = established.leftover;
-                peer.answer_pings(&mut leftover);
+                let leftover = established.leftover;
+                peer.answer_pings(&leftover);
                 return peer;
             }
         }
@@ -250,7 +252,7 @@ impl Peer {
     fn record(&mut self) -> Vec<u8> {
         let mut header = [0; 18];
         self.stream.read_exact(&mut header).unwrap();
-        let bytes = self.opener.open_header(&mut header).unwrap();
+        let bytes = self.opener.open_header(&header).unwrap();
         let mut body = vec![0; bytes + 16];
         self.stream.read_exact(&mut body).unwrap();
         self.opener.open_body(&mut body).unwrap();
@@ -271,7 +273,7 @@ impl Peer {
         self.send(&bytes);
     }
 
-    fn answer_pings(&mut self, plaintext: &mut Vec<u8>) {
+    fn answer_pings(&mut self, plaintext: &[u8]) {
         let (mut cursor, mut pongs) = (0, Vec::new());
         while let Some(decoded) = self.decoder.next(plaintext, &mut cursor).unwrap() {
             if let Decoded::Frame(Frame::Ping { nonce, pong: false }) = decoded {

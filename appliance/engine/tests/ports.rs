@@ -86,6 +86,7 @@ on_both_ports!(
     reset_is_seen_as_reset,
     reset_overrides_a_graceful_close_that_is_stuck,
     detached_stream_goes_on_at_another_port,
+    stream_detached_at_once_loses_nothing,
     no_wake_up_is_lost,
     exhausted_arena_loses_nothing,
     streams_with_nothing_to_do_let_the_core_sleep,
@@ -123,8 +124,12 @@ impl<P: TestPort> Rig<P> {
 
     /// Waits once; fails the test when nothing came for too long.
     fn turn(&mut self) -> Vec<Event> {
+        self.turn_within(WAIT)
+    }
+
+    fn turn_within(&mut self, wait: Duration) -> Vec<Event> {
         let mut events = Vec::new();
-        self.port.wait(Some(WAIT), &mut events).unwrap();
+        self.port.wait(Some(wait), &mut events).unwrap();
         self.empty_waits = if events.is_empty() { self.empty_waits + 1 } else { 0 };
         assert!(self.empty_waits < EMPTY_WAITS_MAX, "nothing happens any more");
         events
@@ -442,9 +447,7 @@ fn change_of_receive_mode_loses_nothing<P: TestPort>() {
             _ => {}
         }
         rig.port.receive_once(key);
-        let mut events = Vec::new();
-        rig.port.wait(Some(Duration::ZERO), &mut events).unwrap();
-        for event in events {
+        for event in rig.turn() {
             match event {
                 Event::Received { buffer, .. } => checker.check(&rig.take(buffer)),
                 Event::EndOfStream { .. } => ended = true,
@@ -633,6 +636,35 @@ fn detached_stream_goes_on_at_another_port<P: TestPort>() {
     assert_eq!(reader.join().unwrap(), sent);
 }
 
+fn stream_detached_at_once_loses_nothing<P: TestPort>() {
+    const BYTES: u64 = 20_000;
+    for mode in [ReceiveMode::Continuous, ReceiveMode::OnRequest] {
+        let mut rig = Rig::<P>::small(4, 2048);
+        let (peer, ours) = connection();
+        write_in_pieces(peer, 31, BYTES).join().unwrap();
+        let mut checker = Checker::new(31);
+        // With bytes waiting, the receive is likely to be under way as the stream is detached.
+        let mut key = rig.port.add_stream(ours, mode).unwrap();
+        rig.port.receive_once(key);
+        rig.port.detach(key);
+        let mut ended = false;
+        while !ended {
+            for event in rig.turn() {
+                match event {
+                    Event::Received { buffer, .. } => checker.check(&rig.take(buffer)),
+                    Event::EndOfStream { .. } => ended = true,
+                    Event::Detached { socket, .. } => {
+                        key = rig.port.add_stream(socket, ReceiveMode::Continuous).unwrap();
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(checker.position, BYTES);
+        rig.finish(&[key], CloseMode::Graceful);
+    }
+}
+
 fn no_wake_up_is_lost<P: TestPort>() {
     const ROUNDS: u64 = 10_000;
     let (done, finished) = mpsc::channel();
@@ -690,7 +722,7 @@ fn exhausted_arena_loses_nothing<P: TestPort>() {
         // Every buffer is held until there is none left, or nothing more to fill one with.
         let (_, with_port) = rig.port.receive_buffers();
         assert_eq!(with_port + held.len(), 4);
-        let events = rig.turn();
+        let events = rig.turn_within(if held.is_empty() { WAIT } else { SETTLE });
         let empty = events.is_empty();
         for event in events {
             match event {
@@ -725,9 +757,20 @@ fn exhausted_arena_loses_nothing<P: TestPort>() {
 fn streams_with_nothing_to_do_let_the_core_sleep<P: TestPort>() {
     /// Waits that may return early: a few for each stream, where a busy loop has thousands.
     const RETURNS_MAX: u32 = 50;
-    let mut rig = Rig::<P>::small(2, 64);
-    let mut peers = Vec::new();
-    let mut keys = Vec::new();
+    let mut rig = Rig::<P>::small(4, 64);
+    let mut held: Vec<ReceiveBuffer> = Vec::new();
+    // One that was asked once and has more than was asked for.
+    let (mut peer, ours) = connection();
+    peer.write_all(&[7; 1000]).unwrap();
+    let mut keys = vec![rig.port.add_stream(ours, ReceiveMode::OnRequest).unwrap()];
+    let mut peers = vec![peer];
+    rig.port.receive_once(keys[0]);
+    while held.is_empty() {
+        for event in rig.turn() {
+            let Event::Received { buffer, .. } = event else { panic!("{event:?}") };
+            held.push(buffer);
+        }
+    }
     for number in 0..8 {
         let (mut peer, ours) = connection();
         let mode = match number % 2 {
@@ -745,13 +788,12 @@ fn streams_with_nothing_to_do_let_the_core_sleep<P: TestPort>() {
             peers.push(peer);
         }
     }
-    let mut held: Vec<ReceiveBuffer> = Vec::new();
     for event in rig.quiet() {
         if let Event::Received { buffer, .. } = event {
             held.push(buffer);
         }
     }
-    assert_eq!(held.len(), 2);
+    assert_eq!(held.len(), 4);
     let waker = rig.port.waker();
     let (late, arrived) = mpsc::channel();
     let other = thread::spawn(move || {

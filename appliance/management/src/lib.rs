@@ -10,11 +10,11 @@ pub mod hlog;
 pub mod limits;
 pub mod metrics;
 pub mod observations;
+pub mod registrations_file;
 pub mod render;
+pub mod runtime;
 pub mod stats_socket;
 pub mod units;
-pub mod registrations_file;
-pub mod runtime;
 
 #[cfg(test)]
 mod fixtures;

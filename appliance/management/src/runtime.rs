@@ -9,7 +9,7 @@ use crate::clock::{self, Moment};
 use crate::config::Config;
 use crate::documents::{CoreCapacity, CoreListing, Readiness, StatusExtra};
 use crate::gateway::{Gateway, GatewayCounts, GatewayLimits};
-use crate::limits::{CORE_ANSWER_TIMEOUT, COMMAND_RETRY_PAUSE, REPORTS_PER_ROUND, STOP_TIMEOUT};
+use crate::limits::{COMMAND_RETRY_PAUSE, CORE_ANSWER_TIMEOUT, REPORTS_PER_ROUND, STOP_TIMEOUT};
 use crate::observations::Observations;
 use crate::registrations_file::RegistrationsFile;
 use crate::stats_socket::{
@@ -167,7 +167,9 @@ async fn serve(
     outcome
 }
 
-fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<tokio::net::TcpListener>, RuntimeError> {
+fn bind_metrics(
+    address: Option<SocketAddr>,
+) -> Result<Option<tokio::net::TcpListener>, RuntimeError> {
     let Some(address) = address else { return Ok(None) };
     let failed = |source| RuntimeError::Metrics { address, source };
     let listener = TcpListener::bind(address).map_err(failed)?;
@@ -230,7 +232,9 @@ async fn next(signal: &mut Option<tokio::signal::unix::Signal>) {
 async fn ignored(signal: &mut Option<tokio::signal::unix::Signal>) {
     loop {
         next(signal).await;
-        tracing::warn!("nothing can be reloaded while running; restart to change the configuration");
+        tracing::warn!(
+            "nothing can be reloaded while running; restart to change the configuration"
+        );
     }
 }
 
@@ -665,15 +669,20 @@ fn log_report(report: &Report) {
         Report::HandshakeFailed { core, remote, reason } => {
             tracing::debug!(%core, %remote, reason = reason.name(), "no link");
         }
-        Report::Incident { link, reason, detail } => {
-            tracing::debug!(%link, reason = reason.name(), detail, "incident");
+        Report::Incident { link, reason, nonce } => {
+            let session = format_args!("{nonce:016x}");
+            tracing::debug!(%link, reason = reason.name(), %session, "not carried on");
         }
         Report::SocketClosed { socket, reason } => {
             let reason = reason.map_or("ended", DropReason::name);
             tracing::debug!(%socket, reason, "raw socket closed");
         }
-        Report::JoinFailed { idle } => tracing::debug!(socket = %idle, "caller gone before the handoff"),
-        Report::Stopped { core, error: Some(error) } => tracing::error!(%core, error, "data core failed"),
+        Report::JoinFailed { idle } => {
+            tracing::debug!(socket = %idle, "caller gone before the handoff")
+        }
+        Report::Stopped { core, error: Some(error) } => {
+            tracing::error!(%core, error, "data core failed")
+        }
         Report::Query(_)
         | Report::QueryCancelled { .. }
         | Report::SocketPresented { .. }

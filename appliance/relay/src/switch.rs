@@ -13,7 +13,8 @@ use crate::drop_reason::{DropCounters, DropReason};
 use crate::ids::{CoreId, LegTag};
 use crate::leg::{Leg, LegKind, LegState, Other, Signal};
 use crate::limits::{
-    CREDIT_RETURN_DIVISOR, FIRST_DATA_HOLD_NS, QUANTUM_BYTES, RESET_GRACE_NS, STALE_DEADLINES_FACTOR,
+    CREDIT_RETURN_DIVISOR, FIRST_DATA_HOLD_NS, QUANTUM_BYTES, RESET_GRACE_NS,
+    STALE_DEADLINES_FACTOR,
 };
 use crate::slots::Slots;
 use std::collections::{HashMap, VecDeque};
@@ -51,6 +52,8 @@ pub enum Effect {
     Cancelled { leg: LegTag },
     /// The session under a link of our own has ended.
     InnerEnded { link: u32 },
+    /// A peer did something on a link that is worth a debug line; counted already.
+    Incident { link: u32, reason: DropReason, nonce: u64 },
 }
 
 /// Where a piece of a data frame's payload goes.
@@ -165,11 +168,8 @@ impl Switch {
             self.links.resize_with(place + 1, || None);
         }
         if let Some(entry) = self.links.get_mut(place) {
-            *entry = Some(LinkSessions {
-                profile,
-                by_nonce: HashMap::new(),
-                ready: VecDeque::new(),
-            });
+            *entry =
+                Some(LinkSessions { profile, by_nonce: HashMap::new(), ready: VecDeque::new() });
         }
     }
 
@@ -190,6 +190,7 @@ impl Switch {
         let Some(sessions) = self.link(link) else { return };
         if sessions.by_nonce.contains_key(&nonce) {
             self.drops.count(DropReason::DuplicateNonce, 0);
+            self.effects.push(Effect::Incident { link, reason: DropReason::DuplicateNonce, nonce });
             return;
         }
         if gateway::parse(query).is_none() {
@@ -323,7 +324,11 @@ impl Switch {
         let direct = leg.queue.is_empty()
             && leg.credit >= bytes as u64
             && leg.hold_until_ns == 0
-            && self.links.get(link as usize).and_then(Option::as_ref).is_some_and(|l| l.ready.is_empty())
+            && self
+                .links
+                .get(link as usize)
+                .and_then(Option::as_ref)
+                .is_some_and(|l| l.ready.is_empty())
             && has_room(link);
         if !direct {
             return Route::Queue { leg: to.slot };
@@ -394,7 +399,8 @@ impl Switch {
     /// Accepts such a query for a link of our own at place `inner`. `false`: it has gone.
     pub fn terminate_inside(&mut self, tag: LegTag, inner: u32) -> bool {
         let Some(leg) = self.asked(tag) else { return false };
-        (leg.state, leg.kind, leg.other) = (LegState::Open, LegKind::Inner, Other::InnerLink(inner));
+        (leg.state, leg.kind, leg.other) =
+            (LegState::Open, LegKind::Inner, Other::InnerLink(inner));
         self.accept_frame(tag.slot);
         true
     }
@@ -528,9 +534,9 @@ impl Switch {
 
     /// Every leg with its tag.
     pub fn legs(&self) -> impl Iterator<Item = (LegTag, &Leg)> {
-        self.legs.iter().map(|(slot, generation, leg)| {
-            (LegTag { core: self.core, slot, generation }, leg)
-        })
+        self.legs
+            .iter()
+            .map(|(slot, generation, leg)| (LegTag { core: self.core, slot, generation }, leg))
     }
 
     /// Bytes of queue memory in use.
@@ -583,7 +589,8 @@ impl Switch {
                 (leg.other, leg.kind) = (Other::Leg(from), LegKind::Caller);
             }
             Signal::Accepted { from, .. } => {
-                (leg.other, leg.kind, leg.state) = (Other::Leg(from), LegKind::Caller, LegState::Open);
+                (leg.other, leg.kind, leg.state) =
+                    (Other::Leg(from), LegKind::Caller, LegState::Open);
                 self.accept_frame(to.slot);
             }
             Signal::Rejected { code, reason, .. } => {
@@ -777,6 +784,7 @@ impl Switch {
         self.drops.count(reason, 0);
         let frame = Frame::Response { nonce, code: CODE_REJECTED, window: 0 };
         self.effects.push(Effect::Frame { link, frame });
+        self.effects.push(Effect::Incident { link, reason, nonce });
     }
 
     fn refuse_data(&mut self, link: u32, nonce: u64, reason: DropReason, bytes: usize) -> Route {
@@ -784,6 +792,7 @@ impl Switch {
         if reason == DropReason::UnknownSessionData {
             self.effects.push(Effect::Frame { link, frame: Frame::Reset { nonce } });
         }
+        self.effects.push(Effect::Incident { link, reason, nonce });
         Route::Nowhere
     }
 

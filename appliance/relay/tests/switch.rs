@@ -1,5 +1,11 @@
 //! The switch from outside: what goes out on each link for what came in, on one core and on two.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it skips"
+)]
+
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use waystation_astral::frame::{Frame, Profile};
@@ -96,7 +102,7 @@ impl World {
             Effect::Cross(signal) => return self.crossing.push_back(Crossing::Signal(signal)),
             Effect::Ask { leg, .. } => return self.asked.push(leg),
             Effect::Cancelled { leg } => return self.cancelled.push(leg),
-            Effect::InnerEnded { .. } => return,
+            Effect::InnerEnded { .. } | Effect::Incident { .. } => return,
         };
         if let Some(frames) = self.links.get_mut(&(core, link)) {
             frames.push_back(seen);
@@ -391,7 +397,10 @@ fn caller_that_cancels_before_anybody_was_asked_is_forgotten() {
     // The management core may have decided already.
     world.cores[0].offer(world.now_ns, leg, b.1, 77, ROUTE.into());
     world.settle();
-    assert_eq!(world.seen(b), [Seen::Query { nonce: 77, window: WINDOW }, Seen::Reset { nonce: 77 }]);
+    assert_eq!(
+        world.seen(b),
+        [Seen::Query { nonce: 77, window: WINDOW }, Seen::Reset { nonce: 77 }]
+    );
     assert_eq!(world.sessions(), 0);
 }
 

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use waystation_engine::statistics::Stage;
 
 /// A relay for Astral links: strangers who cannot reach each other meet here.
 #[derive(Debug, Parser)]
@@ -144,8 +145,8 @@ pub(crate) struct HistArguments {
     #[command(flatten)]
     pub(crate) socket: SocketArgument,
     /// Only this stage: handshake, reap_to_open, open_to_seal, seal_to_sent, residence or turn
-    #[arg(long, value_name = "STAGE")]
-    pub(crate) stage: Option<String>,
+    #[arg(long, value_name = "STAGE", value_parser = stage)]
+    pub(crate) stage: Option<Stage>,
     /// The HdrHistogram V2 interval log instead of tables
     #[arg(long, conflicts_with = "json")]
     pub(crate) log: bool,
@@ -170,4 +171,12 @@ pub(crate) enum ConfigCommand {
 
 fn time(text: &str) -> Result<Duration, String> {
     waystation_management::units::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn stage(text: &str) -> Result<Stage, String> {
+    let known = Stage::ALL.iter().find(|stage| stage.name() == text).copied();
+    known.ok_or_else(|| {
+        let names = Stage::ALL.map(Stage::name).join(", ");
+        format!("there is no stage {text}; there are {names}")
+    })
 }

@@ -1,6 +1,16 @@
-//! Exit codes, as sysexits(3) names them, and the one line that says why.
+//! Exit codes, as sysexits(3) names them, and the one line that says why and what helps.
+//!
+//! | code | meaning |
+//! | --- | --- |
+//! | 0 | done; also `--help` and `--version` |
+//! | 1 | a data core or the program itself failed |
+//! | 64 | the command line makes no sense |
+//! | 69 | something needed is not there: a file, a free address, a stats socket, io_uring |
+//! | 77 | the operating system does not permit it to this user, or others may read the key |
+//! | 78 | the configuration or the key file is wrong |
 
 use crate::state::StateError;
+use std::io;
 use std::process::ExitCode;
 use waystation_engine::cores::EngineError;
 use waystation_management::config::ConfigError;
@@ -10,7 +20,7 @@ use waystation_management::stats_socket::BindError;
 
 /// The command line makes no sense.
 const USAGE: u8 = 64;
-/// Something that is needed is not there: an address, a socket, io_uring.
+/// Something that is needed is not there: a file, an address, a socket, io_uring.
 const UNAVAILABLE: u8 = 69;
 /// The operating system does not permit it to this user.
 const NO_PERMISSION: u8 = 77;
@@ -34,13 +44,79 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// Prints why a command failed, in one line, and finds its code.
 #[expect(clippy::print_stderr, reason = "the program's last words")]
 pub(crate) fn failure(error: &anyhow::Error) -> ExitCode {
-    eprintln!("waystation: {error:#}");
+    let remedy = remedy(error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    eprintln!("waystation: {}{remedy}", causes(error));
     ExitCode::from(code(error))
 }
 
+/// Every cause, the outermost first. Some messages hold that of their source already.
+fn causes(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    line
+}
+
+/// What helps, where the message does not say it.
+fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+    let remedy = error.chain().find_map(|cause| {
+        if let Some(StateError::Access { .. }) = cause.downcast_ref() {
+            return Some("name a directory that this user may write with --state-dir DIR");
+        }
+        match cause.downcast_ref() {
+            Some(EngineError::Listen { source, .. }) => return Some(listen_remedy(source)),
+            Some(EngineError::Uring(_)) => {
+                return Some("allow it, or set engine.port to \"auto\" or \"epoll\"");
+            }
+            Some(EngineError::Start { .. } | EngineError::NoCores) | None => {}
+        }
+        match cause.downcast_ref() {
+            Some(RuntimeError::Socket(BindError::InUse { .. })) => {
+                Some("stop it, or choose another place with management.socket")
+            }
+            Some(RuntimeError::Socket(BindError::Refused { .. })) => {
+                Some("choose a place that this user may write with management.socket")
+            }
+            Some(RuntimeError::Metrics { .. }) => {
+                Some("choose another address with management.metrics_listen")
+            }
+            Some(
+                RuntimeError::Socket(BindError::NotASocket { .. })
+                | RuntimeError::Start(_)
+                | RuntimeError::CoreStopped { .. },
+            )
+            | None => None,
+        }
+    });
+    // Of all files, only a configuration is read by its bare name.
+    let no_file = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    remedy.or_else(|| {
+        (no_file == Some(io::ErrorKind::NotFound))
+            .then_some("waystation config default > FILE writes one")
+    })
+}
+
+fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "stop the program that listens there, or choose another address with --listen or \
+             listen.addresses"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one with --listen or \
+             listen.addresses"
+        }
+        _ => "choose an address of this machine with --listen or listen.addresses",
+    }
+}
+
 fn code(error: &anyhow::Error) -> u8 {
-    let io_code = |error: &std::io::Error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied => NO_PERMISSION,
+    let io_code = |error: &io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => NO_PERMISSION,
         _ => UNAVAILABLE,
     };
     for cause in error.chain() {
@@ -78,7 +154,7 @@ fn code(error: &anyhow::Error) -> u8 {
             Some(RuntimeError::CoreStopped { .. }) => return FAILURE,
             None => {}
         }
-        if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
             return io_code(error);
         }
     }

@@ -3,7 +3,6 @@
 use crate::arguments::{
     DropsArguments, HistArguments, ListingArguments, SocketArgument, StatusArguments,
 };
-use crate::exit::Unmet;
 use crate::state;
 use serde_json::Value;
 use std::io::Write;
@@ -49,14 +48,7 @@ pub(crate) fn drops(arguments: &DropsArguments) -> anyhow::Result<()> {
 /// `waystation hist`
 pub(crate) fn histograms(arguments: &HistArguments) -> anyhow::Result<()> {
     let socket = socket(&arguments.socket)?;
-    let stage = arguments.stage.as_deref();
-    if let Some(stage) = stage
-        && !Stage::ALL.iter().any(|known| known.name() == stage)
-    {
-        let known: Vec<&str> = Stage::ALL.iter().map(|stage| stage.name()).collect();
-        let message = format!("there is no stage {stage}; there are {}", known.join(", "));
-        return Err(Unmet(message).into());
-    }
+    let stage = arguments.stage.map(Stage::name);
     let mut uri = "/v1/histograms?core=merged&".to_owned();
     if let Some(stage) = stage {
         uri.push_str(&format!("stage={stage}&"));

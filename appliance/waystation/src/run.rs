@@ -76,7 +76,8 @@ pub(crate) fn config_check(file: &Path) -> anyhow::Result<()> {
 }
 
 fn read_config(file: &Path) -> anyhow::Result<Config> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = fs::read_to_string(file)
+        .with_context(|| format!("cannot read the configuration {}", file.display()))?;
     Ok(config::parse(&text, &file.display().to_string())?)
 }
 

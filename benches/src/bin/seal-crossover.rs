@@ -42,10 +42,7 @@ fn main() -> anyhow::Result<()> {
             gathered.push(nanoseconds_gathered(payload_bytes, length)?);
         }
         let (alone, gathered) = (median(alone), median(gathered));
-        println!(
-            "{payload_bytes:>13} {alone:>13.0} {gathered:>13.0} {:>21.2}",
-            alone / gathered
-        );
+        println!("{payload_bytes:>13} {alone:>13.0} {gathered:>13.0} {:>21.2}", alone / gathered);
     }
     Ok(())
 }

@@ -40,6 +40,7 @@ impl<P: Port> DataCore<P> {
             Command::Shutdown => self.shut_down(),
         }
         self.fabric.apply_effects();
+        self.close_doomed();
     }
 
     fn offer(&mut self, caller: LegTag, target: LinkTag, query: Box<[u8]>) {

@@ -184,10 +184,7 @@ impl Connection {
 impl Phase {
     /// Whether it counts against the cap on half-open connections.
     pub(super) fn is_half_open(&self) -> bool {
-        matches!(
-            self,
-            Self::Fresh | Self::Shaking(_) | Self::Negotiating(_) | Self::Presenting(_)
-        )
+        matches!(self, Self::Fresh | Self::Shaking(_) | Self::Negotiating(_) | Self::Presenting(_))
     }
 
     /// Whether it counts as a raw socket.

@@ -1,8 +1,10 @@
 //! Links on a data core: handshake, negotiation, frames in, pings, and the end of a connection.
 
 use super::DataCore;
-use super::connection::{ACT_MAX_BYTES, BufferFate, Connection, Ended, Negotiating, Phase, Shaking};
 use super::connection::LinkInput;
+use super::connection::{
+    ACT_MAX_BYTES, BufferFate, Connection, Ended, Negotiating, Phase, Shaking,
+};
 use crate::clock;
 use crate::control::{LinkUp, Report};
 use crate::fabric::{Fabric, LinkSide, Piece, SealedInPlace};
@@ -13,9 +15,7 @@ use crate::port::{CloseMode, Port, ReceiveMode, Segment};
 use crate::record_reader::{Found, RecordReader};
 use crate::statistics::{Stage, TrafficClass};
 use std::ops::Range;
-use waystation_astral::brontide::{
-    ACT_ONE_BYTES, ACT_THREE_BYTES, RECORD_HEADER_BYTES, Responder,
-};
+use waystation_astral::brontide::{ACT_ONE_BYTES, ACT_THREE_BYTES, RECORD_HEADER_BYTES, Responder};
 use waystation_astral::frame::{Decoded, Frame, FrameDecoder, Profile, data_header_bytes};
 use waystation_astral::identity::SecretKey;
 use waystation_astral::negotiation::{Acceptor, Established, Farewell, Progress};
@@ -178,8 +178,7 @@ impl<P: Port> DataCore<P> {
         let outer = self.fabric.switch.leg(leg).map(|leg| leg.link);
         let Some(outer) = outer.and_then(|outer| self.connections.at(outer)) else { return };
         let deadline_ns = self.after(self.limits.handshake_timeout);
-        let mut inner =
-            Connection::new(None, outer.remote, outer.local, self.now_ns, deadline_ns);
+        let mut inner = Connection::new(None, outer.remote, outer.local, self.now_ns, deadline_ns);
         inner.inside = Some(leg);
         let slot = self.insert(inner);
         self.half_open += 1;
@@ -372,7 +371,11 @@ impl<P: Port> DataCore<P> {
         }
     }
 
-    fn attach_sealed(&mut self, sealed: Option<SealedInPlace>, buffer: ReceiveBuffer) -> BufferFate {
+    fn attach_sealed(
+        &mut self,
+        sealed: Option<SealedInPlace>,
+        buffer: ReceiveBuffer,
+    ) -> BufferFate {
         let Some(SealedInPlace { link, record, place }) = sealed else {
             return BufferFate::Done(buffer);
         };
@@ -518,8 +521,11 @@ impl Step<'_> {
             responder.act_three(&shaking.act).map_err(|_refused| rejected())?;
         let link_id = self.fabric.entropy.nonce();
         let acceptor = Acceptor::new(link_id, self.fabric.entropy.bytes());
-        let mut side =
-            LinkSide { output: LinkOutput::new(transport.sealer), facts: None, inside: self.facts.inside };
+        let mut side = LinkSide {
+            output: LinkOutput::new(transport.sealer),
+            facts: None,
+            inside: self.facts.inside,
+        };
         side.output.raw(acceptor.greeting(), &mut self.fabric.pool);
         self.fabric.set_side(self.slot, side);
         self.fabric.mark_dirty(self.slot);

@@ -10,15 +10,15 @@ mod connection;
 mod links;
 mod sockets;
 
+use crate::block::BlockPool;
 use crate::clock;
+use crate::control::Report;
 use crate::entropy::Entropy;
 use crate::fabric::Fabric;
 use crate::limits::{BATCHES_PER_TURN, IDLE_WAIT};
 use crate::management_end::CoreEnd;
 use crate::mesh::{Entry, MeshEnd};
-use crate::block::BlockPool;
-use crate::control::Report;
-use crate::port::{CloseMode, Event, EVENTS_MAX, Port, ReceiveMode, Segment, Segments, StreamKey};
+use crate::port::{CloseMode, EVENTS_MAX, Event, Port, ReceiveMode, Segment, Segments, StreamKey};
 use crate::statistics::{CoreStatistics, Stage, TrafficClass};
 use crate::timer::Wheel;
 use connection::{Connection, Ended, Phase};
@@ -31,6 +31,9 @@ use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LinkTag, SocketTag};
 use waystation_relay::slots::Slots;
 use waystation_relay::switch::{Switch, SwitchLimits};
+
+/// How long a core sleeps at most while a ring to another thread is full.
+const RETRY_NS: u64 = 1_000_000;
 
 /// What one data core may use and how long it waits, from the configuration.
 #[derive(Clone, Debug)]
@@ -182,13 +185,14 @@ impl<P: Port> DataCore<P> {
         self.now_ns = clock::now_ns();
         self.fabric.reaped_ns = self.now_ns;
         self.fabric.opened_ns = self.now_ns;
+        self.fabric.send_unsent_reports();
         Ok(())
     }
 
     /// How long this core may sleep.
     fn wait_ns(&self) -> u64 {
-        if self.fabric.mesh.is_backed_up() {
-            return 1_000_000;
+        if self.fabric.mesh.is_backed_up() || self.fabric.has_unsent_reports() {
+            return RETRY_NS;
         }
         let idle_ns = u64::try_from(IDLE_WAIT.as_nanos()).unwrap_or(u64::MAX);
         let deadlines = [self.wheel.next_due_ns(), self.fabric.switch.next_deadline_ns()];

@@ -4,10 +4,10 @@
 //! the buffer it arrived in, and neither is received from faster than the other takes.
 
 use super::DataCore;
-use super::links::nanos;
 use super::connection::{
     BufferFate, Connection, Early, Ended, HandingOff, Idle, Pending, Phase, PipeHalf, Unsent,
 };
+use super::links::nanos;
 use crate::block::BLOCK_BYTES;
 use crate::clock;
 use crate::control::Report;
@@ -244,9 +244,10 @@ impl<P: Port> DataCore<P> {
     fn hand_off(&mut self, caller: u32, idle: SocketTag) {
         let caller_generation = self.connections.generation_at(caller);
         let decoder = match self.connections.get_mut(idle.slot, idle.generation) {
-            Some(Connection { phase: Phase::Idle(idle), .. }) => {
-                (std::mem::replace(&mut idle.decoder, IdleDecoder::new()), std::mem::take(&mut idle.unsent))
-            }
+            Some(Connection { phase: Phase::Idle(idle), .. }) => (
+                std::mem::replace(&mut idle.decoder, IdleDecoder::new()),
+                std::mem::take(&mut idle.unsent),
+            ),
             Some(_) | None => {
                 self.close(caller, Some(DropReason::TargetNotReachable), CloseMode::Graceful);
                 return;
@@ -406,7 +407,8 @@ impl<P: Port> DataCore<P> {
     /// A send of a pipe ended.
     pub(super) fn on_pipe_sent(&mut self, slot: u32) {
         let now_ns = self.now_ns;
-        let Some(Connection { phase: Phase::Pipe(half), .. }) = self.connections.at_mut(slot) else {
+        let Some(Connection { phase: Phase::Pipe(half), .. }) = self.connections.at_mut(slot)
+        else {
             return;
         };
         let other = half.other;
@@ -556,11 +558,7 @@ impl<P: Port> DataCore<P> {
 
 impl Early {
     /// Adds bytes. `false`: there is no room for them.
-    fn keep(
-        &mut self,
-        bytes: &[u8],
-        take: impl FnOnce() -> Option<crate::block::Block>,
-    ) -> bool {
+    fn keep(&mut self, bytes: &[u8], take: impl FnOnce() -> Option<crate::block::Block>) -> bool {
         if bytes.is_empty() {
             return true;
         }

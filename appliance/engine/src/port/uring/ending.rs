@@ -176,3 +176,46 @@ impl UringPort {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::block::BlockPool;
+    use crate::port::uring::{UringPort, probe};
+    use crate::port::waker::Waker;
+    use crate::port::{Port, PortLimits, ReceiveMode, SEND_SEGMENTS_MAX, Segment};
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn everything_in_flight_can_be_cancelled() {
+        if let Err(error) = probe() {
+            let required = std::env::var("WAYSTATION_TEST_REQUIRE").is_ok_and(|it| it == "all");
+            assert!(!required, "{error}");
+            println!("skipped: needs io_uring, but {error}");
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut port = UringPort::new(Waker::new().unwrap(), PortLimits::default()).unwrap();
+        let mut pool = BlockPool::new(2 * SEND_SEGMENTS_MAX);
+        let mut peers = Vec::new();
+        for mode in [ReceiveMode::Continuous, ReceiveMode::OnRequest] {
+            peers.push(TcpStream::connect(address).unwrap());
+            let (ours, _) = listener.accept().unwrap();
+            socket2::SockRef::from(&ours).set_send_buffer_size(4096).unwrap();
+            let key = port.add_stream(ours, mode).unwrap();
+            port.receive_once(key);
+            // More than the socket buffers take: with nobody reading, the send stays in flight.
+            let segments = (0..SEND_SEGMENTS_MAX).filter_map(|_| pool.take());
+            let segments = segments.map(|block| {
+                let range = 0..block.len();
+                Segment::Block { block, range }
+            });
+            port.send(key, segments.collect());
+        }
+        port.add_listener(listener).unwrap();
+        port.wait(Some(std::time::Duration::ZERO), &mut Vec::new()).unwrap();
+        assert!(port.ring.in_flight() >= 6, "the waker, the listener, receives, sends");
+        assert!(port.cancel_everything());
+        assert_eq!(port.ring.in_flight(), 0);
+    }
+}
