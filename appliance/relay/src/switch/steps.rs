@@ -169,10 +169,7 @@ impl Switch {
     }
 
     pub(super) fn reset_and_remove(&mut self, slot: u32) {
-        if let Some(leg) = self.legs.at(slot) {
-            let frame = Frame::Reset { nonce: leg.nonce };
-            self.effects.push(Effect::Frame { link: leg.link, frame });
-        }
+        self.reset_frame_of(slot);
         self.remove(slot);
     }
 
