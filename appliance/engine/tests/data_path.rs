@@ -171,6 +171,7 @@ fn core_limits() -> CoreLimits {
         switch: SwitchLimits {
             window_bytes: WINDOW,
             sessions_per_link: 1000,
+            sessions: 1000,
             queue_bytes: 64 << 20,
             query_timeout_ns: 60_000_000_000,
         },

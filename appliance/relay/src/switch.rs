@@ -31,6 +31,8 @@ pub struct SwitchLimits {
     pub window_bytes: u32,
     /// Most sessions on one link.
     pub sessions_per_link: usize,
+    /// Most sessions on all links of this core.
+    pub sessions: usize,
     /// Bytes of payload that may wait in all queues of this core.
     pub queue_bytes: usize,
     /// How long a target may take to answer.
@@ -197,7 +199,7 @@ impl Switch {
             self.reject_unopened(link, nonce, DropReason::UnknownQuery);
             return;
         }
-        if sessions.by_nonce.len() >= self.limits.sessions_per_link {
+        if self.is_full(sessions) {
             self.reject_unopened(link, nonce, DropReason::TooManySessions);
             return;
         }
@@ -434,9 +436,7 @@ impl Switch {
     pub fn offer(&mut self, now_ns: u64, caller: LegTag, link: u32, nonce: u64, query: Box<[u8]>) {
         let refusal = match self.link(link) {
             None => Some(DropReason::TargetNotReachable),
-            Some(sessions) if sessions.by_nonce.len() >= self.limits.sessions_per_link => {
-                Some(DropReason::TooManySessions)
-            }
+            Some(sessions) if self.is_full(sessions) => Some(DropReason::TooManySessions),
             Some(_) => None,
         };
         if let Some(reason) = refusal {
@@ -563,6 +563,12 @@ impl Switch {
 
     fn link(&self, link: u32) -> Option<&LinkSessions> {
         self.links.get(link as usize)?.as_ref()
+    }
+
+    /// Whether a link, or this core, has as many sessions as it may.
+    fn is_full(&self, sessions: &LinkSessions) -> bool {
+        sessions.by_nonce.len() >= self.limits.sessions_per_link
+            || self.legs.len() >= self.limits.sessions
     }
 
     fn link_mut(&mut self, link: u32) -> Option<&mut LinkSessions> {

@@ -54,6 +54,7 @@ impl World {
         let limits = SwitchLimits {
             window_bytes: WINDOW,
             sessions_per_link: 100,
+            sessions: 150,
             queue_bytes,
             query_timeout_ns: TIMEOUT_NS,
         };
@@ -547,6 +548,22 @@ fn queue_memory_that_is_used_up_ends_the_session_that_needs_more() {
     assert_eq!(world.seen(a), [Seen::Reset { nonce: 9 }]);
     assert_eq!(world.drops(DropReason::BufferExhausted), 1);
     assert_eq!((world.sessions(), world.cores[0].queue_bytes_in_use()), (0, 0));
+}
+
+#[test]
+fn sessions_beyond_the_caps_of_a_link_and_of_a_core_are_rejected() {
+    let mut world = World::new(1);
+    let a = world.link(0, 0, Profile::P4);
+    let b = world.link(0, 1, Profile::P4);
+    for nonce in 1..=101 {
+        world.query(a, nonce, WINDOW, ROUTE);
+    }
+    assert_eq!(world.seen(a), [Seen::Response { nonce: 101, code: 1, window: 0 }]);
+    for nonce in 1..=51 {
+        world.query(b, nonce, WINDOW, ROUTE);
+    }
+    assert_eq!(world.seen(b), [Seen::Response { nonce: 51, code: 1, window: 0 }]);
+    assert_eq!((world.sessions(), world.drops(DropReason::TooManySessions)), (150, 2));
 }
 
 #[derive(Clone, Debug)]

@@ -150,7 +150,8 @@ fn port_limits(config: &Config) -> PortLimits {
     let streams = engine.links_max + engine.half_open_max + engine.sockets_max;
     PortLimits {
         receive_buffers: u16::try_from(engine.receive_buffers).unwrap_or(u16::MAX),
-        receive_buffer_bytes: u32::try_from(engine.receive_buffer_size.as_u64()).unwrap_or(u32::MAX),
+        receive_buffer_bytes: u32::try_from(engine.receive_buffer_size.as_u64())
+            .unwrap_or(u32::MAX),
         streams: u32::try_from(streams).unwrap_or(u32::MAX),
     }
 }
@@ -162,6 +163,7 @@ fn core_limits(config: &Config) -> CoreLimits {
         switch: SwitchLimits {
             window_bytes: u32::try_from(relay.session_window.as_u64()).unwrap_or(u32::MAX),
             sessions_per_link: relay.sessions_per_link_max,
+            sessions: relay.sessions_max,
             queue_bytes: engine.queue_memory.as_usize(),
             query_timeout_ns: nanoseconds(relay.query_timeout),
         },

@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use waystation_engine::cores::EngineError;
 use waystation_management::config::ConfigError;
 use waystation_management::runtime::RuntimeError;
-use waystation_management::stats_socket::client::ClientError;
 use waystation_management::stats_socket::BindError;
+use waystation_management::stats_socket::client::ClientError;
 
 /// The command line makes no sense.
 const USAGE: u8 = 64;

@@ -98,8 +98,7 @@ fn read_key(path: &Path) -> Result<SecretKey, StateError> {
     }
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
     file.take(KEY_FILE_MAX_BYTES).read_to_end(&mut bytes).map_err(access)?;
-    key_file::read(&bytes)
-        .map_err(|source| StateError::KeyFile { path: path.to_owned(), source })
+    key_file::read(&bytes).map_err(|source| StateError::KeyFile { path: path.to_owned(), source })
 }
 
 /// Writes a fresh key under a name of its own first, so that a crash leaves no half of one.

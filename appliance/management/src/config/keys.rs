@@ -211,6 +211,13 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "relay",
+        "sessions_max",
+        "sessions per core",
+        Rule::Count { min: 1, max: 10_000_000, at: |config| &mut config.relay.sessions_max },
+        "Sessions of all links of one core; a relayed session is two, one on each link.",
+    ),
+    key(
+        "relay",
         "handshake_timeout",
         "duration",
         Rule::Span {

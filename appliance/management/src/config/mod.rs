@@ -66,6 +66,7 @@ pub struct EngineConfig {
 pub struct RelayConfig {
     pub session_window: ByteSize,
     pub sessions_per_link_max: usize,
+    pub sessions_max: usize,
     #[serde(serialize_with = "serialize_duration")]
     pub handshake_timeout: Duration,
     #[serde(serialize_with = "serialize_duration")]
@@ -169,6 +170,7 @@ impl Default for RelayConfig {
         Self {
             session_window: ByteSize::from_mib(1),
             sessions_per_link_max: 20_000,
+            sessions_max: 200_000,
             handshake_timeout: Duration::from_secs(10),
             query_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(20),

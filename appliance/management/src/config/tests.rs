@@ -59,6 +59,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("engine.sockets_max", "18"),
     ("relay.session_window", "\"4MiB\""),
     ("relay.sessions_per_link_max", "9"),
+    ("relay.sessions_max", "9"),
     ("relay.handshake_timeout", "\"1s\""),
     ("relay.query_timeout", "\"10m\""),
     ("relay.ping_interval", "\"1h\""),
