@@ -104,6 +104,8 @@ pub(super) struct LinkInput {
     /// Nonce and time of our ping that waits for its pong.
     pub(super) ping: Option<(u64, u64)>,
     pub(super) ping_round_trip_ns: u64,
+    /// Pongs still to come for the pings that told P2 from P0 (spec §16.2).
+    pub(super) prelude_pongs: u8,
     pub(super) frames_in: u64,
     pub(super) payload_bytes_in: u64,
 }

@@ -635,6 +635,8 @@ impl Step<'_> {
             received_ns: now_ns,
             ping: None,
             ping_round_trip_ns: 0,
+            // The first of a P2 peer's two ended the negotiation.
+            prelude_pongs: u8::from(profile == Profile::P2),
             frames_in: 0,
             payload_bytes_in: 0,
         });
@@ -662,7 +664,7 @@ impl Step<'_> {
                 None => break,
                 Some(Decoded::Frame(Frame::Ping { nonce, pong })) => {
                     link.frames_in += 1;
-                    self.on_ping(&mut link.ping, &mut link.ping_round_trip_ns, nonce, pong);
+                    self.on_ping(link, nonce, pong);
                 }
                 Some(Decoded::Frame(frame)) => {
                     link.frames_in += 1;
@@ -692,22 +694,17 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn on_ping(
-        &mut self,
-        outstanding: &mut Option<(u64, u64)>,
-        round_trip_ns: &mut u64,
-        nonce: u64,
-        pong: bool,
-    ) {
+    fn on_ping(&mut self, link: &mut LinkInput, nonce: u64, pong: bool) {
         if !pong {
             self.fabric.control(self.slot, &Frame::Ping { nonce, pong: true });
             return;
         }
-        match *outstanding {
+        match link.ping {
             Some((expected, pinged_ns)) if expected == nonce => {
-                *round_trip_ns = self.fabric.opened_ns.saturating_sub(pinged_ns);
-                *outstanding = None;
+                link.ping_round_trip_ns = self.fabric.opened_ns.saturating_sub(pinged_ns);
+                link.ping = None;
             }
+            Some(_) | None if link.prelude_pongs > 0 => link.prelude_pongs -= 1,
             Some(_) | None => self.fabric.count_drop(DropReason::UnknownSessionIgnored, 0),
         }
     }
