@@ -436,6 +436,10 @@ impl<P: Port> DataCore<P> {
             PhaseKind::HalfOpen => &mut self.half_open,
             PhaseKind::Link => &mut self.links,
             PhaseKind::Socket => &mut self.sockets,
+            PhaseKind::Pipe => {
+                self.pipe_halves = self.pipe_halves.saturating_add_signed(change);
+                &mut self.sockets
+            }
             PhaseKind::Other => return,
         };
         *count = count.saturating_add_signed(change);
@@ -448,6 +452,8 @@ enum PhaseKind {
     HalfOpen,
     Link,
     Socket,
+    /// A raw socket too.
+    Pipe,
     Other,
 }
 
@@ -455,6 +461,7 @@ impl PhaseKind {
     fn of(phase: &Phase) -> Self {
         match phase {
             Phase::Link(_) => Self::Link,
+            Phase::Pipe(_) => Self::Pipe,
             phase if phase.is_half_open() => Self::HalfOpen,
             phase if phase.is_socket() => Self::Socket,
             _ => Self::Other,

@@ -97,6 +97,8 @@ pub struct DataCore<P> {
     starved: Vec<u32>,
     half_open: usize,
     sockets: usize,
+    /// Two for each pipe.
+    pipe_halves: usize,
     links: usize,
     now_ns: u64,
     started_ns: u64,
@@ -141,6 +143,7 @@ impl<P: Port> DataCore<P> {
             starved: Vec::new(),
             half_open: 0,
             sockets: 0,
+            pipe_halves: 0,
             links: 0,
             now_ns,
             started_ns: now_ns,
@@ -560,6 +563,7 @@ impl<P: Port> DataCore<P> {
         counters.links_open = self.links as u64;
         counters.half_open = self.half_open as u64;
         counters.sockets_open = self.sockets as u64;
+        counters.pipes_open = self.pipe_halves as u64 / 2;
         counters.sessions_open = self.fabric.switch.sessions() as u64;
         counters.sessions_opened = switch.sessions_opened;
         counters.queries_received = switch.queries_received;

@@ -317,6 +317,7 @@ impl<P: Port> DataCore<P> {
         for (slot, other, waiting) in [(target, caller, early), (caller, target, first)] {
             let mut half = PipeHalf::new(other, now_ns);
             if let Some((block, bytes)) = waiting.block {
+                self.fabric.statistics.counters.pipe_bytes += bytes as u64;
                 let segment = Segment::Block { block, range: 0..bytes };
                 half.pending.push(Pending { segment, reaped_ns: now_ns });
             }

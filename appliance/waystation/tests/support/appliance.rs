@@ -167,6 +167,17 @@ impl Appliance {
         status["totals"]["counters"][counter].as_u64().unwrap_or_else(|| panic!("no {counter}"))
     }
 
+    /// Waits until some counters together reach what they must, and no more. A core that has no
+    /// time on a busy machine answers late, and until then its counters are those of its last
+    /// answer.
+    pub fn expect_total(&self, counters: &[&str], expected: u64) {
+        let total = eventually(&format!("{counters:?} reach {expected}"), || {
+            let sum = counters.iter().map(|counter| self.total(counter)).sum::<u64>();
+            (sum >= expected).then_some(sum)
+        });
+        assert_eq!(total, expected, "{counters:?}");
+    }
+
     /// How often each reason has occurred so far.
     pub fn drops(&self) -> BTreeMap<String, u64> {
         let document = self.document("/v1/drops?all=true");

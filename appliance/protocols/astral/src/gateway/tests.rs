@@ -1,3 +1,5 @@
+//! Tests of the gateway's operations, objects and decoders.
+
 use proptest::prelude::*;
 
 use super::idle::{IdleDecoder, IdleError, IdleMessage};

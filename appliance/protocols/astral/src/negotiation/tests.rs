@@ -1,3 +1,5 @@
+//! Tests of negotiation in both roles, against simulated and recorded peers.
+
 mod accepting;
 mod dialing;
 

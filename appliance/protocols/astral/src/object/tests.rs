@@ -1,3 +1,5 @@
+//! Tests of objects and channels.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The responder's side: dual greeting, prelude, refusals.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! The initiator's side: greetings of every family, whole and in pieces.
+
 use super::*;
 
 /// Everything a stock responder sends, early frames before its answer to our ping and late ones
