@@ -104,7 +104,10 @@ impl StageHistograms {
 
     /// Records `count` durations of `duration_ns` each.
     pub fn record(&mut self, stage: Stage, class: TrafficClass, duration_ns: u64, count: u64) {
-        self.histograms[Self::place(stage, class)].saturating_record_n(duration_ns, count);
+        // hdrhistogram takes a value into minimum and maximum even if it is recorded 0 times.
+        if count > 0 {
+            self.histograms[Self::place(stage, class)].saturating_record_n(duration_ns, count);
+        }
     }
 
     /// One histogram.
@@ -241,6 +244,14 @@ mod tests {
         let histogram = histograms.get(Stage::Residence, TrafficClass::Data);
         assert_eq!(histogram.len(), 2);
         assert!(histogram.max() >= HISTOGRAM_MAX_NS);
+    }
+
+    #[test]
+    fn duration_recorded_no_times_leaves_no_trace() {
+        let mut histograms = StageHistograms::new();
+        histograms.record(Stage::Turn, TrafficClass::Data, 77, 0);
+        let histogram = histograms.get(Stage::Turn, TrafficClass::Data);
+        assert_eq!((histogram.len(), histogram.max()), (0, 0));
     }
 
     #[test]

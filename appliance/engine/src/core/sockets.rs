@@ -242,6 +242,8 @@ impl<P: Port> DataCore<P> {
     /// Tells an idle connection that it is given to a caller. From here on it gets no pong: that
     /// would land in the pipe (spec §11.2, trap a).
     fn hand_off(&mut self, caller: u32, idle: SocketTag) {
+        // A caller from another core may be faster than the command to keep its idle connection.
+        self.keep_idle(idle);
         let caller_generation = self.connections.generation_at(caller);
         let decoder = match self.connections.get_mut(idle.slot, idle.generation) {
             Some(Connection { phase: Phase::Idle(idle), .. }) => (
