@@ -10,7 +10,7 @@ pub const HEADER_BYTES: usize = 24;
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one acknowledgement: how many messages have arrived so far.
 pub const ACKNOWLEDGEMENT_BYTES: usize = 8;
-/// Flag: acknowledge at once, nothing follows for now.
+/// Flag: acknowledge at once, the sender waits.
 pub const FLAG_LAST: u32 = 1;
 
 /// Different starts of the pattern; beside the message's length this is what a sender touches.
