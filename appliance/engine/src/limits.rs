@@ -7,9 +7,6 @@ use std::time::Duration;
 /// would only delay pongs behind bulk: four records of 64 KiB are 4 ms at 500 Mbit/s.
 pub const LINK_BLOCKS_MAX: usize = 4;
 
-/// Most bytes of one send on a link: what waits goes out as one gathered send.
-pub const LINK_SEND_MAX_BYTES: usize = LINK_BLOCKS_MAX * BLOCK_BYTES;
-
 /// Bytes of waiting control frames beyond which pongs are left out: 33 000 pongs of a peer that
 /// floods pings and does not read.
 pub const CONTROL_PONG_MAX_BYTES: usize = 1 << 20;

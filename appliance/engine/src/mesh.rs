@@ -36,8 +36,8 @@ pub struct MovedSocket {
     pub local: SocketAddr,
     /// The idle connection it is to be joined to.
     pub idle: SocketTag,
-    /// What it sent already, with the number of bytes.
-    pub early: Option<(Box<[u8]>, usize)>,
+    /// What it sent already.
+    pub early: Option<Box<[u8]>>,
 }
 
 /// One thing another core has sent.

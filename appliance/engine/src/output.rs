@@ -122,21 +122,9 @@ impl LinkOutput {
         self.profile = profile;
     }
 
-    /// The profile in use.
-    pub fn profile(&self) -> Profile {
-        self.profile
-    }
-
     /// Whether sealing failed, so that nothing more can be sent.
     pub fn failed(&self) -> bool {
         self.failed
-    }
-
-    /// Whether nothing waits here.
-    pub fn is_empty(&self) -> bool {
-        self.ready.is_empty()
-            && self.control.is_empty()
-            && self.tail.as_ref().is_none_or(|tail| tail.plaintext_bytes() == 0)
     }
 
     /// Bytes that wait here and are not in flight.

@@ -531,22 +531,11 @@ impl<P: Port> DataCore<P> {
 
     fn send_statistics(&mut self, recycled: Option<Box<CoreStatistics>>) {
         self.update_statistics();
-        let next = match recycled {
-            Some(mut block) => {
-                block.core = self.fabric.statistics.core;
-                block.port = self.fabric.statistics.port;
-                block.cpu = self.fabric.statistics.cpu;
-                block.counters = self.fabric.statistics.counters.clone();
-                block
-            }
-            None => {
-                let mut block =
-                    Box::new(CoreStatistics::new(self.fabric.core, self.fabric.statistics.port));
-                block.cpu = self.fabric.statistics.cpu;
-                block.counters = self.fabric.statistics.counters.clone();
-                block
-            }
-        };
+        let now = &self.fabric.statistics;
+        let mut next =
+            recycled.unwrap_or_else(|| Box::new(CoreStatistics::new(now.core, now.port)));
+        (next.core, next.port, next.cpu) = (now.core, now.port, now.cpu);
+        next.counters.clone_from(&now.counters);
         let full = std::mem::replace(&mut self.fabric.statistics, next);
         self.fabric.report(Report::Statistics(full));
     }

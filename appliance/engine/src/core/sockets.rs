@@ -21,6 +21,9 @@ use waystation_astral::gateway::idle::{self, IdleDecoder, IdleMessage};
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::SocketTag;
 
+/// Bytes of idle messages looked at together: the longest object has 28.
+const IDLE_PIECE_BYTES: usize = 64;
+
 impl<P: Port> DataCore<P> {
     /// Bytes arrived on a connection that is no link.
     pub(super) fn on_socket_buffer(&mut self, slot: u32, buffer: ReceiveBuffer) -> BufferFate {
@@ -103,8 +106,14 @@ impl<P: Port> DataCore<P> {
     }
 
     fn on_idle_bytes(&mut self, slot: u32, buffer: &ReceiveBuffer) {
-        let bytes: Vec<u8> = self.port.bytes_mut(buffer).to_vec();
-        self.on_idle_messages(slot, &bytes);
+        // Answers go through the port that owns the buffer, so a piece at a time is taken out.
+        let mut piece = [0; IDLE_PIECE_BYTES];
+        for start in (0..buffer.len()).step_by(IDLE_PIECE_BYTES) {
+            let rest = &self.port.bytes_mut(buffer)[start..];
+            let bytes = rest.len().min(IDLE_PIECE_BYTES);
+            piece[..bytes].copy_from_slice(&rest[..bytes]);
+            self.on_idle_messages(slot, &piece[..bytes]);
+        }
         let stream = self.connections.at(slot).and_then(|connection| connection.stream);
         self.receive_once(stream);
     }
@@ -199,7 +208,7 @@ impl<P: Port> DataCore<P> {
         let early = early.block.map(|(block, bytes)| {
             let kept: Box<[u8]> = block[..bytes].into();
             self.fabric.pool.give_back(block);
-            (kept, bytes)
+            kept
         });
         let moved = MovedSocket { socket, remote, local, idle, early };
         if self.fabric.mesh.push_socket(idle.core, moved).is_err() {
@@ -223,7 +232,7 @@ impl<P: Port> DataCore<P> {
         self.set_slot_of(stream, slot);
         let mut kept = Early::default();
         let pool = &mut self.fabric.pool;
-        let whole = early.is_none_or(|(bytes, count)| kept.keep(&bytes[..count], || pool.take()));
+        let whole = early.is_none_or(|bytes| kept.keep(&bytes, || pool.take()));
         self.set_phase(slot, Phase::Waiting(kept));
         if whole {
             self.hand_off(slot, idle);

@@ -7,6 +7,7 @@ use super::rule::Rule;
 use crate::limits::{ALIAS_BYTES_MAX, CORES_MAX};
 use crate::units::ByteSize;
 use std::time::Duration;
+use waystation_relay::limits::{WINDOW_MAX_BYTES, WINDOW_MIN_BYTES};
 
 /// One key.
 #[derive(Clone, Copy, Debug)]
@@ -191,8 +192,8 @@ pub const KEYS: &[Key] = &[
         "session_window",
         "bytes per session and direction",
         Rule::Size {
-            min: ByteSize::from_kib(256),
-            max: ByteSize::from_mib(4),
+            min: ByteSize::from_bytes(WINDOW_MIN_BYTES as u64),
+            max: ByteSize::from_bytes(WINDOW_MAX_BYTES as u64),
             at: |config| &mut config.relay.session_window,
         },
         "The window this node advertises. A session never holds more than this per direction; a \
