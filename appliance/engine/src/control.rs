@@ -3,12 +3,46 @@
 //! Commands go down and are carried out in order at the top of a turn. Reports go up; a report that
 //! finds the ring full is counted, and its query is answered with code 1 on the spot. Nobody waits.
 
+use crate::snapshot::CoreSnapshot;
 use crate::statistics::CoreStatistics;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag};
+use waystation_relay::quota::Quota;
+use waystation_relay::switch::Relayed;
+
+/// One attempt to make a link, named by the management core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DialId(pub u64);
+
+/// One query of our own, named by the management core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AskId(pub u64);
+
+/// Over what a link runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Network {
+    /// A TCP connection of its own.
+    Tcp,
+    /// A connection that a Tor proxy made.
+    Tor,
+    /// A session of another link, or a raw pipe of another gateway (spec §11).
+    Gateway,
+}
+
+impl Network {
+    /// The name in listings and endpoints (spec §12, §13).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tor => "tor",
+            Self::Gateway => "gw",
+        }
+    }
+}
 
 /// From the management core to one data core.
 #[derive(Debug)]
@@ -22,19 +56,58 @@ pub enum Command {
     Forget { leg: LegTag },
     /// Opens a session on `target` with this query and joins it to `caller`, a pending local query
     /// on any core. Sent to the core of `target`. Accept, code or timeout travel back to `caller`
-    /// without the management core.
-    Offer { caller: LegTag, target: LinkTag, query: Box<[u8]> },
+    /// without the management core. With `relayed`, a P4 target gets a `relay_query` with these
+    /// identities, any other a plain query (spec §10). `pace` is the quota of the caller's
+    /// identity: what the caller sends passes no faster.
+    Offer {
+        caller: LegTag,
+        target: LinkTag,
+        query: Box<[u8]>,
+        relayed: Option<Relayed>,
+        pace: Option<Arc<Quota>>,
+    },
+    /// What this leg passes on to its own link was sent by an identity with this quota. Sent to the
+    /// core of an offer's caller, before the offer, with the quota of the target's identity.
+    Pace { leg: LegTag, pace: Arc<Quota> },
+    /// Accepts a pending local query and takes up to `input_max_bytes` from its caller, which come
+    /// as [`Report::Input`]; one byte more resets the session with `input_too_long`.
+    Accept { leg: LegTag, input_max_bytes: u32 },
+    /// Sends bytes within the peer's credit on an accepted local query or an answered query of our
+    /// own; `end` resets the session behind them.
+    Write { leg: LegTag, bytes: Box<[u8]>, end: bool },
+    /// Asks the peer of a link on behalf of this node; its answer comes as [`Report::Asked`], and
+    /// its data as [`Report::Input`], up to `input_max_bytes`.
+    Ask { ask: AskId, link: LinkTag, query: Box<[u8]>, input_max_bytes: u32 },
+    /// Resets a session and, if it is joined, its other leg.
+    CloseSession { leg: LegTag, reason: DropReason },
+    /// Makes a link as initiator on a connection that is established. Ends in
+    /// [`Report::LinkUp`] or [`Report::DialFailed`].
+    Initiate { dial: DialId, stream: TcpStream, identity: Identity, network: Network },
+    /// Makes a link as initiator inside a session that this query opens on `link`
+    /// (spec §11.2, step 5). Ends as [`Self::Initiate`] does.
+    InitiateInside { dial: DialId, link: LinkTag, query: Box<[u8]>, identity: Identity },
+    /// What the management core decided about a link that has come up: whose quota its sessions
+    /// count against, and whether the idle-link policy leaves it alone.
+    Govern { link: LinkTag, quota: Option<Arc<Quota>>, keep: bool },
+    /// Takes up a new snapshot and acknowledges it with [`Report::Adopted`].
+    Adopt { snapshot: Arc<CoreSnapshot> },
     /// Accepts a pending local query and runs our own responder inside the session (spec §11.1).
     TerminateInside { leg: LegTag },
     /// The nonce was that of a registration: keep the socket as an idle connection (spec §11.2).
     KeepIdle { socket: SocketTag },
     /// The nonce was that of a reservation: bring `caller` to the core of `idle`, hand `idle` off
     /// and join both to a raw pipe. Sent to the core of `caller`.
-    JoinSockets { caller: SocketTag, idle: SocketTag },
+    /// What each side sends passes no faster than its identity's quota.
+    JoinSockets {
+        caller: SocketTag,
+        idle: SocketTag,
+        caller_quota: Option<Arc<Quota>>,
+        idle_quota: Option<Arc<Quota>>,
+    },
     /// Closes a raw socket; idle connections get a clean end.
     CloseSocket { socket: SocketTag, reason: DropReason },
     /// Closes a link and every session on it.
-    CloseLink { link: LinkTag },
+    CloseLink { link: LinkTag, reason: DropReason },
     /// Sends [`Report::Statistics`], with histograms since the last such report. `recycled` is an
     /// earlier block, cleared.
     ReportStatistics { recycled: Option<Box<CoreStatistics>> },
@@ -50,17 +123,35 @@ pub enum Report {
     /// A link finished its negotiation.
     LinkUp(LinkUp),
     /// A link ended; its sessions are reset already.
-    LinkDown { link: LinkTag, identity: Identity, reason: Option<DropReason> },
+    LinkDown { link: LinkTag, identity: Identity, reason: Option<DropReason>, totals: LinkTotals },
+    /// A dial ended before it became a link.
+    DialFailed { dial: DialId, reason: DropReason },
     /// A connection ended before it became a link.
     HandshakeFailed { core: CoreId, remote: SocketAddr, reason: DropReason },
     /// A query to this node that a data core cannot answer itself.
     Query(Query),
     /// A caller reset its pending query before it was answered.
     QueryCancelled { leg: LegTag },
+    /// A query of our own was answered; only with code 0 there is a session, named by `leg`.
+    Asked { ask: AskId, leg: LegTag, code: u8 },
+    /// Bytes that came on an accepted local query, or on an answered query of our own.
+    Input { leg: LegTag, bytes: Box<[u8]> },
+    /// Such a session has ended: its peer reset it or its link is down, or what
+    /// [`Command::Write`] was to end was sent.
+    SessionEnded { leg: LegTag },
+    /// [`Command::Adopt`] was carried out.
+    Adopted { core: CoreId, epoch: u64 },
     /// A connection to the socket port presented a nonce and waits for a verdict.
     SocketPresented { socket: SocketTag, remote: SocketAddr, nonce: u64 },
     /// A raw socket that had presented a nonce ended, or became part of a pipe that ended.
-    SocketClosed { socket: SocketTag, reason: Option<DropReason> },
+    /// Bytes are those of the pipe, as this side received and sent them.
+    SocketClosed {
+        socket: SocketTag,
+        reason: Option<DropReason>,
+        bytes_in: u64,
+        bytes_out: u64,
+        age_ns: u64,
+    },
     /// Answer to [`Command::ReportStatistics`], also sent once as the core starts.
     Statistics(Box<CoreStatistics>),
     /// Answer to [`Command::ReportListing`].
@@ -86,6 +177,20 @@ pub struct LinkUp {
     pub local: SocketAddr,
     /// Whether it runs inside a session of another link.
     pub inner: bool,
+    pub network: Network,
+    /// The dial it comes from; absent for a link that the peer made.
+    pub dial: Option<DialId>,
+}
+
+/// What passed over a link in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkTotals {
+    /// Payload of data frames.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub frames_in: u64,
+    pub frames_out: u64,
+    pub age_ns: u64,
 }
 
 /// A query to this node.
@@ -103,6 +208,8 @@ pub struct Query {
     pub local: SocketAddr,
     /// The link runs inside a session of another link.
     pub inner: bool,
+    /// For a `relay_query`: in whose name, and for whom (spec §10.3).
+    pub relayed: Option<Relayed>,
 }
 
 /// Links and sessions of one core, copied on request.
@@ -123,7 +230,10 @@ pub struct LinkRow {
     pub profile: Profile,
     pub link_id: u64,
     pub remote: SocketAddr,
+    pub local: SocketAddr,
     pub inner: bool,
+    pub network: Network,
+    pub outbound: bool,
     pub age_ns: u64,
     pub idle_ns: u64,
     pub sessions: u32,
@@ -147,6 +257,8 @@ pub enum SessionKind {
     Caller,
     /// Offered to this side, piped from another leg.
     Target,
+    /// Asked by this node itself.
+    Own,
     /// A link of our own runs inside.
     Inner,
     /// One end of a raw socket pipe; `link` and `nonce` are zero.
@@ -160,7 +272,11 @@ pub struct SessionRow {
     pub link: LinkTag,
     pub nonce: u64,
     pub kind: SessionKind,
+    /// Whether this node asked: its own queries, and queries it offered.
+    pub outbound: bool,
     pub identity: Identity,
+    /// The query string, cut after [`crate::limits::LISTED_QUERY_MAX_BYTES`].
+    pub query: Box<[u8]>,
     pub age_ns: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,

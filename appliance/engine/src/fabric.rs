@@ -351,6 +351,7 @@ impl Fabric {
             query,
             local: facts.local,
             inner: facts.inner,
+            relayed: None,
         });
         if !self.try_report(report) {
             self.count_drop(DropReason::ManagementBusy, 0);

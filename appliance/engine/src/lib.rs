@@ -21,5 +21,6 @@ pub mod output;
 #[allow(unsafe_code, reason = "the ring and its buffers are shared with the kernel")]
 pub mod port;
 pub mod record_reader;
+pub mod snapshot;
 pub mod statistics;
 pub mod timer;

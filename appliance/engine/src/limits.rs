@@ -69,5 +69,8 @@ pub const MARKS_MAX: usize = 24;
 /// Bytes an inner link may have waiting in the session under it before it stops sealing.
 pub const INNER_QUEUE_MAX_BYTES: usize = 256 * 1024;
 
+/// Bytes of a query string that a listing shows; a longer one is cut.
+pub const LISTED_QUERY_MAX_BYTES: usize = 256;
+
 /// Bytes read from the kernel's random source at a time.
 pub const ENTROPY_BYTES: usize = 512;

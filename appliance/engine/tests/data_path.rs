@@ -147,7 +147,13 @@ impl<P: Port> Bench<P> {
         let query = self.queries.remove(0);
         let up = self.ups.iter().find(|up| up.identity == target).unwrap();
         let (caller, target) = (query.leg, up.link);
-        self.command(Command::Offer { caller, target, query: ROUTE.into() });
+        self.command(Command::Offer {
+            caller,
+            target,
+            query: ROUTE.into(),
+            relayed: None,
+            pace: None,
+        });
     }
 
     fn refresh_counters(&mut self) {

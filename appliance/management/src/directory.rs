@@ -138,6 +138,8 @@ mod tests {
             remote: "203.0.113.7:41000".parse().unwrap(),
             local: "198.51.100.9:1791".parse().unwrap(),
             inner,
+            network: waystation_engine::control::Network::Tcp,
+            dial: None,
         }
     }
 

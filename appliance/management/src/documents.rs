@@ -332,6 +332,7 @@ fn kind_name(kind: SessionKind) -> &'static str {
         SessionKind::Local => "local",
         SessionKind::Caller => "caller",
         SessionKind::Target => "target",
+        SessionKind::Own => "own",
         SessionKind::Inner => "inner",
         SessionKind::Socket => "socket",
     }

@@ -490,6 +490,11 @@ impl ManagementCore {
             | Report::QueryCancelled { .. }
             | Report::SocketPresented { .. }
             | Report::SocketClosed { .. }
+            | Report::Asked { .. }
+            | Report::Input { .. }
+            | Report::SessionEnded { .. }
+            | Report::Adopted { .. }
+            | Report::DialFailed { .. }
             | Report::Incident { .. } => {}
         }
     }
@@ -662,7 +667,7 @@ fn log_report(report: &Report) {
             let (link, identity, profile) = (up.link, up.identity, up.profile);
             tracing::debug!(%link, %identity, %profile, remote = %up.remote, "link up");
         }
-        Report::LinkDown { link, identity, reason } => {
+        Report::LinkDown { link, identity, reason, .. } => {
             let reason = reason.map_or("ended by the peer", DropReason::name);
             tracing::debug!(%link, %identity, reason, "link down");
         }
@@ -673,7 +678,7 @@ fn log_report(report: &Report) {
             let session = format_args!("{nonce:016x}");
             tracing::debug!(%link, reason = reason.name(), %session, "not carried on");
         }
-        Report::SocketClosed { socket, reason } => {
+        Report::SocketClosed { socket, reason, .. } => {
             let reason = reason.map_or("ended", DropReason::name);
             tracing::debug!(%socket, reason, "raw socket closed");
         }
@@ -686,6 +691,11 @@ fn log_report(report: &Report) {
         Report::Query(_)
         | Report::QueryCancelled { .. }
         | Report::SocketPresented { .. }
+        | Report::Asked { .. }
+        | Report::Input { .. }
+        | Report::SessionEnded { .. }
+        | Report::Adopted { .. }
+        | Report::DialFailed { .. }
         | Report::Statistics(_)
         | Report::Listing { .. }
         | Report::Stopped { error: None, .. } => {}

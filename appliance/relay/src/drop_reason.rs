@@ -79,6 +79,25 @@ pub enum DropReason {
     PipeReset,
     /// A raw pipe without traffic for longer than the limit.
     PipeIdleTimeout,
+    /// An authenticated peer that the access mode does not admit; reset before negotiation.
+    IdentityDenied,
+    /// A link beyond the quota of its identity, or beyond the cap of its network.
+    TooManyLinks,
+    /// A link without sessions for longer than the idle-link policy allows.
+    LinkIdle,
+    /// A link of ours that another dial for the same peer was faster than (spec §9.1).
+    SurplusLink,
+    /// A connection of ours that could not be made: refused, unreachable, timed out, or a proxy or
+    /// gateway that said no.
+    ConnectFailed,
+    /// A session closed by the operator.
+    SessionClosedByOperator,
+    /// A session beyond the quota of its identity.
+    QuotaExceeded,
+    /// More input than an operation of this node takes; the session was reset.
+    InputTooLong,
+    /// A query to migrate a session that this node leaves where it is (spec §9.3).
+    MigrationRefused,
     /// Accepting a connection failed in the kernel, for example for want of descriptors.
     AcceptFailed,
     /// A send or receive failed in the kernel with something other than end or reset.
@@ -87,7 +106,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 47] = [
         Self::TooManyConnections,
         Self::HandshakeRejected,
         Self::HandshakeTimeout,
@@ -124,6 +143,15 @@ impl DropReason {
         Self::HandoffTimeout,
         Self::PipeReset,
         Self::PipeIdleTimeout,
+        Self::IdentityDenied,
+        Self::TooManyLinks,
+        Self::LinkIdle,
+        Self::SurplusLink,
+        Self::ConnectFailed,
+        Self::SessionClosedByOperator,
+        Self::QuotaExceeded,
+        Self::InputTooLong,
+        Self::MigrationRefused,
         Self::AcceptFailed,
         Self::SocketError,
     ];
@@ -170,6 +198,15 @@ impl DropReason {
             Self::HandoffTimeout => "handoff_timeout",
             Self::PipeReset => "pipe_reset",
             Self::PipeIdleTimeout => "pipe_idle_timeout",
+            Self::IdentityDenied => "identity_denied",
+            Self::TooManyLinks => "too_many_links",
+            Self::LinkIdle => "link_idle",
+            Self::SurplusLink => "surplus_link",
+            Self::ConnectFailed => "connect_failed",
+            Self::SessionClosedByOperator => "session_closed_by_operator",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::InputTooLong => "input_too_long",
+            Self::MigrationRefused => "migration_refused",
             Self::AcceptFailed => "accept_failed",
             Self::SocketError => "socket_error",
         }

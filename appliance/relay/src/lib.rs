@@ -5,10 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod chunk_queue;
 pub mod drop_reason;
 pub mod ids;
 pub mod leg;
 pub mod limits;
+pub mod quota;
 pub mod slots;
 pub mod switch;

@@ -20,6 +20,7 @@ use crate::slots::Slots;
 use std::collections::{HashMap, VecDeque};
 use waystation_astral::frame::{Frame, Profile};
 use waystation_astral::gateway;
+use waystation_astral::identity::Identity;
 
 /// Code of every rejection of our own (spec §8.4): there is no other that all eras share.
 pub const CODE_REJECTED: u8 = 1;
@@ -37,6 +38,13 @@ pub struct SwitchLimits {
     pub queue_bytes: usize,
     /// How long a target may take to answer.
     pub query_timeout_ns: u64,
+}
+
+/// In whose name a relayed query is asked, and for whom (spec §10.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    pub caller: Identity,
+    pub target: Identity,
 }
 
 /// Something to be done because of a call.

@@ -29,15 +29,16 @@ impl<P: Port> DataCore<P> {
                 self.fabric.switch.answer(leg, &bytes, self.now_ns);
             }
             Command::Forget { leg } => self.fabric.switch.forget(leg),
-            Command::Offer { caller, target, query } => self.offer(caller, target, query),
+            Command::Offer { caller, target, query, .. } => self.offer(caller, target, query),
             Command::TerminateInside { leg } => self.terminate_inside(leg),
             Command::KeepIdle { socket } => self.keep_idle(socket),
-            Command::JoinSockets { caller, idle } => self.join_sockets(caller, idle),
+            Command::JoinSockets { caller, idle, .. } => self.join_sockets(caller, idle),
             Command::CloseSocket { socket, reason } => self.close_socket(socket, reason),
-            Command::CloseLink { link } => self.close_link(link),
+            Command::CloseLink { link, .. } => self.close_link(link),
             Command::ReportStatistics { recycled } => self.send_statistics(recycled),
             Command::ReportListing { listing } => self.send_listing(listing),
             Command::Shutdown => self.shut_down(),
+            _ => {}
         }
         self.fabric.apply_effects();
         self.close_doomed();
@@ -120,6 +121,9 @@ impl<P: Port> DataCore<P> {
             profile: link.profile,
             link_id: link.link_id,
             remote: connection.remote,
+            local: connection.local,
+            network: crate::control::Network::Tcp,
+            outbound: false,
             inner: connection.inside.is_some(),
             age_ns: self.now_ns - connection.accepted_ns,
             idle_ns: self.now_ns.saturating_sub(link.received_ns),
@@ -141,6 +145,8 @@ impl<P: Port> DataCore<P> {
             link: tag,
             nonce: 0,
             kind: SessionKind::Socket,
+            outbound: false,
+            query: Box::default(),
             identity: Identity::ANYONE,
             age_ns: self.now_ns - connection.accepted_ns,
             bytes_in: half.bytes_in,
@@ -165,6 +171,8 @@ impl<P: Port> DataCore<P> {
                 LegKind::Target => SessionKind::Target,
                 LegKind::Inner => SessionKind::Inner,
             },
+            outbound: false,
+            query: Box::default(),
             identity,
             age_ns: self.now_ns.saturating_sub(leg.opened_ns),
             bytes_in: leg.bytes_in,

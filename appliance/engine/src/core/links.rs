@@ -326,7 +326,12 @@ impl<P: Port> DataCore<P> {
                 self.fabric.switch.link_down(slot);
                 self.fabric.apply_effects();
                 let identity = link.identity;
-                self.fabric.report(Report::LinkDown { link: tag, identity, reason });
+                self.fabric.report(Report::LinkDown {
+                    link: tag,
+                    identity,
+                    reason,
+                    totals: crate::control::LinkTotals::default(),
+                });
             }
             Phase::Negotiating(mut negotiating) => {
                 negotiating.reader.discard(&mut self.fabric.pool);
@@ -622,6 +627,8 @@ impl Step<'_> {
             remote: self.facts.remote,
             local: self.facts.local,
             inner: self.facts.inside.is_some(),
+            network: crate::control::Network::Tcp,
+            dial: None,
         };
         let now_ns = self.fabric.opened_ns;
         let took_ns = now_ns.saturating_sub(self.facts.accepted_ns);

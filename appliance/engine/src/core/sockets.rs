@@ -541,7 +541,13 @@ impl<P: Port> DataCore<P> {
             }
             _ => {}
         }
-        self.fabric.report(Report::SocketClosed { socket, reason });
+        self.fabric.report(Report::SocketClosed {
+            socket,
+            reason,
+            bytes_in: 0,
+            bytes_out: 0,
+            age_ns: 0,
+        });
     }
 
     /// Pipes now: each has two halves.

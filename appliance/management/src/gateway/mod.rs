@@ -173,6 +173,11 @@ impl Gateway {
             | Report::Statistics(_)
             | Report::Listing { .. }
             | Report::Incident { .. }
+            | Report::Asked { .. }
+            | Report::Input { .. }
+            | Report::SessionEnded { .. }
+            | Report::Adopted { .. }
+            | Report::DialFailed { .. }
             | Report::Stopped { .. } => {}
         }
     }
@@ -270,7 +275,15 @@ impl Gateway {
             Presented::Surplus => out.push(close(socket, DropReason::TooManyConnections)),
             Presented::Join { idle } => {
                 self.totals.joins += 1;
-                out.push((socket.core, Command::JoinSockets { caller: socket, idle }));
+                out.push((
+                    socket.core,
+                    Command::JoinSockets {
+                        caller: socket,
+                        idle,
+                        caller_quota: None,
+                        idle_quota: None,
+                    },
+                ));
             }
             Presented::Unknown => out.push(close(socket, DropReason::SocketNonceUnknown)),
             Presented::Repeated => {}
@@ -330,7 +343,10 @@ impl Gateway {
             Verdict::Offer(target) => {
                 self.totals.offers += 1;
                 let query = query.query.clone();
-                out.push((target.core, Command::Offer { caller: leg, target, query }));
+                out.push((
+                    target.core,
+                    Command::Offer { caller: leg, target, query, relayed: None, pace: None },
+                ));
             }
             Verdict::Inside => out.push((leg.core, Command::TerminateInside { leg })),
             Verdict::Forget => {

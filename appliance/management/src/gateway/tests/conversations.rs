@@ -33,7 +33,7 @@ fn worked_trace_of_g2_is_followed_to_the_byte() {
 
     let query = bench.query(A, link_of(A), &format!("gateway.node_route?target={b}"));
     let (leg, commands) = bench.ask_as(query.clone());
-    let Command::Offer { caller, target, query: offered } = one(commands) else { panic!() };
+    let Command::Offer { caller, target, query: offered, .. } = one(commands) else { panic!() };
     assert_eq!((caller, target, offered), (leg, link_of(B), query.query));
 
     let counts = bench.gateway.counts();

@@ -9,6 +9,7 @@ use super::*;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use waystation_astral::identity::SecretKey;
+use waystation_engine::control::{LinkTotals, Network};
 use waystation_relay::ids::LegTag;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -84,12 +85,19 @@ impl Bench {
             remote: "203.0.113.7:41000".parse().unwrap(),
             local: local_of(link),
             inner,
+            network: Network::Tcp,
+            dial: None,
         };
         assert!(self.tell(&Report::LinkUp(up)).is_empty());
     }
 
     fn unlink(&mut self, who: u16, link: LinkTag) {
-        let report = Report::LinkDown { link, identity: identity(who), reason: None };
+        let report = Report::LinkDown {
+            link,
+            identity: identity(who),
+            reason: None,
+            totals: LinkTotals::default(),
+        };
         assert!(self.tell(&report).is_empty());
     }
 
@@ -110,6 +118,7 @@ impl Bench {
             query: text.as_bytes().into(),
             local: local_of(link),
             inner: false,
+            relayed: None,
         }
     }
 
@@ -133,7 +142,16 @@ impl Bench {
     }
 
     fn close(&mut self, socket: SocketTag) {
-        assert!(self.tell(&Report::SocketClosed { socket, reason: None }).is_empty());
+        assert!(
+            self.tell(&Report::SocketClosed {
+                socket,
+                reason: None,
+                bytes_in: 0,
+                bytes_out: 0,
+                age_ns: 0
+            })
+            .is_empty()
+        );
     }
 
     /// A registered node with links and so many idle sockets, in slots from 1 on; gives its nonce.
@@ -208,7 +226,7 @@ fn assert_kept(commands: &[Command], kept: SocketTag) {
 
 fn assert_joined(commands: &[Command], wanted: (SocketTag, SocketTag)) {
     assert!(
-        matches!(commands, [Command::JoinSockets { caller, idle }] if (*caller, *idle) == wanted),
+        matches!(commands, [Command::JoinSockets { caller, idle, .. }] if (*caller, *idle) == wanted),
         "{commands:?}"
     );
 }

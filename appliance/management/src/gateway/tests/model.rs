@@ -250,7 +250,7 @@ impl Run {
             let place = self.idle.iter().position(|idle| idle.reserved_under == Some(nonce));
             let reserved = self.idle.remove(place.unwrap()).tag;
             assert!(
-                matches!(&commands[..], [Command::JoinSockets { caller, idle }]
+                matches!(&commands[..], [Command::JoinSockets { caller, idle, .. }]
                     if *caller == presented && *idle == reserved),
                 "{commands:?}"
             );
