@@ -86,6 +86,13 @@ pub enum GatewayQueryError {
     TargetIsAnyone,
 }
 
+/// Tells whether a query with this path is a gateway operation, if perhaps a malformed one.
+pub(crate) fn is_known_path(path: &[u8]) -> bool {
+    let whole = [REGISTER, UNREGISTER, LIST, CONNECT, ROUTE];
+    whole.iter().any(|known| known.as_bytes() == path)
+        || path.starts_with(FORWARD_PREFIX.as_bytes())
+}
+
 /// Reads a query as a gateway operation; `None` when its path is not one.
 ///
 /// # Errors

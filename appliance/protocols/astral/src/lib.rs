@@ -16,4 +16,5 @@ pub mod negotiation;
 pub mod node_info;
 mod noise_resolver;
 pub mod object;
+pub mod operations;
 pub mod query;

@@ -87,6 +87,11 @@ pub const OBJECT_TYPE_NAME_BYTES_MAX: usize = 255;
 /// bounds the work of one query frame.
 pub const QUERY_ARGUMENTS_MAX: usize = 64;
 
+// --- operations ---------------------------------------------------------------------------------
+
+/// Longest body of a pushed object in bytes until 2026‑01‑02 (spec §12.1).
+pub const PUSH_BODY_BYTES_MAX: u32 = 32_768;
+
 // --- negotiation --------------------------------------------------------------------------------
 
 /// Bytes of the dual greeting (spec §16.2).
