@@ -112,6 +112,8 @@ pub enum PeerError {
     UnexpectedObject { type_name: String },
     #[error("the gateway's answer is not an object")]
     Object(#[from] ObjectError),
+    #[error("the answer has more than {0} objects")]
+    TooManyObjects(usize),
     #[error("the gateway's socket object is malformed")]
     SocketObject(#[from] SocketObjectError),
     #[error("the gateway's socket is not on the tcp network")]

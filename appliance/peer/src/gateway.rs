@@ -4,10 +4,10 @@
 use crate::clock::{self, Deadline};
 use crate::error::{PeerError, Step};
 use crate::limits::{
-    CONNECT_TIMEOUT, IDLE_WRITE_TIMEOUT, OBJECT_BYTES_MAX, OPERATION_TIMEOUT,
-    SUBSCRIPTION_BYTES_MAX,
+    CONNECT_TIMEOUT, IDLE_WRITE_TIMEOUT, OPERATION_TIMEOUT, SUBSCRIPTION_BYTES_MAX,
 };
-use crate::link::{InboundQuery, Link, REJECTED};
+use crate::link::{InboundQuery, Link, LinkOptions, REJECTED};
+use crate::objects::{self, ObjectStream};
 use crate::session::Session;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,8 +17,8 @@ use waystation_astral::frame::Profile;
 use waystation_astral::gateway::{
     self, GatewayOperation, Visibility, nonce_object, parse_socket_object,
 };
-use waystation_astral::identity::Identity;
-use waystation_astral::object::{self, ChannelForm, Object, ObjectReader, type_names};
+use waystation_astral::identity::{Identity, SecretKey};
+use waystation_astral::object::{Object, type_names};
 
 /// A gateway's answer to `node_register` or `node_connect`: where to dial and what to say there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,35 @@ impl RouteForm {
     }
 }
 
+/// Which of a gateway's pipes a link to a third node goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The gateway's socket: `node_connect` (spec §11.2).
+    Socket,
+    /// A session of the link to the gateway.
+    Route(RouteForm),
+}
+
 impl Link {
+    /// Dials `target` through the gateway at the other side: a link of its own, end to end, inside
+    /// one of the gateway's pipes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Link::connect`] or [`Link::route`], and as [`Link::dial_over`].
+    pub fn dial_through(
+        &self,
+        way: Way,
+        key: &SecretKey,
+        target: &Identity,
+        options: &LinkOptions,
+    ) -> Result<Self, PeerError> {
+        match way {
+            Way::Socket => Self::dial_over(self.connect(target)?, key, target, options),
+            Way::Route(form) => Self::dial_over(self.route_as(form, target)?, key, target, options),
+        }
+    }
+
     /// Registers with the gateway at the other side; idle connections go to the returned socket.
     ///
     /// # Errors
@@ -77,7 +105,7 @@ impl Link {
         let object = self.ask_object("gateway.node_unregister")?;
         match object.type_name.as_str() {
             type_names::ACK => Ok(()),
-            _ => Err(unexpected(object)),
+            _ => Err(objects::unexpected(object)),
         }
     }
 
@@ -173,11 +201,11 @@ impl Link {
                 type_names::IDENTITY | type_names::IDENTITY_OLD => {
                     object.payload.first_chunk().map(Identity::from_bytes)
                 }
-                _ => return Err(unexpected(object)),
+                _ => return Err(objects::unexpected(object)),
             };
             match identity {
                 Some(Ok(identity)) => listed.push(identity),
-                _ => return Err(unexpected(object)),
+                _ => return Err(objects::unexpected(object)),
             }
         }
     }
@@ -185,7 +213,7 @@ impl Link {
     fn socket_operation(&self, query: &str) -> Result<Registration, PeerError> {
         let object = self.ask_object(query)?;
         if object.type_name != type_names::GATEWAY_SOCKET {
-            return Err(unexpected(object));
+            return Err(objects::unexpected(object));
         }
         match parse_socket_object(&object)? {
             (Endpoint::Tcp(socket), nonce) => Ok(Registration { socket, nonce }),
@@ -207,51 +235,6 @@ fn routed_target(inbound: &InboundQuery) -> Option<Identity> {
             Some(target)
         }
         _ => None,
-    }
-}
-
-fn unexpected(object: Object) -> PeerError {
-    match object::error_text(&object) {
-        Some(text) => PeerError::Refused { text },
-        None => PeerError::UnexpectedObject { type_name: object.type_name },
-    }
-}
-
-/// Objects as they come out of a session, within one deadline.
-struct ObjectStream {
-    session: Session,
-    reader: ObjectReader,
-    deadline: Deadline,
-}
-
-impl ObjectStream {
-    fn open(session: Session) -> Self {
-        Self {
-            session,
-            reader: ObjectReader::new(ChannelForm::C2, OBJECT_BYTES_MAX),
-            deadline: Deadline::after(OPERATION_TIMEOUT),
-        }
-    }
-
-    /// The next object; `None` when the session ended before one began.
-    fn next(&mut self) -> Result<Option<Object>, PeerError> {
-        let mut buffer = [0; 4096];
-        loop {
-            if let Some(object) = self.reader.next()? {
-                return Ok(Some(object));
-            }
-            let timed_out = PeerError::Timeout { step: Step::Operation };
-            let remaining = self.deadline.remaining().ok_or(timed_out)?;
-            self.session.set_read_timeout(Some(remaining));
-            let bytes = self
-                .session
-                .read(&mut buffer)
-                .map_err(|source| PeerError::from_read(Step::Operation, source))?;
-            if bytes == 0 {
-                return Ok(None);
-            }
-            self.reader.push(buffer.get(..bytes).unwrap_or_default());
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod by_hand;
 mod clock;
 mod error;
 mod establish;
@@ -14,15 +15,18 @@ mod gateway;
 mod idle;
 pub mod limits;
 mod link;
+mod objects;
 mod outbox;
 mod random;
 mod reader;
 mod records;
+mod relaying;
 mod session;
 mod transport;
 
+pub use by_hand::{Got, HandLink};
 pub use error::{LinkFailure, PeerError, SessionError, Step};
-pub use gateway::{Registration, RouteForm};
+pub use gateway::{Registration, RouteForm, Way};
 pub use idle::{IdlePool, IdleSocket};
 pub use link::{CreditReturn, InboundQuery, Link, LinkOptions, REJECTED, Style, session_error};
 pub use outbox::SentStatistics;

@@ -56,6 +56,8 @@ pub const FIRST_DATA_DELAY: Duration = Duration::from_millis(2);
 
 /// Longest answer object of a gateway operation, in bytes: a socket or an error text.
 pub const OBJECT_BYTES_MAX: usize = 65_535;
+/// Most objects of one answer: what a gateway lists at a time, and a few.
+pub const OBJECTS_MAX: usize = 2_048;
 /// Longest subscription answer in bytes; stock's is 52 (spec §11.1).
 pub const SUBSCRIPTION_BYTES_MAX: usize = 4_096;
 

@@ -16,6 +16,7 @@ use crate::transport::{Close, Duplex};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -57,6 +58,9 @@ pub struct LinkOptions {
     pub record_bytes_max: usize,
     /// Inbound queries that may wait for [`Link::accept`]; with 0 every one is rejected at once.
     pub inbound_queries_max: usize,
+    /// Whether the other side may ask in somebody else's name, as a relay does. Otherwise such
+    /// queries are rejected (advice of spec §10.3).
+    pub trusts_relay: bool,
     pub connect_timeout: Duration,
     pub establish_timeout: Duration,
     pub query_timeout: Duration,
@@ -71,6 +75,7 @@ impl Default for LinkOptions {
             window_bytes: SESSION_WINDOW_BYTES,
             record_bytes_max: RECORD_PLAINTEXT_MAX_BYTES,
             inbound_queries_max: INBOUND_QUERIES_MAX,
+            trusts_relay: false,
             connect_timeout: CONNECT_TIMEOUT,
             establish_timeout: ESTABLISH_TIMEOUT,
             query_timeout: QUERY_TIMEOUT,
@@ -105,6 +110,7 @@ pub(crate) struct LinkShared {
     pub(crate) data_bytes_max: usize,
     credit_return: CreditReturn,
     inbound_queries_max: usize,
+    pub(crate) trusts_relay: bool,
     closer: Arc<dyn Close>,
     sessions: Mutex<HashMap<u64, Arc<SessionState>>>,
     inbound: Mutex<VecDeque<Inbound>>,
@@ -346,6 +352,7 @@ impl Link {
             data_bytes_max,
             credit_return: options.credit_return,
             inbound_queries_max: options.inbound_queries_max,
+            trusts_relay: options.trusts_relay,
             closer,
             sessions: Mutex::default(),
             inbound: Mutex::default(),
@@ -373,6 +380,16 @@ impl Link {
 
     fn shared(&self) -> &LinkShared {
         &self.guard.shared
+    }
+
+    /// Receive window of the sessions this side asks for.
+    pub(crate) fn window_bytes(&self) -> u32 {
+        self.window_bytes
+    }
+
+    /// How long the other side may take to answer a query.
+    pub(crate) fn query_timeout(&self) -> Duration {
+        self.query_timeout
     }
 
     /// The profile the link speaks.
@@ -421,11 +438,17 @@ impl Link {
     ///
     /// As [`Link::query`].
     pub fn query_within(&self, query: &str, timeout: Duration) -> Result<Session, PeerError> {
+        let nonce = random::nonce()?;
+        let window = self.window_bytes;
+        self.ask(&Frame::Query { nonce, window, query: query.as_bytes() }, timeout)
+    }
+
+    /// Sends a frame that asks for a session, and waits for the answer.
+    pub(crate) fn ask(&self, frame: &Frame<'_>, timeout: Duration) -> Result<Session, PeerError> {
         let shared = self.shared();
         shared.check_up()?;
-        let nonce = random::nonce()?;
+        let nonce = frame.nonce();
         let state = Arc::new(SessionState::asking(nonce, self.window_bytes, shared.credit_return));
-        let frame = Frame::Query { nonce, window: self.window_bytes, query: query.as_bytes() };
         // Encoding errors are the caller's (too long a string), not the link's.
         frame.encoded_bytes(shared.profile)?;
         {
@@ -439,7 +462,7 @@ impl Link {
             shared.forget_session(&state);
             return Err(error);
         }
-        shared.push(&frame, Order::MayOvertake);
+        shared.push(frame, Order::MayOvertake);
         shared.flush();
         match state.await_response(timeout) {
             Ok(()) => Ok(Session::new(Arc::clone(&self.guard), state)),
@@ -572,6 +595,18 @@ impl InboundQuery {
         shared.push(&response, Order::MayOvertake);
         shared.flush();
         Ok(Session::new(Arc::clone(&self.link), state))
+    }
+
+    /// Accepts, sends bytes and ends the session behind them, as services answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`InboundQuery::accept`], or the caller ended the session before it had all.
+    pub fn answer(self, window_bytes: u32, bytes: &[u8]) -> Result<(), PeerError> {
+        let mut session = self.accept(window_bytes)?;
+        session.write_all(bytes).map_err(|source| PeerError::from_read(Step::Operation, source))?;
+        session.reset();
+        Ok(())
     }
 
     /// Rejects with `code`; 0 is not a rejection and is sent as 1.

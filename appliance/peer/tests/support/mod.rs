@@ -6,18 +6,15 @@
     reason = "every test program includes this module and uses its own part of it"
 )]
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
-use waystation_astral::brontide::{
-    Initiator, Opener, RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES, Sealer, TAG_BYTES,
-};
-use waystation_astral::frame::{Decoded, Frame, FrameDecoder, Profile};
+use waystation_astral::frame::{Frame, Profile};
 use waystation_astral::identity::SecretKey;
-use waystation_astral::negotiation::{Dialer, Progress};
-use waystation_peer::{Duplex, Link, LinkOptions, Session, Style};
+pub use waystation_peer::Got;
+use waystation_peer::{Duplex, HandLink, Link, LinkOptions, Session, Style};
 
 /// Bound of every single step of a test.
 pub const STEP: Duration = Duration::from_secs(10);
@@ -99,137 +96,37 @@ pub fn sessions(options: &OptionsPair, window: u32) -> ((Link, Link), Session, S
     (links, caller, target)
 }
 
-/// An owned frame, as far as the tests look at it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Got {
-    Ping { nonce: u64, pong: bool },
-    Query { nonce: u64, window: u32, query: Vec<u8> },
-    Read { nonce: u64, bytes: u32 },
-    Response { nonce: u64, code: u8, window: u32 },
-    Data { nonce: u64, payload: Vec<u8> },
-    Reset { nonce: u64 },
-    Other,
-}
-
 /// The dialing end of a link, by hand: sends any bytes in any segmentation.
-pub struct RawNode {
-    stream: UnixStream,
-    sealer: Sealer,
-    opener: Opener,
-    decoder: FrameDecoder,
-    profile: Profile,
-    got: std::collections::VecDeque<Got>,
-}
+pub struct RawNode(HandLink<UnixStream>);
 
 impl RawNode {
     /// A raw node and the link it made with an ordinary acceptor.
     pub fn with_link(options: &LinkOptions) -> (Self, Link) {
-        let (mut stream, far) = UnixStream::pair().unwrap();
+        let (stream, far) = UnixStream::pair().unwrap();
         stream.set_read_timeout(Some(STEP)).unwrap();
         let profile = options.profile.unwrap();
         let options = options.clone();
         let accepting = thread::spawn(move || Link::accept_over(far, &key(2), &options).unwrap());
-        let mut initiator = Initiator::new(&key(1), &key(2).identity(), &key(3)).unwrap();
-        stream.write_all(&initiator.act_one().unwrap()).unwrap();
-        let mut act_two = [0; 50];
-        stream.read_exact(&mut act_two).unwrap();
-        let (act_three, transport) = initiator.act_two(&act_two).unwrap();
-        stream.write_all(&act_three).unwrap();
-        let mut node = Self {
-            stream,
-            sealer: transport.sealer,
-            opener: transport.opener,
-            decoder: FrameDecoder::new(profile),
-            profile,
-            got: std::collections::VecDeque::new(),
-        };
-        let mut dialer = Dialer::fixed(profile);
-        loop {
-            let plaintext = node.receive_record();
-            let mut reply = Vec::new();
-            let progress = dialer.receive(&plaintext, &mut reply).unwrap();
-            if !reply.is_empty() {
-                node.send_record(&reply);
-            }
-            if let Progress::Done(established) = progress {
-                node.decode(&established.leftover);
-                break;
-            }
-        }
-        (node, accepting.join().unwrap())
+        let node = HandLink::dial(stream, &key(1), &key(2).identity(), profile).unwrap();
+        (Self(node), accepting.join().unwrap())
     }
 
     pub fn send_record(&mut self, plaintext: &[u8]) {
-        let mut record = vec![0; RECORD_OVERHEAD_BYTES + plaintext.len()];
-        record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + plaintext.len()]
-            .copy_from_slice(plaintext);
-        self.sealer.seal_in_place(&mut record).unwrap();
-        self.stream.write_all(&record).unwrap();
+        self.0.send_record(plaintext).unwrap();
     }
 
     pub fn send(&mut self, frame: &Frame<'_>) {
-        let mut bytes = Vec::new();
-        frame.encode_to_vec(self.profile, &mut bytes).unwrap();
-        self.send_record(&bytes);
+        self.0.send(frame).unwrap();
     }
 
     /// The next frame.
     pub fn receive(&mut self) -> Got {
-        loop {
-            if let Some(got) = self.got.pop_front() {
-                return got;
-            }
-            let plaintext = self.receive_record();
-            self.decode(&plaintext);
-        }
+        self.0.receive_any().unwrap()
     }
 
     /// Whether the other side ended the connection.
     pub fn ended(&mut self) -> bool {
         let mut byte = [0];
-        matches!(self.stream.read(&mut byte), Ok(0))
-    }
-
-    fn receive_record(&mut self) -> Vec<u8> {
-        let mut header = [0; RECORD_HEADER_BYTES];
-        self.stream.read_exact(&mut header).unwrap();
-        let body_bytes = self.opener.open_header(&header).unwrap();
-        let mut body = vec![0; body_bytes + TAG_BYTES];
-        self.stream.read_exact(&mut body).unwrap();
-        self.opener.open_body(&mut body).unwrap();
-        body.truncate(body_bytes);
-        body
-    }
-
-    fn decode(&mut self, plaintext: &[u8]) {
-        let mut cursor = 0;
-        while let Some(decoded) = self.decoder.next(plaintext, &mut cursor).unwrap() {
-            match decoded {
-                Decoded::Data { nonce, offset, bytes, first, .. } => {
-                    let piece = &plaintext[offset..offset + bytes];
-                    match self.got.back_mut() {
-                        Some(Got::Data { payload, .. }) if !first => {
-                            payload.extend_from_slice(piece);
-                        }
-                        _ => self.got.push_back(Got::Data { nonce, payload: piece.to_vec() }),
-                    }
-                }
-                Decoded::Frame(frame) => self.got.push_back(owned(&frame)),
-            }
-        }
-    }
-}
-
-fn owned(frame: &Frame<'_>) -> Got {
-    match *frame {
-        Frame::Ping { nonce, pong } => Got::Ping { nonce, pong },
-        Frame::Query { nonce, window, query } => {
-            Got::Query { nonce, window, query: query.to_vec() }
-        }
-        Frame::Read { nonce, bytes } => Got::Read { nonce, bytes },
-        Frame::Response { nonce, code, window } => Got::Response { nonce, code, window },
-        Frame::Data { nonce, payload } => Got::Data { nonce, payload: payload.to_vec() },
-        Frame::Reset { nonce } => Got::Reset { nonce },
-        Frame::RelayQuery { .. } | Frame::Migrate { .. } => Got::Other,
+        matches!(self.0.stream.read(&mut byte), Ok(0))
     }
 }
