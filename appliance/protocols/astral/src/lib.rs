@@ -1,4 +1,4 @@
-//! The Astral link protocol, sans-IO: brontide, negotiation, frames, objects and gateway operations.
+//! The Astral link protocol, sans-IO: brontide, negotiation, frames, objects and operations.
 //!
 //! Bytes, times and random values go in, values come out. No sockets, no clock, no randomness but
 //! what is passed in; every decoder bounds depth, count and bytes before it allocates.
@@ -16,5 +16,7 @@ pub mod negotiation;
 pub mod node_info;
 mod noise_resolver;
 pub mod object;
+pub mod objects;
 pub mod operations;
 pub mod query;
+mod time;

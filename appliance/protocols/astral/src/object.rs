@@ -1,18 +1,23 @@
-//! Typed objects: their stand-alone forms, the two channel framings, and payload fields.
+//! Typed objects: their stand-alone forms, channel encodings, and payload fields.
 //!
 //! Owns spec §5. Negotiation, the gateway and services of the management core call it; nothing on
 //! the data path does. Readers bound the payload before they keep it, and never panic.
 
+mod answer;
 mod channel;
+mod encoding;
 mod field;
 
+pub(crate) use answer::json_string;
+pub use answer::{AnswerError, AnswerObject, AnswerWriter};
 pub use channel::{ChannelForm, Object, ObjectError, ObjectReader, PeekedObject, peek_object};
 pub use channel::{read_canonical, write_canonical, write_object, write_short};
+pub use encoding::{Encoding, EncodingError};
 pub use field::{FieldError, FieldReader, FieldWriter};
 
 use crate::identity::Identity;
 
-/// Type names that this crate reads or writes (spec §5.1, §11, §12).
+/// Type names that this crate reads or writes (spec §5.1, §9.3, §11 to §14).
 pub mod type_names {
     /// One byte number; negotiation status.
     pub const UINT8: &str = "uint8";
@@ -46,6 +51,18 @@ pub mod type_names {
     pub const GATEWAY_HANDOFF_ACK: &str = "mod.gateway.handoff_ack";
     /// The address under which a dialer was seen.
     pub const OBSERVED_ENDPOINT: &str = "mod.nodes.observed_endpoint_message";
+    /// An endpoint and how long it holds (since 2026‑02‑18).
+    pub const ENDPOINT_WITH_TTL: &str = "mod.nodes.endpoint_with_ttl";
+    /// A link in a listing until 2026‑05‑04.
+    pub const STREAM_INFO: &str = "mod.nodes.stream_info";
+    /// A link in a listing since 2026‑05‑05.
+    pub const LINK_INFO: &str = "mod.nodes.link_info";
+    /// A session in a listing.
+    pub const SESSION_INFO: &str = "mod.nodes.session_info";
+    /// A step of a session's move to another link.
+    pub const MIGRATE_SIGNAL: &str = "mod.nodes.migrate_signal";
+    /// A service that a node offers, or no longer does.
+    pub const SERVICE_UPDATE: &str = "services.update";
 }
 
 /// Builds the C2 object `error_message`; text over 65 535 bytes is cut at a character.

@@ -10,6 +10,8 @@ use crate::frame::Profile;
 use crate::gateway::{self, GatewayOperation, GatewayQueryError};
 use crate::identity::{Identity, IdentityError};
 use crate::limits::PUSH_BODY_BYTES_MAX;
+pub use crate::object::Encoding;
+use crate::object::EncodingError;
 use crate::query::{QueryError, QueryString};
 
 /// Path of the alias and endpoints of a node (spec §14, until 2025‑12‑17).
@@ -35,60 +37,12 @@ const PUSH: &str = "objects.push";
 const PATHS: [&str; 9] =
     [PROFILE, LINKS, STREAMS, SESSIONS, RESOLVE_ENDPOINTS, RELAY, MIGRATE_SESSION, DISCOVER, PUSH];
 
-/// How the objects of one direction of a session are written (spec §5.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Encoding {
-    /// Binary until 2026‑01‑02: u16 length of type name and payload together.
-    C1,
-    /// Binary since then: u32 length of the payload alone.
-    C2,
-    /// One line of JSON for each object.
-    Json,
-    /// One line of text for each object: the value alone (P0).
-    BareText,
-    /// One line of text for each object: `#[type] ` and the value.
-    Text,
-}
-
-/// Says that a node of the caller's era knows no such encoding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("query asks for an encoding that this node does not write")]
-pub struct EncodingError;
-
-impl Encoding {
-    /// Gives what a peer of `profile` means when it names no encoding.
-    pub const fn of_profile(profile: Profile) -> Self {
-        match profile {
-            Profile::P0 => Self::C1,
-            Profile::P2 | Profile::P4 => Self::C2,
-        }
-    }
-
-    /// Reads the value of an `in` or `out` argument of a peer of `profile` (spec §5.3).
-    ///
-    /// `canonical`, `base64` and `render` of later nodes are refused: nothing says where their
-    /// objects end.
-    ///
-    /// # Errors
-    /// [`EncodingError`] for any token that the era of `profile` does not have.
-    pub fn parse(token: &str, profile: Profile) -> Result<Self, EncodingError> {
-        match (token, profile) {
-            ("", _) | ("astral", Profile::P0) => Ok(Self::of_profile(profile)),
-            ("bin", Profile::P2 | Profile::P4) => Ok(Self::C2),
-            ("json", _) => Ok(Self::Json),
-            ("text", Profile::P0) => Ok(Self::BareText),
-            ("text+", Profile::P0) | ("text", Profile::P2 | Profile::P4) => Ok(Self::Text),
-            _ => Err(EncodingError),
-        }
-    }
-}
-
 /// A query for one of this node's operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
     /// What it asks for.
     pub operation: Operation,
-    /// How the caller writes the objects it sends.
+    /// How the caller writes the objects it sends; binary where the operation reads any.
     pub input: Encoding,
     /// How the caller wants the answer written.
     pub output: Encoding,
@@ -227,6 +181,10 @@ pub fn parse(query: &[u8], profile: Profile) -> Result<Request, OperationError> 
         _ => return Err(OperationError::Unknown),
     };
     let (input, output) = encodings(&query, profile)?;
+    let reads = matches!(operation, Operation::Push { .. } | Operation::MigrateSession { .. });
+    if reads && input.channel_form().is_none() {
+        return Err(OperationError::Encoding { argument: "in" });
+    }
     Ok(Request { operation, input, output })
 }
 
@@ -249,16 +207,11 @@ fn encodings(
     query: &QueryString<'_>,
     profile: Profile,
 ) -> Result<(Encoding, Encoding), OperationError> {
-    Ok((encoding(query, "in", profile)?, encoding(query, "out", profile)?))
-}
-
-fn encoding(
-    query: &QueryString<'_>,
-    argument: &'static str,
-    profile: Profile,
-) -> Result<Encoding, OperationError> {
-    let token = query.argument(argument).unwrap_or_default();
-    Encoding::parse(&token, profile).map_err(|EncodingError| OperationError::Encoding { argument })
+    let token = |argument| query.argument(argument).unwrap_or_default();
+    let refused = |argument| move |EncodingError| OperationError::Encoding { argument };
+    let input = Encoding::parse_input(&token("in"), profile).map_err(refused("in"))?;
+    let output = Encoding::parse_output(&token("out"), profile).map_err(refused("out"))?;
+    Ok((input, output))
 }
 
 /// Reads an optional identity; an empty value and the zero identity are as good as none (§8.3).

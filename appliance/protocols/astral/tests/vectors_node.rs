@@ -9,6 +9,8 @@ use waystation_astral::endpoint::{Endpoint, GatewayEra};
 use waystation_astral::identity::{Identity, SecretKey};
 use waystation_astral::key_file;
 use waystation_astral::node_info::NodeInfo;
+use waystation_astral::object::{AnswerObject, AnswerWriter, Encoding};
+use waystation_astral::objects::{LinkInfo, StreamEra, StreamInfo};
 
 static VECTORS: LazyLock<Value> = LazyLock::new(|| {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/astral-vectors.json");
@@ -146,5 +148,66 @@ fn endpoints_inside_other_objects_read_and_report_what_they_took() {
         let (endpoint, consumed) = Endpoint::decode_payload(type_name, payload).unwrap();
         assert_eq!(endpoint.to_string(), expected);
         assert_eq!(payload.len() - consumed, surplus);
+    }
+}
+
+/// The line with which the stock node of a recorded conversation answered a listing of links.
+fn listed_link(profile: &str) -> String {
+    let conversations = VECTORS["conversations"].as_array().unwrap();
+    let recorded = conversations.iter().filter(|it| it["profile"] == profile);
+    let frames = recorded.flat_map(|it| it["events"].as_array().unwrap());
+    let lines = frames.filter_map(|event| {
+        let frame = hex::decode(event["hex"].as_str()?).ok()?;
+        let start = frame.windows(2).position(|pair| pair == b"{\"")?;
+        let line = String::from_utf8(frame[start..].to_vec()).ok()?;
+        line.contains("_info\"").then_some(line)
+    });
+    lines.last().unwrap_or_else(|| panic!("no listing recorded for {profile}"))
+}
+
+fn bare_endpoint(value: &Value) -> Option<Endpoint> {
+    value.as_str().map(|address| format!("tcp:{address}").parse().unwrap())
+}
+
+fn written(object: &dyn AnswerObject) -> String {
+    let mut writer = AnswerWriter::new(Encoding::Json);
+    writer.write(object).unwrap();
+    String::from_utf8(writer.into_bytes()).unwrap()
+}
+
+#[test]
+fn listed_links_are_written_as_stock_nodes_wrote_them() {
+    for (profile, type_name) in [
+        ("P0", "mod.nodes.stream_info"),
+        ("P2", "mod.nodes.stream_info"),
+        ("P4", "mod.nodes.link_info"),
+    ] {
+        let line = listed_link(profile);
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["Type"], type_name);
+        let of_p0 = profile == "P0";
+        let object = &value["Object"];
+        let end =
+            |name: &str| bare_endpoint(if of_p0 { &object[name] } else { &object[name]["Object"] });
+        let link = LinkInfo {
+            id: match object["ID"].as_str() {
+                Some(nonce) => u64::from_str_radix(nonce, 16).unwrap(),
+                None => object["ID"].as_u64().unwrap(),
+            },
+            local_identity: text(object, "LocalIdentity").parse().unwrap(),
+            remote_identity: text(object, "RemoteIdentity").parse().unwrap(),
+            local_endpoint: end("LocalEndpoint"),
+            remote_endpoint: end("RemoteEndpoint"),
+            outbound: false,
+            network: "tcp".to_owned(),
+            high_pressure: false,
+            throughput_bytes: 0,
+        };
+        let ours = match profile {
+            "P0" => written(&StreamInfo { link, era: StreamEra::P0 }),
+            "P2" => written(&StreamInfo { link, era: StreamEra::Late }),
+            _ => written(&link),
+        };
+        assert_eq!(ours, line);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::endpoint::{Endpoint, EndpointError, GatewayEra};
 use crate::object::{self, FieldError, FieldReader, FieldWriter, Object, type_names};
+use crate::time::Rfc3339;
 
 /// Why an object does not name a gateway socket.
 #[derive(Debug, thiserror::Error)]
@@ -65,50 +66,6 @@ pub fn parse_socket_object(object: &Object) -> Result<(Endpoint, u64), SocketObj
 /// The time is written in UTC as RFC 3339 does; times behind the year 9999, which it cannot
 /// write, become that year's last second.
 pub fn subscription_reply(expires_at_unix_s: u64) -> Vec<u8> {
-    let time = Rfc3339::from_unix_s(expires_at_unix_s);
-    let Rfc3339 { year, month, day, hour, minute, second } = time;
-    format!(
-        "{{\"Status\":\"ok\",\"expires_at\":\
-         \"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z\"}}\n"
-    )
-    .into_bytes()
-}
-
-/// A UTC time in the proleptic Gregorian calendar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rfc3339 {
-    pub(super) year: u64,
-    pub(super) month: u64,
-    pub(super) day: u64,
-    pub(super) hour: u64,
-    pub(super) minute: u64,
-    pub(super) second: u64,
-}
-
-impl Rfc3339 {
-    /// 9999-12-31T23:59:59Z.
-    pub(super) const LAST_UNIX_S: u64 = 253_402_300_799;
-
-    /// Converts seconds since the Unix epoch, by counting 400-year eras of 146 097 days from
-    /// 0000-03-01, so that leap days end their year.
-    pub(super) fn from_unix_s(unix_s: u64) -> Self {
-        const DAYS_BEFORE_EPOCH: u64 = 719_468;
-        const ERA_DAYS: u64 = 146_097;
-        let unix_s = unix_s.min(Self::LAST_UNIX_S);
-        let days = unix_s / 86_400 + DAYS_BEFORE_EPOCH;
-        let day_of_era = days % ERA_DAYS;
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let is_after_december = month_from_march >= 10;
-        Self {
-            year: days / ERA_DAYS * 400 + year_of_era + u64::from(is_after_december),
-            month: if is_after_december { month_from_march - 9 } else { month_from_march + 3 },
-            day: day_of_year - (153 * month_from_march + 2) / 5 + 1,
-            hour: unix_s / 3600 % 24,
-            minute: unix_s / 60 % 60,
-            second: unix_s % 60,
-        }
-    }
+    let expires_at = Rfc3339::from_unix_s(expires_at_unix_s);
+    format!("{{\"Status\":\"ok\",\"expires_at\":\"{expires_at}\"}}\n").into_bytes()
 }

@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 
 use super::idle::{IdleDecoder, IdleError, IdleMessage};
-use super::reply::Rfc3339;
 use super::*;
 use crate::endpoint::{Endpoint, GatewayEra};
 use crate::limits::SOCKET_PAYLOAD_BYTES_MAX;
 use crate::object::{self, ChannelForm, Object, ObjectReader};
+use crate::time::Rfc3339;
 
 const SOMEONE: &str = "028d7500dd4c12685d1f568b4c2b5048e8534b873319f3a8daa612b469132ec7f7";
 const ZERO: &str = "000000000000000000000000000000000000000000000000000000000000000000";

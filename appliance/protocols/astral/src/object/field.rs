@@ -27,6 +27,12 @@ pub enum FieldError {
         /// The value's length.
         bytes: usize,
     },
+    /// The layout cannot leave the field out, and there is no value for it.
+    #[error("there is no {field} to write")]
+    Absent {
+        /// The field's name.
+        field: &'static str,
+    },
     /// The 33 bytes are no identity.
     #[error("identity field is malformed")]
     Identity(#[from] IdentityError),

@@ -117,7 +117,7 @@ fn malformed_arguments_name_their_key() {
 
 #[test]
 fn encodings_are_those_of_the_callers_era() {
-    use Encoding::{BareText, C1, C2, Json, Text};
+    use Encoding::{BareText, Base64, C1, C2, Canonical, Json, Text};
     for (token, of_p0, of_later) in [
         ("", Some(C1), Some(C2)),
         ("astral", Some(C1), None),
@@ -125,26 +125,29 @@ fn encodings_are_those_of_the_callers_era() {
         ("json", Some(Json), Some(Json)),
         ("text", Some(BareText), Some(Text)),
         ("text%2B", Some(Text), None),
-        ("canonical", None, None),
-        ("base64", None, None),
+        ("canonical", None, Some(Canonical)),
+        ("base64", None, Some(Base64)),
         ("render", None, None),
         ("JSON", None, None),
     ] {
         for (profile, expected) in
             [(Profile::P0, of_p0), (Profile::P2, of_later), (Profile::P4, of_later)]
         {
-            for argument in ["in", "out"] {
-                let query = format!("nodes.links?{argument}={token}");
-                let found = parse(query.as_bytes(), profile);
-                let Some(expected) = expected else {
-                    assert_eq!(found, Err(OperationError::Encoding { argument }), "{query}");
-                    continue;
-                };
-                let request = found.unwrap();
-                let default = Encoding::of_profile(profile);
-                let (input, output) =
-                    if argument == "in" { (expected, default) } else { (default, expected) };
-                assert_eq!((request.input, request.output), (input, output), "{query}");
+            let default = Encoding::of_profile(profile);
+            let query = format!("nodes.links?out={token}");
+            let refused = |argument| OperationError::Encoding { argument };
+            let found = parse(query.as_bytes(), profile).map(|request| request.output);
+            assert_eq!(found, expected.ok_or(refused("out")), "{query}");
+            let input = expected.filter(|encoding| !matches!(encoding, Base64 | Canonical));
+            let query = format!("nodes.links?in={token}");
+            let found = parse(query.as_bytes(), profile);
+            let found = found.map(|request| (request.input, request.output));
+            assert_eq!(found, input.map(|it| (it, default)).ok_or(refused("in")), "{query}");
+            for path in ["objects.push?", "nodes.migrate_session?link_id=1&session_id=1&"] {
+                let query = format!("{path}in={token}");
+                let found = parse(query.as_bytes(), profile).map(|request| request.input);
+                let read = input.filter(|encoding| encoding.channel_form().is_some());
+                assert_eq!(found, read.ok_or(refused("in")), "{query}");
             }
         }
     }
