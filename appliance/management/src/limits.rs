@@ -21,6 +21,18 @@ pub const CORES_MAX: usize = 1024;
 /// Bytes of a log filter: a level and some targets.
 pub const LOG_FILTER_BYTES_MAX: usize = 1024;
 
+/// Peers in the configuration: what one box keeps links to or trusts, known to its operator by
+/// name. At 200 bytes each that is a fifth of the largest file.
+pub const PEERS_MAX: usize = 1024;
+/// Endpoints of one peer: a few addresses of each network, one for each of the dials that a stock
+/// node makes at a time (spec §9.1).
+pub const PEER_ENDPOINTS_MAX: usize = 8;
+/// Identities in a list of access: at 70 bytes each, two thirds of the largest file.
+pub const ACCESS_IDENTITIES_MAX: usize = 10_000;
+/// Links of one network over all cores: more than any box has descriptors for, so by default only
+/// the caps of the cores hold.
+pub const NETWORK_LINKS_MAX: usize = 1_000_000;
+
 /// Connections to the stats socket at a time: a scraper, some terminals and scripts. With one
 /// document of at most 20 MiB in flight each, slow readers hold at most 320 MiB.
 pub const STATS_CONNECTIONS_MAX: usize = 16;

@@ -9,20 +9,15 @@ use anyhow::Context;
 use std::fs;
 use std::path::Path;
 use tracing_subscriber::EnvFilter;
+use waystation_astral::identity::Identity;
 use waystation_management::config::{self, Config, LogFormat};
 
 /// Runs the appliance until a signal or a failure ends it.
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
-    let mut config = match &arguments.config {
-        Some(file) => read_config(file)?,
-        None => Config::default(),
-    };
-    if !arguments.listen.is_empty() {
-        config.listen.addresses.clone_from(&arguments.listen);
-    }
-    start_log(&config)?;
+    start_log(&configuration(arguments, None)?)?;
     let directory = state::directory(arguments.state_dir.as_deref())?;
     let (secret, new) = state::key(&directory)?;
+    let config = configuration(arguments, Some(secret.identity()))?;
     let socket = match &config.management.socket {
         Some(socket) => socket.clone(),
         None => state::socket(arguments.state_dir.as_deref())?,
@@ -71,14 +66,31 @@ pub(crate) fn config_default() -> anyhow::Result<()> {
 
 /// Checks a file.
 pub(crate) fn config_check(file: &Path) -> anyhow::Result<()> {
-    read_config(file)?;
+    read_config(file, None)?;
     print(format!("{}: no mistakes\n", file.display()).as_bytes())
 }
 
-fn read_config(file: &Path) -> anyhow::Result<Config> {
+/// The configuration with what the command line says instead.
+fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Result<Config> {
+    let mut config = match &arguments.config {
+        Some(file) => read_config(file, own)?,
+        None => Config::default(),
+    };
+    if !arguments.listen.is_empty() {
+        config.listen.addresses.clone_from(&arguments.listen);
+    }
+    Ok(config)
+}
+
+/// Reads a file, for the node of this identity if that is known.
+fn read_config(file: &Path, own: Option<Identity>) -> anyhow::Result<Config> {
     let text = fs::read_to_string(file)
         .with_context(|| format!("cannot read the configuration {}", file.display()))?;
-    Ok(config::parse(&text, &file.display().to_string())?)
+    let name = file.display().to_string();
+    Ok(match own {
+        Some(own) => config::parse_as(&text, &name, own)?,
+        None => config::parse(&text, &name)?,
+    })
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {

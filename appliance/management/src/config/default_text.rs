@@ -2,6 +2,9 @@
 
 use super::Config;
 use super::keys::{KEYS, Key, SECTIONS};
+use super::{PEER_KEYS, PeerConfig};
+
+use waystation_astral::identity::Identity;
 
 /// Columns of the comments.
 const COLUMNS: usize = 80;
@@ -22,18 +25,39 @@ pub fn documented_default() -> String {
         comment(&mut out, section.meaning);
         out.push_str(&format!("[{}]\n", section.name));
         for key in KEYS.iter().filter(|key| key.section == section.name) {
-            describe(&mut out, key, &defaults);
+            describe(&mut out, key, key.value(&defaults));
         }
     }
+    describe_peers(&mut out);
     out
 }
 
-fn describe(out: &mut String, key: &Key, defaults: &Config) {
+/// A peer has no default, so all of it is a comment.
+fn describe_peers(out: &mut String) {
+    out.push('\n');
+    comment(
+        out,
+        "Nodes that this one knows by name, each under a line [[peer]] of its own. There are none \
+        by default.",
+    );
+    out.push_str("# [[peer]]\n");
+    let nobody = PeerConfig::new(Identity::ANYONE);
+    for key in PEER_KEYS {
+        describe(out, key, None);
+        if key.name != "identity"
+            && let Some(value) = key.value(&nobody)
+        {
+            comment(out, &format!("Default: {value}."));
+        }
+    }
+}
+
+fn describe<C: Clone>(out: &mut String, key: &Key<C>, value: Option<String>) {
     out.push('\n');
     comment(out, key.meaning);
     comment(out, &format!("Unit: {}. Range: {}.", key.unit, key.range()));
     comment(out, &format!("Reloads: {}.", key.reload.text()));
-    match key.value(defaults) {
+    match value {
         Some(value) => out.push_str(&format!("{} = {value}\n", key.name)),
         None => out.push_str(&format!("# {} =\n", key.name)),
     }

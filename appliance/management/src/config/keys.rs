@@ -4,14 +4,15 @@
 
 use super::Config;
 use super::rule::Rule;
-use crate::limits::{ALIAS_BYTES_MAX, CORES_MAX};
+use super::{BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN};
+use crate::limits::{ALIAS_BYTES_MAX, CORES_MAX, NETWORK_LINKS_MAX};
 use crate::units::ByteSize;
 use std::time::Duration;
 use waystation_relay::limits::{WINDOW_MAX_BYTES, WINDOW_MIN_BYTES};
 
-/// One key.
+/// One key, whose value lives in `C`: in the configuration itself or in one of its peers.
 #[derive(Clone, Copy, Debug)]
-pub struct Key {
+pub struct Key<C = Config> {
     /// The section, without brackets.
     pub section: &'static str,
     /// The name inside the section.
@@ -22,10 +23,10 @@ pub struct Key {
     pub unit: &'static str,
     /// Whether a running program takes up a new value.
     pub reload: Reload,
-    pub(super) rule: Rule,
+    pub(super) rule: Rule<C>,
 }
 
-impl Key {
+impl<C: Clone> Key<C> {
     /// `section.name`.
     pub fn path(&self) -> String {
         format!("{}.{}", self.section, self.name)
@@ -37,7 +38,7 @@ impl Key {
     }
 
     /// Its value in TOML, or nothing if it is absent.
-    pub fn value(&self, config: &Config) -> Option<String> {
+    pub fn value(&self, config: &C) -> Option<String> {
         self.rule.show(config)
     }
 }
@@ -45,6 +46,8 @@ impl Key {
 /// Whether a running program takes up a new value of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
+    /// It does, when it is told to by `SIGHUP`.
+    Live,
     /// The value is read once, when the program starts.
     Restart,
 }
@@ -53,6 +56,7 @@ impl Reload {
     /// The words of the documentation.
     pub fn text(self) -> &'static str {
         match self {
+            Self::Live => "yes, on SIGHUP",
             Self::Restart => "no, needs a restart",
         }
     }
@@ -72,12 +76,20 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "engine", meaning: "The data cores and their memory." },
     Section { name: "relay", meaning: "Links and the sessions on them." },
     Section { name: "gateway", meaning: "Registrations, idle connections and raw pipes." },
+    Section { name: "access", meaning: "Who may link to this node." },
+    Section {
+        name: "limits",
+        meaning: "What one identity may use over all its links, unless its [[peer]] says \
+            otherwise, and how many links there may be of each network. What is beyond a limit \
+            when it is lowered stays.",
+    },
+    Section { name: "dial", meaning: "Links that this node makes: to [[peer]]s, and on command." },
     Section { name: "management", meaning: "The management core, its socket, metrics and logs." },
 ];
 
 /// Every key, in the order of printing.
 pub const KEYS: &[Key] = &[
-    key(
+    live(
         "node",
         "alias",
         "text",
@@ -87,6 +99,13 @@ pub const KEYS: &[Key] = &[
             at: |config| &mut config.node.alias,
         },
         "The name other nodes show for this one; part of the node info.",
+    ),
+    live(
+        "node",
+        "reflect_endpoints",
+        "flag",
+        Rule::Flag { at: |config| &mut config.node.reflect_endpoints },
+        "Whether a node that links to this one is told the address it is seen at.",
     ),
     key(
         "listen",
@@ -166,21 +185,22 @@ pub const KEYS: &[Key] = &[
         },
         "Memory for payload that waits in sessions, for credit or for a slow link.",
     ),
-    key(
+    live(
         "engine",
         "links_max",
         "links per core",
         Rule::Count { min: 1, max: 1_000_000, at: |config| &mut config.engine.links_max },
-        "Links of one core; connections beyond that are closed and counted.",
+        "Links of one core; connections beyond that are closed and counted. While running, it, \
+        half_open_max and sockets_max may together not become more than they were at the start.",
     ),
-    key(
+    live(
         "engine",
         "half_open_max",
         "connections per core",
         Rule::Count { min: 16, max: 1_000_000, at: |config| &mut config.engine.half_open_max },
         "Connections that have not finished their handshake; more are closed and counted.",
     ),
-    key(
+    live(
         "engine",
         "sockets_max",
         "sockets per core",
@@ -199,7 +219,7 @@ pub const KEYS: &[Key] = &[
         "The window this node advertises. A session never holds more than this per direction; a \
         small one limits throughput to the window per round trip.",
     ),
-    key(
+    live(
         "relay",
         "sessions_per_link_max",
         "sessions per link",
@@ -210,14 +230,14 @@ pub const KEYS: &[Key] = &[
         },
         "Sessions of one link; queries beyond that are rejected and counted.",
     ),
-    key(
+    live(
         "relay",
         "sessions_max",
         "sessions per core",
         Rule::Count { min: 1, max: 10_000_000, at: |config| &mut config.relay.sessions_max },
         "Sessions of all links of one core; a relayed session is two, one on each link.",
     ),
-    key(
+    live(
         "relay",
         "handshake_timeout",
         "duration",
@@ -228,7 +248,7 @@ pub const KEYS: &[Key] = &[
         },
         "From accept to the end of the negotiation.",
     ),
-    key(
+    live(
         "relay",
         "query_timeout",
         "duration",
@@ -239,7 +259,7 @@ pub const KEYS: &[Key] = &[
         },
         "How long the target of a relayed query may take to answer it.",
     ),
-    key(
+    live(
         "relay",
         "ping_interval",
         "duration",
@@ -250,7 +270,7 @@ pub const KEYS: &[Key] = &[
         },
         "How long a link may be silent before it is pinged.",
     ),
-    key(
+    live(
         "relay",
         "ping_timeout",
         "duration",
@@ -261,7 +281,7 @@ pub const KEYS: &[Key] = &[
         },
         "How long a peer may take to answer a ping before its link is closed.",
     ),
-    key(
+    live(
         "relay",
         "send_stall_timeout",
         "duration",
@@ -272,14 +292,14 @@ pub const KEYS: &[Key] = &[
         },
         "How long a peer may leave bytes unread before its link is closed.",
     ),
-    key(
+    live(
         "gateway",
         "enabled",
         "flag",
         Rule::Flag { at: |config| &mut config.gateway.enabled },
         "Whether nodes may register here and be reached through this node's gateway.",
     ),
-    key(
+    live(
         "gateway",
         "announce",
         "ADDRESS:PORT",
@@ -287,14 +307,14 @@ pub const KEYS: &[Key] = &[
         "The address nodes are told to dial for sockets, for boxes behind address translation. \
         Empty: the address at which their own link arrived.",
     ),
-    key(
+    live(
         "gateway",
         "registrations_max",
         "registrations",
         Rule::Count { min: 1, max: 10_000_000, at: |config| &mut config.gateway.registrations_max },
         "Nodes that may be registered at a time.",
     ),
-    key(
+    live(
         "gateway",
         "idle_per_registration_max",
         "connections per registration",
@@ -305,7 +325,7 @@ pub const KEYS: &[Key] = &[
         },
         "Idle connections that one registered node may keep waiting here.",
     ),
-    key(
+    live(
         "gateway",
         "reservation_timeout",
         "duration",
@@ -316,7 +336,7 @@ pub const KEYS: &[Key] = &[
         },
         "How long a caller may take to dial the socket that was reserved for it.",
     ),
-    key(
+    live(
         "gateway",
         "idle_ping_interval",
         "duration",
@@ -327,7 +347,7 @@ pub const KEYS: &[Key] = &[
         },
         "How often an idle connection is pinged.",
     ),
-    key(
+    live(
         "gateway",
         "idle_dead_after",
         "duration",
@@ -339,7 +359,7 @@ pub const KEYS: &[Key] = &[
         "How long an idle connection may be silent before it is closed; longer than \
         idle_ping_interval.",
     ),
-    key(
+    live(
         "gateway",
         "pipe_idle_timeout",
         "duration",
@@ -349,6 +369,175 @@ pub const KEYS: &[Key] = &[
             at: |config| &mut config.gateway.pipe_idle_timeout,
         },
         "How long a raw pipe may be without traffic before it is closed.",
+    ),
+    live(
+        "access",
+        "mode",
+        "name",
+        Rule::Mode { at: |config| &mut config.access.mode },
+        "Who may link: every identity, those in identities, or all but those. Others are turned \
+        away as soon as the handshake has shown who they are.",
+    ),
+    live(
+        "access",
+        "identities",
+        "identities",
+        Rule::Identities { at: |config| &mut config.access.identities },
+        "The list that mode speaks of. A link that is open when its identity is taken out stays, \
+        until it is closed with: waystation links close ID.",
+    ),
+    live(
+        "limits",
+        "links_per_identity_max",
+        "links",
+        Rule::Count {
+            min: 1,
+            max: NETWORK_LINKS_MAX,
+            at: |config| &mut config.limits.links_per_identity_max,
+        },
+        "Links of one identity; a new one beyond that is closed and counted, never an old one.",
+    ),
+    live(
+        "limits",
+        "links_per_identity_and_network_max",
+        "links",
+        Rule::Count {
+            min: 1,
+            max: NETWORK_LINKS_MAX,
+            at: |config| &mut config.limits.links_per_identity_and_network_max,
+        },
+        "The same for its links of one network: tcp, tor or gw.",
+    ),
+    live(
+        "limits",
+        "sessions_per_identity_max",
+        "sessions",
+        Rule::Count {
+            min: 1,
+            max: 10_000_000,
+            at: |config| &mut config.limits.sessions_per_identity_max,
+        },
+        "Sessions that one identity may have, asked for by it or offered to it.",
+    ),
+    live(
+        "limits",
+        "registrations_per_identity_max",
+        "registrations",
+        Rule::Count {
+            min: 0,
+            max: 1,
+            at: |config| &mut config.limits.registrations_per_identity_max,
+        },
+        "Whether an identity may register at the gateway; it has one registration at most. 0 with \
+        1 for some peers keeps the gateway to those.",
+    ),
+    live(
+        "limits",
+        "rate",
+        "bytes per second",
+        Rule::Rate { min: RATE_MIN, max: RATE_MAX, at: |config| &mut config.limits.rate },
+        "How much payload one identity may send through this node. What comes faster waits, and \
+        in the end its sender does.",
+    ),
+    live(
+        "limits",
+        "burst",
+        "bytes",
+        Rule::Size { min: BURST_MIN, max: BURST_MAX, at: |config| &mut config.limits.burst },
+        "How much may pass at once after a pause, if there is a rate.",
+    ),
+    live(
+        "limits",
+        "tcp_links_max",
+        "links",
+        Rule::Count {
+            min: 0,
+            max: NETWORK_LINKS_MAX,
+            at: |config| &mut config.limits.tcp_links_max,
+        },
+        "Links over TCP on all cores together; a new one beyond that is closed and counted.",
+    ),
+    live(
+        "limits",
+        "tor_links_max",
+        "links",
+        Rule::Count {
+            min: 0,
+            max: NETWORK_LINKS_MAX,
+            at: |config| &mut config.limits.tor_links_max,
+        },
+        "The same for links that this node made through Tor.",
+    ),
+    live(
+        "limits",
+        "gw_links_max",
+        "links",
+        Rule::Count {
+            min: 0,
+            max: NETWORK_LINKS_MAX,
+            at: |config| &mut config.limits.gw_links_max,
+        },
+        "The same for links inside sessions of other links, and through other gateways.",
+    ),
+    live(
+        "limits",
+        "link_idle_timeout",
+        "duration",
+        Rule::SpanOrNone {
+            min: Duration::from_secs(10),
+            max: Duration::from_secs(30 * 24 * 3600),
+            at: |config| &mut config.limits.link_idle_timeout,
+        },
+        "How long a link may be without sessions before it is closed. Links of registered nodes \
+        and of peers are left alone.",
+    ),
+    live(
+        "dial",
+        "tor_proxy",
+        "ADDRESS:PORT",
+        Rule::Proxy { at: |config| &mut config.dial.tor_proxy },
+        "The SOCKS5 port of a Tor proxy. Empty: tor endpoints are refused.",
+    ),
+    live(
+        "dial",
+        "dials_max",
+        "dials",
+        Rule::Count { min: 1, max: 64, at: |config| &mut config.dial.dials_max },
+        "Dials under way at a time.",
+    ),
+    live(
+        "dial",
+        "connect_timeout",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(600),
+            at: |config| &mut config.dial.connect_timeout,
+        },
+        "How long a connection may take to be made, with what a proxy or gateway has to say.",
+    ),
+    live(
+        "dial",
+        "backoff_min",
+        "duration",
+        Rule::Span {
+            min: Duration::from_millis(100),
+            max: Duration::from_secs(3600),
+            at: |config| &mut config.dial.backoff_min,
+        },
+        "The pause after the first failed attempt to reach a peer; it doubles with every further \
+        one.",
+    ),
+    live(
+        "dial",
+        "backoff_max",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(24 * 3600),
+            at: |config| &mut config.dial.backoff_max,
+        },
+        "The longest such pause.",
     ),
     key(
         "management",
@@ -384,7 +573,7 @@ pub const KEYS: &[Key] = &[
         "Whether metrics_listen may be an address that others can reach. There is no access \
         control and no encryption on it.",
     ),
-    key(
+    live(
         "management",
         "log",
         "level",
@@ -400,11 +589,21 @@ pub const KEYS: &[Key] = &[
     ),
 ];
 
+const fn live(
+    section: &'static str,
+    name: &'static str,
+    unit: &'static str,
+    rule: Rule<Config>,
+    meaning: &'static str,
+) -> Key {
+    Key { section, name, meaning, unit, reload: Reload::Live, rule }
+}
+
 const fn key(
     section: &'static str,
     name: &'static str,
     unit: &'static str,
-    rule: Rule,
+    rule: Rule<Config>,
     meaning: &'static str,
 ) -> Key {
     Key { section, name, meaning, unit, reload: Reload::Restart, rule }

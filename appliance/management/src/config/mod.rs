@@ -6,20 +6,34 @@
 
 mod default_text;
 pub mod keys;
+mod nodes;
+mod peer;
 mod problem;
 mod reader;
 mod rule;
 
 pub use default_text::documented_default;
+pub use peer::{PEER_KEYS, PeerConfig};
 pub use problem::{Complaint, ConfigError, Problem};
-pub use reader::parse;
+pub use reader::{parse, parse_as};
 
 use crate::gateway;
-use crate::units::{ByteSize, serialize_duration};
+use crate::limits::NETWORK_LINKS_MAX;
+use crate::units::{ByteSize, format_duration, serialize_duration};
 use serde::Serialize;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use waystation_astral::identity::Identity;
+use waystation_relay::access::Access;
+
+/// The least and the most of `rate` and `burst`. A burst holds the payload of one data frame, so
+/// that every frame passes at some time; at the least rate that takes four seconds.
+pub(crate) const RATE_MIN: ByteSize = ByteSize::from_kib(16);
+pub(crate) const RATE_MAX: ByteSize = ByteSize::from_gib(64);
+pub(crate) const BURST_MIN: ByteSize = ByteSize::from_kib(64);
+pub(crate) const BURST_MAX: ByteSize = ByteSize::from_gib(4);
 
 /// Everything an operator can set. The fields of a section are named like its keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -29,13 +43,38 @@ pub struct Config {
     pub engine: EngineConfig,
     pub relay: RelayConfig,
     pub gateway: GatewayConfig,
+    pub access: AccessConfig,
+    pub limits: LimitsConfig,
+    pub dial: DialConfig,
     pub management: ManagementConfig,
+    /// `[[peer]]`, each identity once, in the order of the file.
+    #[serde(rename = "peer")]
+    pub peers: Vec<PeerConfig>,
+}
+
+impl Config {
+    /// What is said about a peer, if anything.
+    pub fn peer(&self, identity: &Identity) -> Option<&PeerConfig> {
+        self.peers.iter().find(|peer| peer.identity == *identity)
+    }
+
+    /// Who may link to this node, in the form data cores take.
+    pub fn access(&self) -> Access {
+        let identities = self.access.identities.iter().copied().collect();
+        match self.access.mode {
+            AccessMode::Everyone => Access::Everyone,
+            AccessMode::Allowlist => Access::Allowlist(identities),
+            AccessMode::Denylist => Access::Denylist(identities),
+        }
+    }
 }
 
 /// `[node]`: how this node presents itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodeConfig {
     pub alias: String,
+    /// Whether peers are told the address they are seen at.
+    pub reflect_endpoints: bool,
 }
 
 /// `[listen]`: where connections come in; links and gateway sockets share the port.
@@ -98,6 +137,97 @@ pub struct GatewayConfig {
     pub pipe_idle_timeout: Duration,
 }
 
+/// `[access]`: who may link to this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AccessConfig {
+    pub mode: AccessMode,
+    #[serde(serialize_with = "serialize_identities")]
+    pub identities: Vec<Identity>,
+}
+
+/// Whom `access.identities` lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessMode {
+    /// Nobody in particular; every identity may link.
+    #[default]
+    Everyone,
+    /// Those who may link.
+    Allowlist,
+    /// Those who may not.
+    Denylist,
+}
+
+/// `[limits]`: what one identity may use, and how many links there may be of each network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LimitsConfig {
+    pub links_per_identity_max: usize,
+    pub links_per_identity_and_network_max: usize,
+    pub sessions_per_identity_max: usize,
+    /// 0 or 1: an identity has one registration, or may not register.
+    pub registrations_per_identity_max: usize,
+    pub rate: Rate,
+    pub burst: ByteSize,
+    /// Links over all cores.
+    pub tcp_links_max: usize,
+    pub tor_links_max: usize,
+    pub gw_links_max: usize,
+    /// Absent: links may be idle for as long as they like.
+    #[serde(serialize_with = "serialize_duration_or_none")]
+    pub link_idle_timeout: Option<Duration>,
+}
+
+/// How fast something may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rate {
+    /// As fast as it can.
+    #[default]
+    Unbounded,
+    /// So many bytes per second.
+    PerSecond(ByteSize),
+}
+
+impl Rate {
+    /// Bytes per second, if bounded.
+    pub fn bytes_per_s(self) -> Option<u64> {
+        match self {
+            Self::Unbounded => None,
+            Self::PerSecond(bytes) => Some(bytes.as_u64()),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unbounded => f.write_str(rule::NONE),
+            Self::PerSecond(bytes) => bytes.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// `[dial]`: links that this node makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DialConfig {
+    /// A SOCKS5 proxy of Tor; absent: no tor endpoint can be dialed.
+    #[serde(serialize_with = "serialize_announce")]
+    pub tor_proxy: Option<SocketAddr>,
+    /// Dials under way at a time.
+    pub dials_max: usize,
+    #[serde(serialize_with = "serialize_duration")]
+    pub connect_timeout: Duration,
+    #[serde(serialize_with = "serialize_duration")]
+    pub backoff_min: Duration,
+    #[serde(serialize_with = "serialize_duration")]
+    pub backoff_max: Duration,
+}
+
 /// `[management]`: the management core, the stats socket, metrics and logs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ManagementConfig {
@@ -137,7 +267,7 @@ pub enum LogFormat {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { alias: "waystation".to_owned() }
+        Self { alias: "waystation".to_owned(), reflect_endpoints: true }
     }
 }
 
@@ -195,6 +325,35 @@ impl Default for GatewayConfig {
     }
 }
 
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            links_per_identity_max: 64,
+            links_per_identity_and_network_max: 64,
+            sessions_per_identity_max: 20_000,
+            registrations_per_identity_max: 1,
+            rate: Rate::Unbounded,
+            burst: ByteSize::from_mib(1),
+            tcp_links_max: NETWORK_LINKS_MAX,
+            tor_links_max: NETWORK_LINKS_MAX,
+            gw_links_max: NETWORK_LINKS_MAX,
+            link_idle_timeout: None,
+        }
+    }
+}
+
+impl Default for DialConfig {
+    fn default() -> Self {
+        Self {
+            tor_proxy: None,
+            dials_max: 8,
+            connect_timeout: Duration::from_secs(30),
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(900),
+        }
+    }
+}
+
 impl Default for ManagementConfig {
     fn default() -> Self {
         Self {
@@ -216,6 +375,23 @@ fn serialize_announce<S: serde::Serializer>(
     match address {
         Some(address) => serializer.collect_str(address),
         None => serializer.serialize_str(""),
+    }
+}
+
+fn serialize_identities<S: serde::Serializer>(
+    identities: &[Identity],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(identities.iter().map(Identity::to_string))
+}
+
+fn serialize_duration_or_none<S: serde::Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => serializer.serialize_str(&format_duration(*duration)),
+        None => serializer.serialize_str(rule::NONE),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What can be wrong with a configuration file: always the file, the line, the key and the remedy.
 
 use crate::limits::{
-    CONFIG_BYTES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
+    CONFIG_BYTES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, PEERS_MAX, SOCKET_PATH_BYTES_MAX,
 };
 use crate::units::UnitError;
 use std::fmt;
@@ -113,6 +113,64 @@ pub enum Complaint {
         "nobody can dial {address}; name the address and the port that nodes reach this box at"
     )]
     NotDialable { address: SocketAddr },
+    /// An address at which no proxy can be.
+    #[error("nobody can dial {address}; name the address and the port of the proxy")]
+    NotAProxy { address: SocketAddr },
+    /// A text that names no node.
+    #[error("\"{value}\" is no identity ({error}); use 66 hex digits or a node1… text")]
+    NotAnIdentity { value: String, error: String },
+    /// A text that is no endpoint.
+    #[error(
+        "\"{value}\" is no endpoint ({error}); use tcp:ADDRESS:PORT, tor:NAME.onion:PORT or \
+         gw:GATEWAY:TARGET"
+    )]
+    NotAnEndpoint { value: String, error: String },
+    /// An endpoint over something that this program does not speak.
+    #[error("nothing is dialed over {network} here; use a tcp, tor or gw endpoint")]
+    NetworkNotDialed { network: &'static str },
+    /// An onion service without a way to it.
+    #[error("names a tor endpoint, but dial.tor_proxy is empty; set it, or take the endpoint out")]
+    TorWithoutProxy,
+    /// An endpoint that leads to somebody else.
+    #[error("the endpoint {endpoint} leads to another node; its target has to be peer.identity")]
+    EndpointOfAnother { endpoint: String },
+    /// An endpoint through this node itself.
+    #[error("the endpoint {endpoint} goes through this node itself; name another gateway")]
+    GatewayIsSelf { endpoint: String },
+    /// A peer without a name.
+    #[error("is missing; every [[peer]] has one")]
+    PeerWithoutIdentity,
+    /// This node as its own peer.
+    #[error("is this node itself; take this [[peer]] out")]
+    PeerIsSelf,
+    /// Two tables about one peer.
+    #[error("{identity} has a [[peer]] on line {line} already; put both into one")]
+    DuplicatePeer { identity: String, line: usize },
+    /// A single table where there may be several.
+    #[error("write each peer under a line [[peer]] of its own")]
+    NotAPeerList,
+    /// More peers than there is room for.
+    #[error("there are {peers} peers, more than {PEERS_MAX}")]
+    TooManyPeers { peers: usize },
+    /// A peer that is to be linked and kept out.
+    #[error(
+        "{identity} is a [[peer]], but access keeps it out; change access.identities or the peer"
+    )]
+    PeerKeptOut { identity: String },
+    /// A list that keeps everybody out.
+    #[error(
+        "is empty, so access.mode \"allowlist\" admits nobody; name identities, or change the mode"
+    )]
+    NobodyAdmitted,
+    /// A list without a meaning.
+    #[error(
+        "is not used with access.mode \"everyone\"; set the mode to \"allowlist\" or \"denylist\", \
+         or empty the list"
+    )]
+    ListWithoutMode,
+    /// Pauses that shrink.
+    #[error("{min} is longer than dial.backoff_max ({max})")]
+    BackoffReversed { min: String, max: String },
     /// A log filter that is not understood.
     #[error(
         "\"{directive}\" is neither a level (off, error, warn, info, debug, trace) nor target=level"

@@ -1,15 +1,20 @@
 //! From the text of a file to a [`Config`], or to everything that is wrong with it.
 
-use super::Config;
 use super::keys::{KEYS, Key, SECTIONS};
 use super::problem::{Complaint, ConfigError, Problem};
 use super::rule::nearest;
-use crate::limits::{CONFIG_BYTES_MAX, CONFIG_PROBLEMS_MAX};
+use super::{AccessMode, Config, PEER_KEYS, PeerConfig};
+use crate::limits::{CONFIG_BYTES_MAX, CONFIG_PROBLEMS_MAX, PEERS_MAX};
 use crate::units::format_duration;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use waystation_astral::endpoint::Endpoint;
+use waystation_astral::identity::Identity;
+
+/// The name of the tables that are not sections.
+const PEER: &str = "peer";
 
 /// Reads and checks a configuration. Keys that are absent keep their default.
 ///
@@ -18,8 +23,26 @@ use toml::de::{DeTable, DeValue};
 /// # Errors
 /// What is wrong, each with line, key and remedy, in the order of the lines.
 pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
-    let mut reader =
-        Reader { text, config: Config::default(), lines: BTreeMap::new(), problems: vec![] };
+    read(text, file_name, None)
+}
+
+/// As [`parse`], for the node of this identity: also refuses what makes it its own peer.
+///
+/// # Errors
+/// See [`parse`].
+pub fn parse_as(text: &str, file_name: &str, own: Identity) -> Result<Config, ConfigError> {
+    read(text, file_name, Some(own))
+}
+
+fn read(text: &str, file_name: &str, own: Option<Identity>) -> Result<Config, ConfigError> {
+    let mut reader = Reader {
+        text,
+        own,
+        config: Config::default(),
+        lines: BTreeMap::new(),
+        peer_lines: vec![],
+        problems: vec![],
+    };
     if text.len() > CONFIG_BYTES_MAX {
         reader.complain(0..0, String::new(), Complaint::FileTooLarge { bytes: text.len() });
     } else {
@@ -38,9 +61,13 @@ pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
 
 struct Reader<'t> {
     text: &'t str,
+    /// Whose configuration it is, if that is known.
+    own: Option<Identity>,
     config: Config,
     /// Lines of the keys that are there, by path.
     lines: BTreeMap<String, usize>,
+    /// Lines of the keys of each peer, in the order of the peers.
+    peer_lines: Vec<BTreeMap<&'static str, usize>>,
     problems: Vec<Problem>,
 }
 
@@ -66,6 +93,9 @@ impl Reader<'_> {
         value: &Spanned<DeValue<'_>>,
     ) {
         let section = name.get_ref().as_ref();
+        if section == PEER {
+            return self.read_peers(name.span(), value.get_ref());
+        }
         let known = SECTIONS.iter().any(|known| known.name == section);
         match value.get_ref() {
             DeValue::Table(table) if known => {
@@ -105,6 +135,48 @@ impl Reader<'_> {
         }
     }
 
+    fn read_peers(&mut self, span: Range<usize>, value: &DeValue<'_>) {
+        let Some(peers) = value.as_array() else {
+            return self.complain(span, PEER.to_owned(), Complaint::NotAPeerList);
+        };
+        if peers.len() > PEERS_MAX {
+            let complaint = Complaint::TooManyPeers { peers: peers.len() };
+            return self.complain(span, PEER.to_owned(), complaint);
+        }
+        for peer in peers.iter() {
+            match peer.get_ref() {
+                DeValue::Table(table) => self.read_peer(peer.span(), table),
+                _ => self.complain(peer.span(), PEER.to_owned(), Complaint::NotAPeerList),
+            }
+        }
+    }
+
+    fn read_peer(&mut self, span: Range<usize>, table: &DeTable<'_>) {
+        let mut peer = PeerConfig::new(Identity::ANYONE);
+        let mut lines = BTreeMap::from([(PEER, self.line(&span))]);
+        let before = self.problems.len();
+        for (name, value) in table {
+            let Some(key) = PEER_KEYS.iter().find(|key| key.name == name.get_ref()) else {
+                let near = nearest(name.get_ref(), PEER_KEYS.iter().map(|key| key.name));
+                let nearest = near.map(|near| format!("{PEER}.{near}"));
+                let path = format!("{PEER}.{}", name.get_ref());
+                self.complain(name.span(), path, Complaint::UnknownKey { nearest });
+                continue;
+            };
+            lines.insert(key.name, self.line(&name.span()));
+            if let Err(complaint) = key.rule.read(value.get_ref(), &mut peer) {
+                self.complain(name.span(), key.path(), complaint);
+            }
+        }
+        if !lines.contains_key("identity") {
+            self.complain(span, format!("{PEER}.identity"), Complaint::PeerWithoutIdentity);
+        }
+        if self.problems.len() == before {
+            self.config.peers.push(peer);
+            self.peer_lines.push(lines);
+        }
+    }
+
     /// What no key can see alone. The complaint goes to the key that is more likely the slip.
     fn check_combinations(&mut self) {
         let config = self.config.clone();
@@ -132,6 +204,14 @@ impl Reader<'_> {
                 },
             );
         }
+        if config.dial.backoff_min > config.dial.backoff_max {
+            let min = format_duration(config.dial.backoff_min);
+            let max = format_duration(config.dial.backoff_max);
+            let keys = ["dial.backoff_min", "dial.backoff_max"];
+            self.refuse(&keys, Complaint::BackoffReversed { min, max });
+        }
+        self.check_access(&config);
+        self.check_peers(&config);
         if config.relay.session_window > engine.queue_memory {
             let keys = ["relay.session_window", "engine.queue_memory"];
             self.refuse(
@@ -141,6 +221,40 @@ impl Reader<'_> {
                     queue_memory: engine.queue_memory.to_string(),
                 },
             );
+        }
+    }
+
+    fn check_access(&mut self, config: &Config) {
+        let keys = ["access.identities", "access.mode"];
+        match (config.access.mode, config.access.identities.is_empty()) {
+            (AccessMode::Allowlist, true) => self.refuse(&keys, Complaint::NobodyAdmitted),
+            (AccessMode::Everyone, false) => self.refuse(&keys, Complaint::ListWithoutMode),
+            _ => {}
+        }
+    }
+
+    fn check_peers(&mut self, config: &Config) {
+        let access = config.access();
+        let mut seen: BTreeMap<Identity, usize> = BTreeMap::new();
+        for (peer, lines) in config.peers.iter().zip(std::mem::take(&mut self.peer_lines)) {
+            let identity = peer.identity.to_string();
+            let line = lines.get("identity").copied().unwrap_or(1);
+            let mut refuse = |key: &str, complaint| {
+                let line = lines.get(key).copied().unwrap_or(line);
+                self.problems.push(Problem { line, key: format!("{PEER}.{key}"), complaint });
+            };
+            if let Some(line) = seen.insert(peer.identity, line) {
+                refuse("identity", Complaint::DuplicatePeer { identity, line });
+            } else if self.own == Some(peer.identity) {
+                refuse("identity", Complaint::PeerIsSelf);
+            } else if !access.admits(&peer.identity) {
+                refuse("identity", Complaint::PeerKeptOut { identity });
+            }
+            for endpoint in &peer.endpoints {
+                if let Some(complaint) = unusable(endpoint, peer.identity, self.own, config) {
+                    refuse("endpoints", complaint);
+                }
+            }
         }
     }
 
@@ -161,12 +275,35 @@ impl Reader<'_> {
     }
 }
 
+/// Why an endpoint of this peer cannot be dialed as things are configured.
+fn unusable(
+    endpoint: &Endpoint,
+    peer: Identity,
+    own: Option<Identity>,
+    config: &Config,
+) -> Option<Complaint> {
+    match endpoint {
+        Endpoint::Tor { .. } => {
+            config.dial.tor_proxy.is_none().then_some(Complaint::TorWithoutProxy)
+        }
+        Endpoint::Gateway { target, .. } if *target != peer => {
+            Some(Complaint::EndpointOfAnother { endpoint: endpoint.to_string() })
+        }
+        Endpoint::Gateway { gateway, .. } => {
+            let complaint = || Complaint::GatewayIsSelf { endpoint: endpoint.to_string() };
+            (Some(*gateway) == own).then(complaint)
+        }
+        Endpoint::Tcp(_) | Endpoint::Utp(_) | Endpoint::Kcp(_) => None,
+    }
+}
+
 fn find(section: &str, name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.section == section && key.name == name)
 }
 
 fn unknown_section(section: &str) -> Complaint {
-    let names: Vec<_> = SECTIONS.iter().map(|known| format!("[{}]", known.name)).collect();
+    let names = SECTIONS.iter().map(|known| format!("[{}]", known.name));
+    let names: Vec<_> = names.chain([format!("[[{PEER}]]")]).collect();
     Complaint::UnknownSection {
         nearest: nearest(section, SECTIONS.iter().map(|known| known.name))
             .map(|name| format!("[{name}]")),

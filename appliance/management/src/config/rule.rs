@@ -1,45 +1,136 @@
 //! How one key's value is read, checked and printed: the kinds of values there are.
 //!
-//! A rule holds its range and the place in [`Config`] it is about, so reading, printing and
-//! documenting a key cannot disagree.
+//! A rule holds its range and the place it is about, in [`Config`](super::Config) or in one of its
+//! peers, so reading, printing and documenting a key cannot disagree.
 
+use super::nodes::{self, endpoints, identities, identity};
 use super::problem::Complaint;
-use super::{Config, LogFormat, PortChoice};
-use crate::limits::{LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, SOCKET_PATH_BYTES_MAX};
+use super::{AccessMode, LogFormat, PortChoice, Rate};
+use crate::limits::{
+    ACCESS_IDENTITIES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, PEER_ENDPOINTS_MAX,
+    SOCKET_PATH_BYTES_MAX,
+};
 use crate::units::{ByteSize, format_duration, parse_duration};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::{DeArray, DeInteger, DeValue};
+use waystation_astral::endpoint::Endpoint;
+use waystation_astral::identity::Identity;
 
-/// The kind of a value with its range and its place.
+/// The kind of a value with its range and its place in `C`.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Rule {
-    Flag { at: fn(&mut Config) -> &mut bool },
-    Count { min: usize, max: usize, at: fn(&mut Config) -> &mut usize },
-    PowerOfTwo { min: usize, max: usize, at: fn(&mut Config) -> &mut usize },
-    OptionalCount { max: usize, at: fn(&mut Config) -> &mut Option<usize> },
-    Counts { max: usize, entries_max: usize, at: fn(&mut Config) -> &mut Vec<usize> },
-    Size { min: ByteSize, max: ByteSize, at: fn(&mut Config) -> &mut ByteSize },
-    Span { min: Duration, max: Duration, at: fn(&mut Config) -> &mut Duration },
-    Text { min_bytes: usize, max_bytes: usize, at: fn(&mut Config) -> &mut String },
-    Addresses { at: fn(&mut Config) -> &mut Vec<SocketAddr> },
-    OptionalAddress { dialable: bool, at: fn(&mut Config) -> &mut Option<SocketAddr> },
-    SocketPath { at: fn(&mut Config) -> &mut Option<PathBuf> },
-    LogFilter { at: fn(&mut Config) -> &mut String },
-    Port { at: fn(&mut Config) -> &mut PortChoice },
-    LogLines { at: fn(&mut Config) -> &mut LogFormat },
+pub(super) enum Rule<C> {
+    Flag {
+        at: fn(&mut C) -> &mut bool,
+    },
+    Count {
+        min: usize,
+        max: usize,
+        at: fn(&mut C) -> &mut usize,
+    },
+    PowerOfTwo {
+        min: usize,
+        max: usize,
+        at: fn(&mut C) -> &mut usize,
+    },
+    OptionalCount {
+        max: usize,
+        at: fn(&mut C) -> &mut Option<usize>,
+    },
+    Counts {
+        max: usize,
+        entries_max: usize,
+        at: fn(&mut C) -> &mut Vec<usize>,
+    },
+    Size {
+        min: ByteSize,
+        max: ByteSize,
+        at: fn(&mut C) -> &mut ByteSize,
+    },
+    OptionalSize {
+        min: ByteSize,
+        max: ByteSize,
+        at: fn(&mut C) -> &mut Option<ByteSize>,
+    },
+    Rate {
+        min: ByteSize,
+        max: ByteSize,
+        at: fn(&mut C) -> &mut Rate,
+    },
+    OptionalRate {
+        min: ByteSize,
+        max: ByteSize,
+        at: fn(&mut C) -> &mut Option<Rate>,
+    },
+    Span {
+        min: Duration,
+        max: Duration,
+        at: fn(&mut C) -> &mut Duration,
+    },
+    /// Absent stands for never.
+    SpanOrNone {
+        min: Duration,
+        max: Duration,
+        at: fn(&mut C) -> &mut Option<Duration>,
+    },
+    Text {
+        min_bytes: usize,
+        max_bytes: usize,
+        at: fn(&mut C) -> &mut String,
+    },
+    Addresses {
+        at: fn(&mut C) -> &mut Vec<SocketAddr>,
+    },
+    OptionalAddress {
+        dialable: bool,
+        at: fn(&mut C) -> &mut Option<SocketAddr>,
+    },
+    Proxy {
+        at: fn(&mut C) -> &mut Option<SocketAddr>,
+    },
+    SocketPath {
+        at: fn(&mut C) -> &mut Option<PathBuf>,
+    },
+    LogFilter {
+        at: fn(&mut C) -> &mut String,
+    },
+    Port {
+        at: fn(&mut C) -> &mut PortChoice,
+    },
+    LogLines {
+        at: fn(&mut C) -> &mut LogFormat,
+    },
+    Mode {
+        at: fn(&mut C) -> &mut AccessMode,
+    },
+    Identity {
+        at: fn(&mut C) -> &mut Identity,
+    },
+    Identities {
+        at: fn(&mut C) -> &mut Vec<Identity>,
+    },
+    Endpoints {
+        at: fn(&mut C) -> &mut Vec<Endpoint>,
+    },
 }
 
 const PORTS: [(&str, PortChoice); 3] =
     [("auto", PortChoice::Auto), ("io_uring", PortChoice::IoUring), ("epoll", PortChoice::Epoll)];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+const MODES: [(&str, AccessMode); 3] = [
+    ("everyone", AccessMode::Everyone),
+    ("allowlist", AccessMode::Allowlist),
+    ("denylist", AccessMode::Denylist),
+];
+/// The word for no bound and for never.
+pub(super) const NONE: &str = "none";
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-impl Rule {
+impl<C: Clone> Rule<C> {
     /// Reads a value into its place.
-    pub(super) fn read(&self, value: &DeValue<'_>, config: &mut Config) -> Result<(), Complaint> {
+    pub(super) fn read(&self, value: &DeValue<'_>, config: &mut C) -> Result<(), Complaint> {
         match *self {
             Self::Flag { at } => *at(config) = flag(value)?,
             Self::Count { min, max, at } => *at(config) = count(value, min, max)?,
@@ -49,7 +140,16 @@ impl Rule {
                 *at(config) = counts(value, max, entries_max)?;
             }
             Self::Size { min, max, at } => *at(config) = size(value, min, max)?,
+            Self::OptionalSize { min, max, at } => *at(config) = Some(size(value, min, max)?),
+            Self::Rate { min, max, at } => *at(config) = rate(value, min, max)?,
+            Self::OptionalRate { min, max, at } => *at(config) = Some(rate(value, min, max)?),
             Self::Span { min, max, at } => *at(config) = span(value, min, max)?,
+            Self::SpanOrNone { min, max, at } => {
+                *at(config) = match is_none(value) {
+                    true => None,
+                    false => Some(span(value, min, max)?),
+                };
+            }
             Self::Text { min_bytes, max_bytes, at } => {
                 *at(config) = plain_text(value, min_bytes, max_bytes)?;
             }
@@ -61,12 +161,17 @@ impl Rule {
             Self::LogFilter { at } => *at(config) = log_filter(value)?,
             Self::Port { at } => *at(config) = choice(value, &PORTS)?,
             Self::LogLines { at } => *at(config) = choice(value, &LOG_FORMATS)?,
+            Self::Proxy { at } => *at(config) = proxy(value)?,
+            Self::Mode { at } => *at(config) = choice(value, &MODES)?,
+            Self::Identity { at } => *at(config) = identity(value)?,
+            Self::Identities { at } => *at(config) = identities(value)?,
+            Self::Endpoints { at } => *at(config) = endpoints(value)?,
         }
         Ok(())
     }
 
     /// The value in TOML, or nothing if the key is absent.
-    pub(super) fn show(&self, config: &Config) -> Option<String> {
+    pub(super) fn show(&self, config: &C) -> Option<String> {
         // Places are reached through a mutable reference, so that each is named once per key.
         let mut config = config.clone();
         let config = &mut config;
@@ -76,15 +181,27 @@ impl Rule {
             Self::OptionalCount { at, .. } => return at(config).map(|count| count.to_string()),
             Self::Counts { at, .. } => list(at(config)),
             Self::Size { at, .. } => quoted(at(config)),
+            Self::OptionalSize { at, .. } => return at(config).map(quoted),
+            Self::Rate { at, .. } => quoted(at(config)),
+            Self::OptionalRate { at, .. } => return at(config).map(quoted),
             Self::Span { at, .. } => quoted(format_duration(*at(config))),
+            Self::SpanOrNone { at, .. } => {
+                quoted(at(config).map_or_else(|| NONE.to_owned(), format_duration))
+            }
             Self::Text { at, .. } | Self::LogFilter { at } => quoted(at(config)),
             Self::Addresses { at } => list(at(config).iter().map(quoted)),
-            Self::OptionalAddress { at, .. } => at(config).map_or_else(|| quoted(""), quoted),
+            Self::OptionalAddress { at, .. } | Self::Proxy { at } => {
+                at(config).map_or_else(|| quoted(""), quoted)
+            }
             Self::SocketPath { at } => {
                 quoted(at(config).as_deref().unwrap_or(Path::new("")).display())
             }
             Self::Port { at } => quoted(name_of(&PORTS, *at(config))),
             Self::LogLines { at } => quoted(name_of(&LOG_FORMATS, *at(config))),
+            Self::Mode { at } => quoted(name_of(&MODES, *at(config))),
+            Self::Identity { at } => quoted(at(config)),
+            Self::Identities { at } => list(at(config).iter().map(quoted)),
+            Self::Endpoints { at } => list(at(config).iter().map(quoted)),
         })
     }
 
@@ -99,16 +216,22 @@ impl Rule {
                 format!("up to {entries_max} different numbers, 0 to {max}")
             }
             Self::Size { min, max, .. } => format!("\"{min}\" to \"{max}\""),
-            Self::Span { min, max, .. } => {
-                format!("\"{}\" to \"{}\"", format_duration(min), format_duration(max))
+            Self::OptionalSize { min, max, .. } => format!("\"{min}\" to \"{max}\", or absent"),
+            Self::Rate { min, max, .. } => format!("\"{min}\" to \"{max}\", or \"{NONE}\""),
+            Self::OptionalRate { min, max, .. } => {
+                format!("\"{min}\" to \"{max}\", or \"{NONE}\", or absent")
             }
+            Self::Span { min, max, .. } => spans(min, max),
+            Self::SpanOrNone { min, max, .. } => format!("{}, or \"{NONE}\"", spans(min, max)),
             Self::Text { min_bytes, max_bytes, .. } => {
                 format!("{min_bytes} to {max_bytes} bytes without control characters")
             }
             Self::Addresses { .. } => {
                 format!("1 to {LISTEN_ADDRESSES_MAX} of \"ADDRESS:PORT\"")
             }
-            Self::OptionalAddress { .. } => "\"ADDRESS:PORT\" or \"\"".to_owned(),
+            Self::OptionalAddress { .. } | Self::Proxy { .. } => {
+                "\"ADDRESS:PORT\" or \"\"".to_owned()
+            }
             Self::SocketPath { .. } => {
                 format!("an absolute path of up to {SOCKET_PATH_BYTES_MAX} bytes, or \"\"")
             }
@@ -117,8 +240,20 @@ impl Rule {
             }
             Self::Port { .. } => choices(&PORTS),
             Self::LogLines { .. } => choices(&LOG_FORMATS),
+            Self::Mode { .. } => choices(&MODES),
+            Self::Identity { .. } => nodes::IDENTITY_FORMS.to_owned(),
+            Self::Identities { .. } => {
+                format!("up to {ACCESS_IDENTITIES_MAX} of {}", nodes::IDENTITY_FORMS)
+            }
+            Self::Endpoints { .. } => {
+                format!("up to {PEER_ENDPOINTS_MAX} of {}", nodes::ENDPOINT_FORMS)
+            }
         }
     }
+}
+
+fn spans(min: Duration, max: Duration) -> String {
+    format!("\"{}\" to \"{}\"", format_duration(min), format_duration(max))
 }
 
 fn flag(value: &DeValue<'_>) -> Result<bool, Complaint> {
@@ -163,7 +298,7 @@ fn counts(value: &DeValue<'_>, max: usize, entries_max: usize) -> Result<Vec<usi
     Ok(numbers)
 }
 
-fn entries<'a, 'i>(
+pub(super) fn entries<'a, 'i>(
     value: &'a DeValue<'i>,
     wanted: &'static str,
     max: usize,
@@ -183,6 +318,17 @@ fn size(value: &DeValue<'_>, min: ByteSize, max: ByteSize) -> Result<ByteSize, C
         return Err(out_of_range(text, min, max));
     }
     Ok(size)
+}
+
+fn rate(value: &DeValue<'_>, min: ByteSize, max: ByteSize) -> Result<Rate, Complaint> {
+    match is_none(value) {
+        true => Ok(Rate::Unbounded),
+        false => Ok(Rate::PerSecond(size(value, min, max)?)),
+    }
+}
+
+fn is_none(value: &DeValue<'_>) -> bool {
+    value.as_str() == Some(NONE)
 }
 
 fn span(value: &DeValue<'_>, min: Duration, max: Duration) -> Result<Duration, Complaint> {
@@ -257,6 +403,14 @@ fn optional_address(value: &DeValue<'_>, dialable: bool) -> Result<Option<Socket
     Ok(Some(address))
 }
 
+fn proxy(value: &DeValue<'_>) -> Result<Option<SocketAddr>, Complaint> {
+    let proxy = optional_address(value, false)?;
+    match proxy.filter(|address| address.port() == 0 || address.ip().is_unspecified()) {
+        Some(address) => Err(Complaint::NotAProxy { address }),
+        None => Ok(proxy),
+    }
+}
+
 fn address(text: &str) -> Result<SocketAddr, Complaint> {
     text.parse().map_err(|_no_address| Complaint::NotAnAddress { value: text.to_owned() })
 }
@@ -301,7 +455,7 @@ fn is_log_directive(directive: &str) -> bool {
     }
 }
 
-fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, Complaint> {
+pub(super) fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, Complaint> {
     value.as_str().ok_or_else(|| wrong_type("a text in quotes", value))
 }
 
@@ -343,7 +497,7 @@ fn list(values: impl IntoIterator<Item = impl Display>) -> String {
 }
 
 /// A TOML basic string; what is printed here has no control characters.
-fn quoted(text: impl Display) -> String {
+pub(super) fn quoted(text: impl Display) -> String {
     format!("\"{}\"", text.to_string().replace('\\', "\\\\").replace('"', "\\\""))
 }
 

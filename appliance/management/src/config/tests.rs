@@ -1,6 +1,6 @@
 //! What a configuration file may say, and what is answered to one that is wrong.
 
-use super::keys::{KEYS, SECTIONS};
+use super::keys::{KEYS, Reload, SECTIONS};
 use super::*;
 use crate::limits::CONFIG_BYTES_MAX;
 use proptest::prelude::*;
@@ -40,12 +40,22 @@ fn companions(path: &str) -> &'static str {
     match path {
         "management.metrics_listen" => "metrics_anywhere = true\n",
         "gateway.idle_dead_after" => "idle_ping_interval = \"5s\"\n",
+        "access.mode" => IDENTITIES_LINE,
+        "access.identities" => "mode = \"denylist\"\n",
         _ => "",
     }
 }
 
+/// The generators of the curve times 1, 2 and 3.
+const ONE: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+const TWO: &str = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5";
+const THREE: &str = "02f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9";
+const IDENTITIES_LINE: &str =
+    "identities = [\"0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798\"]\n";
+
 const OTHER_VALUES: &[(&str, &str)] = &[
     ("node.alias", "\"a \\\"b\\\" \\\\ ü\""),
+    ("node.reflect_endpoints", "false"),
     ("listen.addresses", "[\"192.0.2.1:1\", \"[2001:db8::1]:2\"]"),
     ("engine.cores", "3"),
     ("engine.cpus", "[2, 3]"),
@@ -73,6 +83,26 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("gateway.idle_ping_interval", "\"59s\""),
     ("gateway.idle_dead_after", "\"31s\""),
     ("gateway.pipe_idle_timeout", "\"7d\""),
+    ("access.mode", "\"allowlist\""),
+    (
+        "access.identities",
+        "[\"0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798\"]",
+    ),
+    ("limits.links_per_identity_max", "1"),
+    ("limits.links_per_identity_and_network_max", "2"),
+    ("limits.sessions_per_identity_max", "3"),
+    ("limits.registrations_per_identity_max", "0"),
+    ("limits.rate", "\"16KiB\""),
+    ("limits.burst", "\"64KiB\""),
+    ("limits.tcp_links_max", "7"),
+    ("limits.tor_links_max", "0"),
+    ("limits.gw_links_max", "9"),
+    ("limits.link_idle_timeout", "\"10m\""),
+    ("dial.tor_proxy", "\"127.0.0.1:9050\""),
+    ("dial.dials_max", "1"),
+    ("dial.connect_timeout", "\"5s\""),
+    ("dial.backoff_min", "\"100ms\""),
+    ("dial.backoff_max", "\"1h\""),
     ("management.cpu", "1"),
     ("management.socket", "\"/run/waystation/other.sock\""),
     ("management.metrics_listen", "\"192.0.2.1:9790\""),
@@ -85,7 +115,8 @@ const OTHER_VALUES: &[(&str, &str)] = &[
 fn every_field_is_a_key_and_every_key_is_a_field() {
     let mut config = Config::default();
     config.management.cpu = Some(1);
-    let value = serde_json::to_value(&config).unwrap();
+    let mut value = serde_json::to_value(&config).unwrap();
+    assert_eq!(value.as_object_mut().unwrap().remove("peer"), Some(serde_json::json!([])));
     let mut fields = BTreeSet::new();
     for (section, keys) in value.as_object().unwrap() {
         for name in keys.as_object().unwrap().keys() {
@@ -102,16 +133,26 @@ fn every_field_is_a_key_and_every_key_is_a_field() {
 #[test]
 fn every_key_is_documented_with_meaning_unit_range_and_reload() {
     let text = documented_default();
+    let stands = |name: &str| {
+        let (line, commented) = (format!("\n{name} ="), format!("\n# {name} ="));
+        text.contains(&line) || text.contains(&commented)
+    };
     for key in KEYS {
-        let line = format!("\n{} =", key.name);
-        let commented = format!("\n# {} =", key.name);
-        assert!(text.contains(&line) || text.contains(&commented), "{}", key.path());
+        assert!(stands(key.name), "{}", key.path());
         assert!(key.meaning.ends_with('.'), "{}", key.path());
         assert!(!key.unit.is_empty() && !key.range().is_empty(), "{}", key.path());
     }
-    assert_eq!(text.matches("# Unit: ").count(), KEYS.len());
-    assert_eq!(text.matches("Range: ").count(), KEYS.len());
-    assert_eq!(text.matches("# Reloads: no, needs a restart.").count(), KEYS.len());
+    for key in PEER_KEYS {
+        assert!(stands(key.name), "{}", key.path());
+        assert!(key.meaning.ends_with('.') && !key.unit.is_empty(), "{}", key.path());
+        assert_eq!(key.reload, Reload::Live, "{}", key.path());
+    }
+    let keys = KEYS.len() + PEER_KEYS.len();
+    assert_eq!(text.matches("# Unit: ").count(), keys);
+    assert_eq!(text.matches("Range: ").count(), keys);
+    let live = KEYS.iter().filter(|key| key.reload == Reload::Live).count() + PEER_KEYS.len();
+    assert_eq!(text.matches("# Reloads: yes, on SIGHUP.").count(), live);
+    assert_eq!(text.matches("# Reloads: no, needs a restart.").count(), keys - live);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
@@ -120,8 +161,190 @@ fn configuration_serializes_into_a_file_that_reads_back() {
     let mut config = Config::default();
     config.engine.port = PortChoice::IoUring;
     config.gateway.announce = Some("192.0.2.1:5".parse().unwrap());
+    config.limits.link_idle_timeout = Some(Duration::from_secs(77));
+    config.peers = vec![whole_peer(), PeerConfig::new(TWO.parse().unwrap())];
     let text = toml::to_string(&config).unwrap();
     assert_eq!(parse(&text, "x"), Ok(config));
+}
+
+fn whole_peer() -> PeerConfig {
+    let endpoint = format!("gw:{TWO}:{ONE}");
+    PeerConfig {
+        endpoints: vec!["tcp:192.0.2.1:1791".parse().unwrap(), endpoint.parse().unwrap()],
+        forwards: true,
+        trusted: true,
+        full_view: true,
+        links_max: Some(3),
+        sessions_max: Some(4),
+        registrations_max: Some(0),
+        rate: Some(Rate::Unbounded),
+        burst: Some(ByteSize::from_kib(64)),
+        ..PeerConfig::new(ONE.parse().unwrap())
+    }
+}
+
+#[test]
+fn every_field_of_a_peer_is_a_key_and_every_key_is_a_field() {
+    let value = serde_json::to_value(whole_peer()).unwrap();
+    let fields: BTreeSet<_> = value.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(fields, PEER_KEYS.iter().map(|key| key.name.to_owned()).collect());
+}
+
+#[test]
+fn peer_reads_from_node_info_and_says_what_it_may() {
+    let info = waystation_astral::node_info::NodeInfo {
+        alias: "x".to_owned(),
+        identity: THREE.parse().unwrap(),
+        endpoints: vec!["tcp:192.0.2.7:1".parse().unwrap()],
+    };
+    let text = format!("[[peer]]\nidentity = \"{info}\"\nforwards = true\nrate = \"2MiB\"\n");
+    let config = parse(&text, "x").unwrap();
+    let rate = Some(Rate::PerSecond(ByteSize::from_mib(2)));
+    let wanted = PeerConfig { forwards: true, rate, ..PeerConfig::new(info.identity) };
+    assert_eq!(config.peers, std::slice::from_ref(&wanted));
+    assert_eq!(config.peer(&info.identity), Some(&wanted));
+    assert_eq!(config.peer(&ONE.parse().unwrap()), None);
+}
+
+#[test]
+fn access_is_what_mode_and_identities_say() {
+    let listed: Identity = ONE.parse().unwrap();
+    let other: Identity = TWO.parse().unwrap();
+    for (mode, admitted) in [("allowlist", [true, false]), ("denylist", [false, true])] {
+        let text = format!("[access]\nmode = \"{mode}\"\n{IDENTITIES_LINE}");
+        let access = parse(&text, "x").unwrap().access();
+        assert_eq!([access.admits(&listed), access.admits(&other)], admitted, "{mode}");
+    }
+    assert_eq!(Config::default().access(), Access::Everyone);
+}
+
+#[test]
+fn what_makes_a_node_its_own_peer_is_refused_where_its_identity_is_known() {
+    let own: Identity = ONE.parse().unwrap();
+    let text = format!("[[peer]]\nidentity = \"{ONE}\"\n");
+    assert!(parse(&text, "f").is_ok());
+    assert_eq!(
+        parse_as(&text, "f", own).unwrap_err().to_string(),
+        "f:2: peer.identity: is this node itself; take this [[peer]] out"
+    );
+    let through = format!("[[peer]]\nidentity = \"{TWO}\"\nendpoints = [\"gw:{ONE}:{TWO}\"]");
+    assert!(parse(&through, "f").is_ok());
+    let message = parse_as(&through, "f", own).unwrap_err().to_string();
+    assert!(message.starts_with("f:3: peer.endpoints: the endpoint gw:"), "{message}");
+    assert!(message.ends_with("goes through this node itself; name another gateway"), "{message}");
+}
+
+#[test]
+fn broken_peers_and_access_name_file_line_key_and_remedy() {
+    let identity = format!("identity = \"{ONE}\"");
+    for (text, message) in broken_peers(&identity) {
+        let said = error_of(&text);
+        assert_eq!(said, message, "for:\n{text}");
+    }
+}
+
+fn broken_peers(identity: &str) -> Vec<(String, String)> {
+    let onion = format!("tor:{}.onion:80", "b".repeat(56));
+    vec![
+        (
+            "[access]\nmode = \"allowlist\"".to_owned(),
+            "waystation.toml:2: access.identities: is empty, so access.mode \"allowlist\" admits \
+             nobody; name identities, or change the mode"
+                .to_owned(),
+        ),
+        (
+            format!("[access]\n{IDENTITIES_LINE}"),
+            "waystation.toml:2: access.identities: is not used with access.mode \"everyone\"; set \
+             the mode to \"allowlist\" or \"denylist\", or empty the list"
+                .to_owned(),
+        ),
+        (
+            format!("[access]\nmode = \"denylist\"\n{IDENTITIES_LINE}[[peer]]\n{identity}"),
+            format!(
+                "waystation.toml:5: peer.identity: {ONE} is a [[peer]], but access keeps it out; \
+                 change access.identities or the peer"
+            ),
+        ),
+        (
+            "[[peer]]\nforwards = true".to_owned(),
+            "waystation.toml:1: peer.identity: is missing; every [[peer]] has one".to_owned(),
+        ),
+        (
+            format!("[peer]\n{identity}"),
+            "waystation.toml:1: peer: write each peer under a line [[peer]] of its own".to_owned(),
+        ),
+        (
+            format!("[[peer]]\n{identity}\n[[peer]]\n{identity}"),
+            format!(
+                "waystation.toml:4: peer.identity: {ONE} has a [[peer]] on line 2 already; put \
+                 both into one"
+            ),
+        ),
+        (
+            format!("[[peer]]\n{identity}\nforward = true"),
+            "waystation.toml:3: peer.forward: unknown key; did you mean peer.forwards?; \
+             `waystation config default` prints all keys"
+                .to_owned(),
+        ),
+        (
+            format!("[[peer]]\n{identity}\nendpoints = [\"kcp:192.0.2.1:7\"]"),
+            "waystation.toml:3: peer.endpoints: nothing is dialed over kcp here; use a tcp, tor or \
+             gw endpoint"
+                .to_owned(),
+        ),
+        (
+            format!("[[peer]]\n{identity}\nendpoints = [\"utp:192.0.2.1:7\"]"),
+            "waystation.toml:3: peer.endpoints: nothing is dialed over utp here; use a tcp, tor or \
+             gw endpoint"
+                .to_owned(),
+        ),
+        (
+            format!("[[peer]]\n{identity}\nendpoints = [\"tcp:0.0.0.0:7\"]"),
+            "waystation.toml:3: peer.endpoints: \"tcp:0.0.0.0:7\" is no endpoint (nobody can dial \
+             that); use tcp:ADDRESS:PORT, tor:NAME.onion:PORT or gw:GATEWAY:TARGET"
+                .to_owned(),
+        ),
+        (
+            format!("[[peer]]\n{identity}\nendpoints = [\"{onion}\"]"),
+            "waystation.toml:3: peer.endpoints: names a tor endpoint, but dial.tor_proxy is empty; \
+             set it, or take the endpoint out"
+                .to_owned(),
+        ),
+        (
+            format!("[[peer]]\n{identity}\nendpoints = [\"gw:{TWO}:{THREE}\"]"),
+            format!(
+                "waystation.toml:3: peer.endpoints: the endpoint gw:{TWO}:{THREE} leads to another \
+                 node; its target has to be peer.identity"
+            ),
+        ),
+        (
+            format!("[[peer]]\n{identity}\nendpoints = [\"tcp:192.0.2.1:7\", \"inet:192.0.2.1:7\"]"),
+            "waystation.toml:3: peer.endpoints: \"tcp:192.0.2.1:7\" is there twice; name each once"
+                .to_owned(),
+        ),
+        (
+            format!("[[peer]]\n{identity}\nrate = 5"),
+            "waystation.toml:3: peer.rate: 5 has no unit; write it as text with one, for example \
+             \"64KiB\""
+                .to_owned(),
+        ),
+    ]
+}
+
+#[test]
+fn identity_that_is_none_says_so() {
+    for text in ["", "xyz", "anyone", "node1!", &"0".repeat(66), &"f".repeat(66)] {
+        let message = error_of(&format!("[[peer]]\nidentity = \"{text}\""));
+        assert!(message.starts_with("waystation.toml:2: peer.identity: \""), "{message}");
+        assert!(message.ends_with("use 66 hex digits or a node1… text"), "{message}");
+    }
+}
+
+#[test]
+fn peers_beyond_the_limit_are_refused() {
+    let peer = format!("[[peer]]\nidentity = \"{ONE}\"\n");
+    let message = error_of(&peer.repeat(crate::limits::PEERS_MAX + 1));
+    assert_eq!(message, "waystation.toml:1: peer: there are 1025 peers, more than 1024");
 }
 
 #[test]
@@ -238,7 +461,8 @@ const BROKEN: &[(&str, &str)] = &[
     (
         "[engin]\ncores = 2",
         "waystation.toml:1: engin: unknown section; did you mean [engine]?; the sections are \
-         [node], [listen], [engine], [relay], [gateway], [management]",
+         [node], [listen], [engine], [relay], [gateway], [access], [limits], [dial], \
+         [management], [[peer]]",
     ),
     (
         "engine = 3",
@@ -276,6 +500,33 @@ const BROKEN: &[(&str, &str)] = &[
         "[gateway]\nidle_ping_interval = \"2m\"",
         "waystation.toml:2: gateway.idle_dead_after: 1m is not longer than \
          gateway.idle_ping_interval (2m)",
+    ),
+    (
+        "[limits]\nrate = \"fast\"",
+        "waystation.toml:2: limits.rate: \"fast\" is not a whole number with a unit; use one of \
+         B, KiB, MiB, GiB or TiB",
+    ),
+    (
+        "[limits]\nlink_idle_timeout = \"1s\"",
+        "waystation.toml:2: limits.link_idle_timeout: \"1s\" is not between \"10s\" and \"30d\"",
+    ),
+    (
+        "[limits]\nregistrations_per_identity_max = 2",
+        "waystation.toml:2: limits.registrations_per_identity_max: 2 is not between 0 and 1",
+    ),
+    (
+        "[access]\nmode = \"denylists\"",
+        "waystation.toml:2: access.mode: \"denylists\" is none of \"everyone\", \"allowlist\", \
+         \"denylist\"; did you mean \"denylist\"?",
+    ),
+    (
+        "[dial]\ntor_proxy = \"0.0.0.0:9050\"",
+        "waystation.toml:2: dial.tor_proxy: nobody can dial 0.0.0.0:9050; name the address and the \
+         port of the proxy",
+    ),
+    (
+        "[dial]\nbackoff_min = \"20m\"",
+        "waystation.toml:2: dial.backoff_min: 20m is longer than dial.backoff_max (15m)",
     ),
     (
         "[management]\nsocket = \"waystation.sock\"",
