@@ -156,13 +156,13 @@ fn listed_link(profile: &str) -> String {
     let conversations = VECTORS["conversations"].as_array().unwrap();
     let recorded = conversations.iter().filter(|it| it["profile"] == profile);
     let frames = recorded.flat_map(|it| it["events"].as_array().unwrap());
-    let lines = frames.filter_map(|event| {
+    let mut lines = frames.filter_map(|event| {
         let frame = hex::decode(event["hex"].as_str()?).ok()?;
         let start = frame.windows(2).position(|pair| pair == b"{\"")?;
         let line = String::from_utf8(frame[start..].to_vec()).ok()?;
         line.contains("_info\"").then_some(line)
     });
-    lines.last().unwrap_or_else(|| panic!("no listing recorded for {profile}"))
+    lines.next_back().unwrap_or_else(|| panic!("no listing recorded for {profile}"))
 }
 
 fn bare_endpoint(value: &Value) -> Option<Endpoint> {
