@@ -1,6 +1,6 @@
 //! Who is linked to this node: every open link by identity, and which of them a query should take.
 //!
-//! Owned by the gateway on the management core and used on its thread only. Fed from link reports,
+//! Owned by the node on the management core and used on its thread only. Fed from link reports,
 //! in the order each core sent them. It holds as many links as the data cores admit, so their caps
 //! bound it. It must never close or replace a link because an identity has several (spec §9.2).
 

@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod hlog;
 pub mod limits;
 pub mod metrics;
+pub mod node;
 pub mod observations;
 pub mod registrations_file;
 pub mod render;

@@ -1,4 +1,4 @@
-//! The management thread: drains what the data cores report, lets the gateway decide, answers the
+//! The management thread: drains what the data cores report, lets the node decide, answers the
 //! stats socket, and keeps time for all of it.
 //!
 //! Owns the thread `management`, its tokio runtime and the management end of the rings. Started and
@@ -8,8 +8,9 @@
 use crate::clock::{self, Moment};
 use crate::config::Config;
 use crate::documents::{CoreCapacity, CoreListing, Readiness, StatusExtra};
-use crate::gateway::{Gateway, GatewayCounts, GatewayLimits};
+use crate::gateway::{GatewayCounts, GatewayLimits};
 use crate::limits::{COMMAND_RETRY_PAUSE, CORE_ANSWER_TIMEOUT, REPORTS_PER_ROUND, STOP_TIMEOUT};
+use crate::node::{Context, Node, NodeSettings};
 use crate::observations::Observations;
 use crate::registrations_file::RegistrationsFile;
 use crate::stats_socket::{
@@ -241,7 +242,7 @@ async fn ignored(signal: &mut Option<tokio::signal::unix::Signal>) {
 /// Everything the thread keeps between two events.
 struct ManagementCore {
     end: ManagementEnd,
-    gateway: Gateway,
+    node: Node,
     observations: Observations,
     extra: StatusExtra,
     on_ready: Option<Box<dyn FnOnce() + Send>>,
@@ -296,13 +297,14 @@ impl ManagementCore {
             gateway: GatewayCounts::default(),
             capacity: CoreCapacity::from(config),
         };
-        let mut gateway = Gateway::new(settings.identity, gateway_limits(config));
+        let node_settings = NodeSettings { gateway: gateway_limits(config) };
+        let mut node = Node::new(settings.identity, node_settings);
         let registrations = settings
             .registrations
-            .map(|path| restore(path, config.gateway.registrations_max, &mut gateway));
+            .map(|path| restore(path, config.gateway.registrations_max, &mut node));
         Self {
             end,
-            gateway,
+            node,
             registrations,
             observations: Observations::new(cores, clock::now()),
             extra,
@@ -382,7 +384,7 @@ impl ManagementCore {
     fn work(&mut self) {
         self.send_backlog();
         self.drain_reports();
-        self.gateway.tick(clock::now().monotonic_ns);
+        self.tick_node();
         self.end_late_rounds();
         self.begin_round();
         self.begin_listing();
@@ -395,7 +397,7 @@ impl ManagementCore {
         }
         let in_an_hour = now + Duration::from_secs(3600);
         let mut next = in_an_hour;
-        if let Some(due_ns) = self.gateway.next_deadline_ns() {
+        if let Some(due_ns) = self.node.next_deadline_ns() {
             let wait_ns = due_ns.saturating_sub(clock::now().monotonic_ns);
             next = next.min(now + Duration::from_nanos(wait_ns).max(COMMAND_RETRY_PAUSE));
         }
@@ -449,7 +451,10 @@ impl ManagementCore {
                 }
             }
         }
-        self.extra.gateway = self.gateway.counts();
+        self.extra.gateway = self.node.counts();
+        for event in self.node.take_events() {
+            tracing::trace!(?event, "node");
+        }
     }
 
     fn on_report(&mut self, now: Moment, report: Report) {
@@ -461,13 +466,14 @@ impl ManagementCore {
             assert!(random.fill(&mut bytes).is_ok(), "the system has no random numbers");
             u64::from_ne_bytes(bytes)
         };
-        let unix_now_s = now.unix_ns / 1_000_000_000;
-        self.gateway.report(now.monotonic_ns, unix_now_s, &mut draw, &report, &mut self.decided);
-        let mut decided = std::mem::take(&mut self.decided);
-        for (core, command) in decided.drain(..) {
-            self.command(core, command);
-        }
-        self.decided = decided;
+        let mut context = Context {
+            now_ns: now.monotonic_ns,
+            unix_now_s: now.unix_ns / 1_000_000_000,
+            random: &mut draw,
+            quota_of: &mut |_| None,
+        };
+        self.node.report(&mut context, &report, &mut self.decided);
+        self.send_decided();
         match report {
             Report::Statistics(block) => self.on_statistics(block),
             Report::Listing { core, listing } => {
@@ -499,9 +505,22 @@ impl ManagementCore {
         }
     }
 
+    fn tick_node(&mut self) {
+        self.node.tick(clock::now().monotonic_ns, &mut self.decided);
+        self.send_decided();
+    }
+
+    fn send_decided(&mut self) {
+        let mut decided = std::mem::take(&mut self.decided);
+        for (core, command) in decided.drain(..) {
+            self.command(core, command);
+        }
+        self.decided = decided;
+    }
+
     fn save_registrations(&mut self) {
         let Some(file) = &mut self.registrations else { return };
-        if let Err(error) = file.write(self.gateway.saved_registrations().collect()) {
+        if let Err(error) = file.write(self.node.saved_registrations().collect()) {
             tracing::warn!(%error, "registrations will be lost on a restart");
         }
     }
@@ -635,12 +654,12 @@ impl ManagementCore {
 }
 
 /// Reads the registrations of the last run; relaying goes on without them if that fails.
-fn restore(path: PathBuf, limit: usize, gateway: &mut Gateway) -> RegistrationsFile {
+fn restore(path: PathBuf, limit: usize, node: &mut Node) -> RegistrationsFile {
     let mut file = RegistrationsFile::new(path);
     match file.read(limit) {
         Ok(registrations) => {
             for saved in registrations {
-                gateway.restore(clock::now().monotonic_ns, saved);
+                node.restore(clock::now().monotonic_ns, saved);
             }
         }
         Err(error) => tracing::warn!(%error, "registered nodes have to register again"),

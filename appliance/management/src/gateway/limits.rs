@@ -29,9 +29,6 @@ pub const SUBSCRIPTION_LIFETIME_S: u64 = 24 * 3600;
 /// Identities in one answer to `node_list`, 46 bytes each: 47 KiB, far below the 4 MiB window of
 /// a stock caller. Successive answers go on where the last one ended.
 pub const LISTED_IDENTITIES_MAX: usize = 1024;
-/// How long a copy of a query may trail the first: by then its caller has given up (spec §17:
-/// 60 s for routing).
-pub const COPY_WINDOW_NS: u64 = 60_000_000_000;
 /// Draws for one nonce. Two first bytes of 256 are unusable (spec §11.2) and a clash is far less
 /// likely still, so a fair source fails 64 draws with a chance below 2^-400.
 pub const NONCE_DRAWS_MAX: usize = 64;

@@ -6,6 +6,7 @@
 //! here.
 
 use super::limits::{GatewayLimits, LISTED_IDENTITIES_MAX, NONCE_DRAWS_MAX};
+use crate::node::UnregisteredBecause;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use waystation_astral::gateway::{Visibility, nonce_is_distinguishable};
@@ -28,6 +29,17 @@ pub(super) struct Rendezvous {
     arrivals: u64,
     /// The identity that ended the last listing.
     listed_up_to: Option<Identity>,
+    /// What nobody has been told yet: a few for each call.
+    changes: Vec<RegistrationChange>,
+}
+
+/// What became of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RegistrationChange {
+    /// It is new, or was brought back.
+    Added { identity: Identity, is_public: bool },
+    /// It has ended.
+    Ended { identity: Identity, because: UnregisteredBecause },
 }
 
 type Place = (CoreId, u32);
@@ -76,7 +88,7 @@ pub(super) enum Presented {
     /// There is no room for it.
     Surplus,
     /// It is a caller's: join it with this one, which nothing here knows any more.
-    Join { idle: SocketTag },
+    Join { idle: SocketTag, caller: Identity, target: Identity },
     /// The nonce is unknown, used or expired.
     Unknown,
     /// It presented its nonce before and is here already.
@@ -204,7 +216,7 @@ impl Rendezvous {
         for socket in &sockets {
             self.sockets.remove(&place_of(*socket));
         }
-        self.remove_registration(identity);
+        self.remove_registration(identity, UnregisteredBecause::Asked);
         Some(sockets)
     }
 
@@ -257,7 +269,8 @@ impl Rendezvous {
         if let Some(reservation) = self.remove_reservation(nonce) {
             self.sockets.remove(&place_of(reservation.idle));
             self.note_dormancy(now_ns, reservation.target);
-            return Presented::Join { idle: reservation.idle };
+            let Reservation { idle, caller, target, .. } = reservation;
+            return Presented::Join { idle, caller, target };
         }
         match self.registration_nonces.get(&nonce) {
             Some(registrant) => self.keep(limits, now_ns, socket, *registrant),
@@ -315,7 +328,7 @@ impl Rendezvous {
         while let Some((since_ns, identity)) = self.dormant.first().copied()
             && since_ns.saturating_add(limits.registration_keep_ns) <= now_ns
         {
-            self.remove_registration(&identity);
+            self.remove_registration(&identity, UnregisteredBecause::Expired);
             ended.1 += 1;
         }
         ended
@@ -371,6 +384,11 @@ impl Rendezvous {
         })
     }
 
+    /// Takes what became of registrations since the last call.
+    pub(super) fn take_changes(&mut self) -> impl Iterator<Item = RegistrationChange> {
+        self.changes.drain(..)
+    }
+
     /// Registrations, public ones among them, idle sockets including reserved ones, reservations.
     pub(super) fn sizes(&self) -> [usize; 4] {
         [self.registrations.len(), self.public.len(), self.sockets.len(), self.reservations.len()]
@@ -392,11 +410,13 @@ impl Rendezvous {
         );
         self.list(identity, is_public);
         self.note_dormancy(now_ns, identity);
+        self.changes.push(RegistrationChange::Added { identity, is_public });
     }
 
     /// Removes a registration that has no idle sockets left, or whose sockets are being closed.
-    fn remove_registration(&mut self, identity: &Identity) {
+    fn remove_registration(&mut self, identity: &Identity, because: UnregisteredBecause) {
         let Some(registration) = self.registrations.remove(identity) else { return };
+        self.changes.push(RegistrationChange::Ended { identity: *identity, because });
         self.registration_nonces.remove(&registration.nonce);
         self.public.remove(identity);
         if let Some(since_ns) = registration.dormant_since_ns {
@@ -406,7 +426,7 @@ impl Rendezvous {
 
     fn drop_longest_dormant(&mut self) -> bool {
         let Some((_, identity)) = self.dormant.first().copied() else { return false };
-        self.remove_registration(&identity);
+        self.remove_registration(&identity, UnregisteredBecause::Displaced);
         true
     }
 

@@ -36,7 +36,7 @@ fn worked_trace_of_g2_is_followed_to_the_byte() {
     let Command::Offer { caller, target, query: offered, .. } = one(commands) else { panic!() };
     assert_eq!((caller, target, offered), (leg, link_of(B), query.query));
 
-    let counts = bench.gateway.counts();
+    let counts = bench.node.counts();
     assert_eq!((counts.idle_sockets, counts.reservations, counts.joins_total), (1, 0, 1));
 }
 
@@ -54,7 +54,7 @@ fn worked_trace_of_g1_is_followed_to_the_byte() {
     let Command::Offer { target, query, .. } = bench.ask(A, &text) else { panic!() };
     assert_eq!((target, &*query), (link_of(B), text.as_bytes()));
     assert_rejected(&bench.ask(A, &format!(".gateway.{}", identity(OTHER))));
-    assert_eq!(bench.gateway.counts().subscriptions_total, 1);
+    assert_eq!(bench.node.counts().subscriptions_total, 1);
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn route_takes_the_newest_outer_link() {
         bench.unlink(B, target);
     }
     assert_rejected(&bench.ask(A, &text));
-    assert_eq!(bench.gateway.counts().offers_total, 3);
-    assert_eq!(bench.gateway.counts().refusals.events(DropReason::TargetNotReachable), 1);
+    assert_eq!(bench.node.counts().offers_total, 3);
+    assert_eq!(bench.node.counts().refusals.events(DropReason::TargetNotReachable), 1);
 }
 
 #[test]
@@ -115,8 +115,8 @@ fn registering_again_keeps_the_nonce_and_changes_the_visibility() {
         let wanted = if visible { listing_of(&[B]) } else { listing_of(&[]) };
         assert_eq!(listing(&mut bench), wanted, "{text}");
     }
-    assert_eq!(bench.gateway.counts().registrations, 1);
-    assert_eq!(bench.gateway.counts().idle_sockets, 1);
+    assert_eq!(bench.node.counts().registrations, 1);
+    assert_eq!(bench.node.counts().idle_sockets, 1);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn copies_of_a_raw_query_are_forgotten() {
         }
         bench.now_ns += COPY_WINDOW_NS;
     }
-    assert_eq!(bench.gateway.counts().refusals.events(DropReason::DuplicateNonce), 4);
+    assert_eq!(bench.node.counts().refusals.events(DropReason::DuplicateNonce), 4);
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn queries_remembered_are_bounded() {
     }
     assert!(!ask(&mut bench, 0, 5));
     assert!(!ask(&mut bench, 1, 1), "pushed out");
-    assert_eq!(bench.gateway.counts().recent_queries, 4);
+    assert_eq!(bench.node.counts().recent_queries, 4);
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn disabled_gateway_rejects_everything() {
         assert_rejected(&bench.ask(A, &text));
     }
     let saved = SavedRegistration { identity: b, nonce: 0x1122_3344_5566_7788, is_public: true };
-    assert!(!bench.gateway.restore(0, saved));
+    assert!(!bench.node.restore(0, saved));
     let commands = bench.present(socket(B, 1), saved.nonce);
     assert_closed(&commands, socket(B, 1), DropReason::SocketNonceUnknown);
 }
@@ -275,7 +275,7 @@ fn unknown_and_malformed_queries_get_code_1() {
     for text in ["nodes.links", "", "gateway", "gateway.node_registers"] {
         assert_rejected(&bench.ask(A, text));
     }
-    assert_eq!(bench.gateway.counts().refusals.events(DropReason::UnknownQuery), 4);
+    assert_eq!(bench.node.counts().refusals.events(DropReason::UnknownQuery), 4);
     for text in [
         "gateway.node_connect".to_owned(),
         "gateway.node_connect?target=02".to_owned(),
@@ -286,7 +286,7 @@ fn unknown_and_malformed_queries_get_code_1() {
     ] {
         assert_rejected(&bench.ask(A, &text));
     }
-    assert_eq!(bench.gateway.counts().refusals.events(DropReason::MalformedQuery), 6);
+    assert_eq!(bench.node.counts().refusals.events(DropReason::MalformedQuery), 6);
 }
 
 #[test]
@@ -295,9 +295,9 @@ fn cancelled_query_changes_nothing() {
     bench.registered(B, 1);
     let query = bench.query(A, link_of(A), &format!("gateway.node_connect?target={}", identity(B)));
     let (leg, commands) = bench.ask_as(query);
-    let before = bench.gateway.counts();
+    let before = bench.node.counts();
     assert!(bench.tell(&Report::QueryCancelled { leg }).is_empty());
-    assert_eq!(bench.gateway.counts(), before);
+    assert_eq!(bench.node.counts(), before);
     let nonce = nonce_of(&one(commands));
     assert_joined(&bench.present(socket(A, 1), nonce), (socket(A, 1), socket(B, 1)));
 }

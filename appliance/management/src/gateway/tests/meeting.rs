@@ -8,23 +8,23 @@ fn registration_survives_its_link_for_a_day() {
     let nonce = bench.registered(B, 1);
     bench.unlink(B, link_of(B));
     bench.now_ns += 2 * REGISTRATION_KEEP_NS;
-    assert_eq!(bench.gateway.next_deadline_ns(), None, "an idle socket keeps it");
+    assert_eq!(bench.node.next_deadline_ns(), None, "an idle socket keeps it");
 
     bench.close(socket(B, 1));
     let due_ns = bench.now_ns + REGISTRATION_KEEP_NS;
-    assert_eq!(bench.gateway.next_deadline_ns(), Some(due_ns));
-    bench.gateway.tick(due_ns - 1);
-    assert_eq!(bench.gateway.counts().registrations, 1);
+    assert_eq!(bench.node.next_deadline_ns(), Some(due_ns));
+    bench.tick(due_ns - 1);
+    assert_eq!(bench.node.counts().registrations, 1);
 
     bench.link(B, link_of(B), false);
-    assert_eq!(bench.gateway.next_deadline_ns(), None, "a link keeps it");
+    assert_eq!(bench.node.next_deadline_ns(), None, "a link keeps it");
     assert_eq!(bench.register(B), nonce);
     bench.unlink(B, link_of(B));
-    assert_eq!(bench.gateway.next_deadline_ns(), Some(due_ns));
+    assert_eq!(bench.node.next_deadline_ns(), Some(due_ns));
     bench.now_ns = due_ns;
     let commands = bench.present(socket(B, 2), nonce);
     assert_closed(&commands, socket(B, 2), DropReason::SocketNonceUnknown);
-    assert_eq!(bench.gateway.counts().registrations_expired_total, 1);
+    assert_eq!(bench.node.counts().registrations_expired_total, 1);
     assert_eq!(listing(&mut bench), listing_of(&[]));
 }
 
@@ -34,9 +34,9 @@ fn second_link_keeps_a_registration_awake() {
     bench.registered(B, 0);
     bench.link(B, link(B, 1), true);
     bench.unlink(B, link_of(B));
-    assert_eq!(bench.gateway.next_deadline_ns(), None);
+    assert_eq!(bench.node.next_deadline_ns(), None);
     bench.unlink(B, link(B, 1));
-    assert!(bench.gateway.next_deadline_ns().is_some());
+    assert!(bench.node.next_deadline_ns().is_some());
 }
 
 #[test]
@@ -63,9 +63,9 @@ fn unregistering_closes_idle_sockets_and_voids_reservations() {
         bench.close(socket(B, slot));
     }
     assert_refused(&bench.ask(B, "gateway.node_unregister"), "node not registered");
-    let counts = bench.gateway.counts();
+    let counts = bench.node.counts();
     assert_eq!((counts.registrations, counts.idle_sockets, counts.reservations), (0, 0, 0));
-    assert_eq!(bench.gateway.next_deadline_ns(), None);
+    assert_eq!(bench.node.next_deadline_ns(), None);
     assert_ne!(bench.register(B), nonce);
 }
 
@@ -76,14 +76,14 @@ fn reservation_is_good_for_less_than_thirty_seconds() {
     let early = nonce_of(&bench.connect(A, B));
     let late = nonce_of(&bench.connect(A, B));
     let due_ns = bench.now_ns + 30 * SECOND_NS;
-    assert_eq!(bench.gateway.next_deadline_ns(), Some(due_ns));
+    assert_eq!(bench.node.next_deadline_ns(), Some(due_ns));
 
     bench.now_ns = due_ns - 1;
     assert_joined(&bench.present(socket(A, 1), early), (socket(A, 1), socket(B, 1)));
     bench.now_ns = due_ns;
     let commands = bench.present(socket(A, 2), late);
     assert_closed(&commands, socket(A, 2), DropReason::SocketNonceUnknown);
-    assert_eq!(bench.gateway.counts().reservations_expired_total, 1);
+    assert_eq!(bench.node.counts().reservations_expired_total, 1);
 
     let again = nonce_of(&bench.connect(A, B));
     assert_joined(&bench.present(socket(A, 3), again), (socket(A, 3), socket(B, 2)));
@@ -95,7 +95,7 @@ fn expired_reservation_gives_the_socket_its_seniority_back() {
     bench.registered(B, 2);
     bench.connect(A, B);
     bench.now_ns += 30 * SECOND_NS;
-    bench.gateway.tick(bench.now_ns);
+    bench.tick(bench.now_ns);
     let nonce = nonce_of(&bench.connect(A, B));
     assert_joined(&bench.present(socket(A, 1), nonce), (socket(A, 1), socket(B, 1)));
 }
@@ -125,7 +125,7 @@ fn reservation_without_a_living_socket_is_void() {
     let registration = bench.registered(B, 1);
     let nonce = nonce_of(&bench.connect(A, B));
     bench.close(socket(B, 1));
-    assert_eq!(bench.gateway.counts().reservations, 0);
+    assert_eq!(bench.node.counts().reservations, 0);
     assert_kept(&bench.present(socket(B, 2), registration), socket(B, 2));
     let commands = bench.present(socket(A, 1), nonce);
     assert_closed(&commands, socket(A, 1), DropReason::SocketNonceUnknown);
@@ -138,7 +138,7 @@ fn connect_fails_in_band_without_an_idle_socket() {
     bench.registered(B, 0);
     assert_refused(&bench.connect(A, B), "target not reachable");
     assert_refused(&bench.connect(A, GATEWAY), "target not reachable");
-    assert_eq!(bench.gateway.counts().refusals.events(DropReason::TargetNotReachable), 3);
+    assert_eq!(bench.node.counts().refusals.events(DropReason::TargetNotReachable), 3);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn one_caller_cannot_reserve_everything() {
     assert_refused(&bench.connect(OTHER, B), "too many reservations");
     bench.present(socket(A, 1), first);
     nonce_of(&bench.connect(A, B));
-    assert_eq!(bench.gateway.counts().refusals.events(DropReason::ManagementBusy), 2);
+    assert_eq!(bench.node.counts().refusals.events(DropReason::ManagementBusy), 2);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn flood_of_registrations_is_bounded_and_gives_way_to_the_living() {
         bench.now_ns += 1;
         bench.registered(number + 0x100, 0);
         bench.unlink(number + 0x100, link_of(number + 0x100));
-        assert!(bench.gateway.counts().registrations <= 3);
+        assert!(bench.node.counts().registrations <= 3);
     }
     bench.registered(A, 0);
     bench.registered(B, 1);
@@ -221,7 +221,7 @@ fn source_without_a_usable_nonce_is_given_up() {
     assert_refused(&bench.ask(A, "gateway.node_register?visibility=public"), "no nonce available");
     bench.scripted.extend([0; 64]);
     assert_refused(&bench.connect(A, B), "no nonce available");
-    let counts = bench.gateway.counts();
+    let counts = bench.node.counts();
     assert_eq!((counts.registrations, counts.idle_sockets, counts.reservations), (1, 1, 0));
 }
 
@@ -229,17 +229,17 @@ fn source_without_a_usable_nonce_is_given_up() {
 fn restored_registration_takes_its_old_idle_sockets() {
     let mut before = bench();
     let nonce = before.registered(B, 2);
-    let saved: Vec<_> = before.gateway.saved_registrations().collect();
+    let saved: Vec<_> = before.node.saved_registrations().collect();
     assert!(!format!("{saved:?}").contains(&nonce.to_string()));
 
     let mut after = bench();
     for registration in saved {
-        assert!(after.gateway.restore(after.now_ns, registration));
-        assert!(!after.gateway.restore(after.now_ns, registration));
+        assert!(after.node.restore(after.now_ns, registration));
+        assert!(!after.node.restore(after.now_ns, registration));
     }
-    assert!(after.gateway.next_deadline_ns().is_some(), "unless its node never comes");
+    assert!(after.node.next_deadline_ns().is_some(), "unless its node never comes");
     assert_kept(&after.present(socket(B, 1), nonce), socket(B, 1));
-    assert_eq!(after.gateway.next_deadline_ns(), None);
+    assert_eq!(after.node.next_deadline_ns(), None);
     nonce_of(&after.connect(A, B));
     let wanted = RegistrationRow {
         identity: identity(B),
@@ -248,7 +248,7 @@ fn restored_registration_takes_its_old_idle_sockets() {
         idle_sockets: 0,
         reserved_sockets: 1,
     };
-    assert_eq!(after.gateway.registrations().collect::<Vec<_>>(), [wanted]);
+    assert_eq!(after.node.registrations().collect::<Vec<_>>(), [wanted]);
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn socket_in_the_place_of_another_ends_it() {
     let successor = SocketTag { generation: 1, ..socket(B, 1) };
     assert_kept(&bench.present(successor, nonce), successor);
     bench.close(socket(B, 1));
-    assert_eq!(bench.gateway.counts().idle_sockets, 1);
+    assert_eq!(bench.node.counts().idle_sockets, 1);
     let reserved = nonce_of(&bench.connect(A, B));
     assert_joined(&bench.present(socket(A, 1), reserved), (socket(A, 1), successor));
 }

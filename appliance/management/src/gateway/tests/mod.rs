@@ -4,13 +4,16 @@ mod conversations;
 mod meeting;
 mod model;
 
-use super::limits::{COPY_WINDOW_NS, LISTED_IDENTITIES_MAX, REGISTRATION_KEEP_NS};
+use super::limits::{LISTED_IDENTITIES_MAX, REGISTRATION_KEEP_NS};
 use super::*;
+use crate::node::limits::COPY_WINDOW_NS;
+use crate::node::{Node, NodeSettings};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use waystation_astral::frame::Profile;
 use waystation_astral::identity::SecretKey;
-use waystation_engine::control::{LinkTotals, Network};
-use waystation_relay::ids::LegTag;
+use waystation_engine::control::{LinkTotals, LinkUp, Network, Report};
+use waystation_relay::ids::{LegTag, LinkTag};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// 24 hours before the time in the worked trace of spec §11.4.
@@ -46,7 +49,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// A gateway, a clock, and a source of randomness that may be scripted.
 struct Bench {
-    gateway: Gateway,
+    node: Node,
     now_ns: u64,
     scripted: VecDeque<u64>,
     state: u64,
@@ -55,8 +58,9 @@ struct Bench {
 
 impl Bench {
     fn new(limits: GatewayLimits) -> Self {
-        let gateway = Gateway::new(identity(GATEWAY), limits);
-        Self { gateway, now_ns: SECOND_NS, scripted: VecDeque::new(), state: 1, legs: 0 }
+        let settings = NodeSettings { gateway: limits };
+        let node = Node::new(identity(GATEWAY), settings);
+        Self { node, now_ns: SECOND_NS, scripted: VecDeque::new(), state: 1, legs: 0 }
     }
 
     fn tell(&mut self, report: &Report) -> Vec<Command> {
@@ -69,11 +73,24 @@ impl Bench {
                 (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb)
             })
         };
-        self.gateway.report(self.now_ns, UNIX_NOW_S, &mut random, report, &mut out);
+        let mut context = Context {
+            now_ns: self.now_ns,
+            unix_now_s: UNIX_NOW_S,
+            random: &mut random,
+            quota_of: &mut |_| None,
+        };
+        self.node.report(&mut context, report, &mut out);
         for (core, command) in &out {
             assert_eq!(Some(*core), core_of(command), "{command:?}");
         }
         out.into_iter().map(|(_, command)| command).collect()
+    }
+
+    /// Lets time-outs happen, which need no commands here.
+    fn tick(&mut self, now_ns: u64) {
+        let mut out = Vec::new();
+        self.node.tick(now_ns, &mut out);
+        assert!(out.is_empty(), "{out:?}");
     }
 
     fn link(&mut self, who: u16, link: LinkTag, inner: bool) {

@@ -324,14 +324,14 @@ impl Run {
             0 => 1,
             1 => TIMEOUT_NS / 2,
             2 => TIMEOUT_NS,
-            _ => self.bench.gateway.next_deadline_ns().map_or(KEEP_NS, |due_ns| {
+            _ => self.bench.node.next_deadline_ns().map_or(KEEP_NS, |due_ns| {
                 // Nothing may be left over from the past.
                 due_ns.checked_sub(self.bench.now_ns).unwrap()
             }),
         };
         self.bench.now_ns += passed_ns;
         let now_ns = self.bench.now_ns;
-        self.bench.gateway.tick(now_ns);
+        self.bench.tick(now_ns);
         self.reservations.retain(|held| held.deadline_ns > now_ns);
         let alive: BTreeSet<_> = self.reservations.iter().map(|held| held.nonce).collect();
         for idle in &mut self.idle {
@@ -398,7 +398,7 @@ impl Run {
         }
         let mut wanted: Vec<_> = self.registrations.iter().map(|known| self.row(known)).collect();
         wanted.sort_by_key(|row| row.identity);
-        let gateway = &self.bench.gateway;
+        let gateway = &self.bench.node;
         assert_eq!(gateway.registrations().collect::<Vec<_>>(), wanted);
         let counts = gateway.counts();
         assert_eq!(counts.reservations, self.reservations.len());
@@ -455,7 +455,7 @@ fn sockets_nonces_and_answers_are_conserved_in_every_sequence() {
             for _ in 0..OPERATIONS {
                 run.step();
             }
-            let counts = run.bench.gateway.counts();
+            let counts = run.bench.node.counts();
             [
                 counts.joins_total,
                 counts.reservations_expired_total,

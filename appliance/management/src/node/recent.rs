@@ -1,6 +1,6 @@
 //! Queries seen a moment ago, to recognise copies of them.
 //!
-//! Owned by the gateway. Raw-profile peers write one query to all their links, with one nonce; the
+//! Owned by the node. Raw-profile peers write one query to all their links, with one nonce; the
 //! first copy is processed and the others are dropped without a word (spec §9.2). When more queries
 //! arrive than the ring holds, a straggling copy is processed as a query of its own, which every
 //! operation survives: the caller ignores the second answer.

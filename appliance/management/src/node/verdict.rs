@@ -1,0 +1,84 @@
+//! What becomes of a query, and the commands that it amounts to.
+//!
+//! Made by the node, the gateway and the services on the management thread. Every query gets
+//! exactly one verdict, and every verdict exactly one command that answers; what it closes or paces comes on top.
+
+use std::sync::Arc;
+use waystation_engine::control::{Command, Query};
+use waystation_relay::drop_reason::DropReason;
+use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag};
+use waystation_relay::quota::Quota;
+use waystation_relay::switch::Relayed;
+
+/// The only code that a query of ours gets: "rejected" in every era (spec §8.4).
+const REJECTED: u8 = 1;
+
+/// What happens to a query. There is exactly one for each.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Code 1.
+    Reject(DropReason),
+    /// Accepted, with an error object in these bytes.
+    Refuse(DropReason, Vec<u8>),
+    /// Accepted, with these bytes.
+    Answer(Vec<u8>),
+    /// Accepted, with these bytes, and these sockets have no purpose any more.
+    Unregistered(Vec<u8>, Vec<SocketTag>),
+    /// Passed on as it is.
+    Offer(Offer),
+    /// Accepted; the session becomes a link to this node.
+    Inside,
+    /// A copy: no answer.
+    Forget,
+}
+
+/// Where a query is passed on to, and how fast its session may be.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) target: LinkTag,
+    /// In whose name and for whom, when that is not the asking peer and this link's.
+    pub(crate) relayed: Option<Relayed>,
+    /// The quota of the asking link's peer.
+    pub(crate) caller_pace: Option<Arc<Quota>>,
+    /// The quota of the target link's peer.
+    pub(crate) target_pace: Option<Arc<Quota>>,
+}
+
+impl Verdict {
+    /// Why the query was not served; `None` if it was.
+    pub(crate) fn refusal(&self) -> Option<DropReason> {
+        match self {
+            Self::Reject(reason) | Self::Refuse(reason, _) => Some(*reason),
+            Self::Forget => Some(DropReason::DuplicateNonce),
+            Self::Answer(_) | Self::Unregistered(..) | Self::Offer(_) | Self::Inside => None,
+        }
+    }
+
+    /// Writes the one command that it amounts to, and what else it entails.
+    pub(crate) fn carry_out(self, query: &Query, out: &mut Vec<(CoreId, Command)>) {
+        let leg = query.leg;
+        let answer =
+            |leg: LegTag, bytes: Vec<u8>| (leg.core, Command::Answer { leg, bytes: bytes.into() });
+        match self {
+            Self::Reject(_) => out.push((leg.core, Command::Reject { leg, code: REJECTED })),
+            Self::Refuse(_, bytes) | Self::Answer(bytes) => out.push(answer(leg, bytes)),
+            Self::Unregistered(bytes, sockets) => {
+                out.push(answer(leg, bytes));
+                // To these sockets their nonce is now a void one.
+                let reason = DropReason::SocketNonceUnknown;
+                let close =
+                    |socket: SocketTag| (socket.core, Command::CloseSocket { socket, reason });
+                out.extend(sockets.into_iter().map(close));
+            }
+            Self::Offer(Offer { target, relayed, caller_pace, target_pace }) => {
+                // Before the offer, so that no answer can overtake it.
+                out.extend(target_pace.map(|pace| (leg.core, Command::Pace { leg, pace })));
+                let (query, pace) = (query.query.clone(), caller_pace);
+                let offer = Command::Offer { caller: leg, target, query, relayed, pace };
+                out.push((target.core, offer));
+            }
+            Self::Inside => out.push((leg.core, Command::TerminateInside { leg })),
+            Self::Forget => out.push((leg.core, Command::Forget { leg })),
+        }
+    }
+}
