@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod config;
 pub mod counter_table;
+pub mod dialing;
 pub mod directory;
 pub mod documents;
 pub mod gateway;

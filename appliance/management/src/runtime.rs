@@ -7,6 +7,7 @@
 
 use crate::clock::{self, Moment};
 use crate::config::Config;
+use crate::dialing::{Around, DialSettings, Dialer};
 use crate::documents::{CoreCapacity, CoreListing, Readiness, StatusExtra};
 use crate::gateway::{GatewayCounts, GatewayLimits};
 use crate::limits::{COMMAND_RETRY_PAUSE, CORE_ANSWER_TIMEOUT, REPORTS_PER_ROUND, STOP_TIMEOUT};
@@ -243,6 +244,9 @@ async fn ignored(signal: &mut Option<tokio::signal::unix::Signal>) {
 struct ManagementCore {
     end: ManagementEnd,
     node: Node,
+    dialer: Dialer,
+    /// Taken up once every core serves.
+    dial_settings: Option<DialSettings>,
     observations: Observations,
     extra: StatusExtra,
     on_ready: Option<Box<dyn FnOnce() + Send>>,
@@ -305,6 +309,8 @@ impl ManagementCore {
         Self {
             end,
             node,
+            dialer: Dialer::new(settings.identity, cores),
+            dial_settings: Some(DialSettings::of(config)),
             registrations,
             observations: Observations::new(cores, clock::now()),
             extra,
@@ -342,6 +348,9 @@ impl ManagementCore {
                 }
                 Some(request) = requests.recv() => self.on_request(request),
                 () = sleep_until(self.next_deadline()) => {}
+                connected = self.dialer.next_connected() => {
+                    self.dial(|dialer, around| dialer.on_connected(around, connected));
+                }
                 () = signals.stop() => break,
                 () = stop.notified() => break,
             }
@@ -359,6 +368,7 @@ impl ManagementCore {
     async fn stop(&mut self, doorbell: &pipe::Receiver) -> Result<(), RuntimeError> {
         self.extra.readiness = Readiness::Stopping;
         self.save_registrations();
+        self.dial(Dialer::stop);
         for core in self.cores() {
             self.backlog.push_back((core, Command::Shutdown));
         }
@@ -385,6 +395,7 @@ impl ManagementCore {
         self.send_backlog();
         self.drain_reports();
         self.tick_node();
+        self.dial(Dialer::tick);
         self.end_late_rounds();
         self.begin_round();
         self.begin_listing();
@@ -397,7 +408,8 @@ impl ManagementCore {
         }
         let in_an_hour = now + Duration::from_secs(3600);
         let mut next = in_an_hour;
-        if let Some(due_ns) = self.node.next_deadline_ns() {
+        let due = [self.node.next_deadline_ns(), self.dialer.next_deadline_ns()];
+        if let Some(due_ns) = due.into_iter().flatten().min() {
             let wait_ns = due_ns.saturating_sub(clock::now().monotonic_ns);
             next = next.min(now + Duration::from_nanos(wait_ns).max(COMMAND_RETRY_PAUSE));
         }
@@ -460,12 +472,7 @@ impl ManagementCore {
     fn on_report(&mut self, now: Moment, report: Report) {
         log_report(&report);
         let random = &self.random;
-        let mut draw = || {
-            let mut bytes = [0; 8];
-            // The kernel's source cannot fail once the machine has booted.
-            assert!(random.fill(&mut bytes).is_ok(), "the system has no random numbers");
-            u64::from_ne_bytes(bytes)
-        };
+        let mut draw = || draw(random);
         let mut context = Context {
             now_ns: now.monotonic_ns,
             unix_now_s: now.unix_ns / 1_000_000_000,
@@ -474,6 +481,7 @@ impl ManagementCore {
         };
         self.node.report(&mut context, &report, &mut self.decided);
         self.send_decided();
+        self.dial(|dialer, around| dialer.report(around, &report));
         match report {
             Report::Statistics(block) => self.on_statistics(block),
             Report::Listing { core, listing } => {
@@ -508,6 +516,20 @@ impl ManagementCore {
     fn tick_node(&mut self) {
         self.node.tick(clock::now().monotonic_ns, &mut self.decided);
         self.send_decided();
+    }
+
+    /// Calls the dialer, which looks at the node's links.
+    fn dial<T>(&mut self, call: impl FnOnce(&mut Dialer, &mut Around<'_>) -> T) -> T {
+        let random = &self.random;
+        let mut around = Around {
+            now_ns: clock::now().monotonic_ns,
+            directory: self.node.directory(),
+            random: &mut || draw(random),
+            commands: &mut self.decided,
+        };
+        let result = call(&mut self.dialer, &mut around);
+        self.send_decided();
+        result
     }
 
     fn send_decided(&mut self) {
@@ -584,6 +606,9 @@ impl ManagementCore {
         if let Some(on_ready) = self.on_ready.take() {
             self.extra.readiness = Readiness::Ready;
             on_ready();
+            if let Some(settings) = self.dial_settings.take() {
+                self.dial(|dialer, around| dialer.set_settings(around, settings));
+            }
         }
     }
 
@@ -651,6 +676,14 @@ impl ManagementCore {
         round.filled.sort_by_key(|listing| listing.core);
         round.request.complete(&round.filled);
     }
+}
+
+/// 64 bits that nobody can predict.
+fn draw(random: &SystemRandom) -> u64 {
+    let mut bytes = [0; 8];
+    // The kernel's source cannot fail once the machine has booted.
+    assert!(random.fill(&mut bytes).is_ok(), "the system has no random numbers");
+    u64::from_ne_bytes(bytes)
 }
 
 /// Reads the registrations of the last run; relaying goes on without them if that fails.

@@ -17,6 +17,7 @@ pub use peer::{PEER_KEYS, PeerConfig};
 pub use problem::{Complaint, ConfigError, Problem};
 pub use reader::{parse, parse_as};
 
+use crate::dialing;
 use crate::gateway;
 use crate::limits::NETWORK_LINKS_MAX;
 use crate::units::{ByteSize, format_duration, serialize_duration};
@@ -346,10 +347,10 @@ impl Default for DialConfig {
     fn default() -> Self {
         Self {
             tor_proxy: None,
-            dials_max: 8,
-            connect_timeout: Duration::from_secs(30),
-            backoff_min: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(900),
+            dials_max: dialing::limits::DIALS_MAX,
+            connect_timeout: dialing::limits::CONNECT_TIMEOUT,
+            backoff_min: dialing::limits::BACKOFF_MIN,
+            backoff_max: dialing::limits::BACKOFF_MAX,
         }
     }
 }

@@ -526,7 +526,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "[dial]\nbackoff_min = \"20m\"",
-        "waystation.toml:2: dial.backoff_min: 20m is longer than dial.backoff_max (15m)",
+        "waystation.toml:2: dial.backoff_min: 20m is longer than dial.backoff_max (15s)",
     ),
     (
         "[management]\nsocket = \"waystation.sock\"",
