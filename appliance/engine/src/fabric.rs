@@ -5,9 +5,9 @@
 //! still borrowed from the port.
 
 use crate::block::BlockPool;
-use crate::control::{LinkUp, Query, Report};
+use crate::control::{AskId, LinkUp, Query, Report};
 use crate::entropy::Entropy;
-use crate::limits::{INCIDENTS_PER_TURN, UNSENT_REPORTS_MAX};
+use crate::limits::{INCIDENTS_PER_TURN, UNSENT_INPUT_MAX, UNSENT_REPORTS_MAX};
 use crate::management_end::CoreEnd;
 use crate::mesh::MeshEnd;
 use crate::output::{ControlOutcome, LinkOutput};
@@ -19,7 +19,9 @@ use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag};
 use waystation_relay::leg::Signal;
-use waystation_relay::switch::{DataSink, Effect, Route, Switch};
+use waystation_relay::switch::{
+    CODE_REJECTED, DataSink, Effect, InboundQuery, OutboundQuery, Relayed, Route, Switch,
+};
 
 /// Largest payload of a data frame we write: with its header it fits one record in every profile.
 const PIECE_MAX_BYTES: usize = 65_535 - 64;
@@ -45,6 +47,8 @@ pub struct Fabric {
     pub inner_inbox: VecDeque<InnerPiece>,
     /// Bytes to send on connections that have no output yet: act two of a handshake.
     pub plain_out: Vec<(u32, Box<[u8]>)>,
+    /// Links of our own whose session was opened: they write first.
+    pub inner_opened: Vec<u32>,
     /// Links of our own whose session has ended.
     pub inner_ended: Vec<u32>,
     /// When this turn's events were reaped, and when the current buffer was looked at.
@@ -118,6 +122,7 @@ impl Fabric {
             doomed: Vec::new(),
             inner_inbox: VecDeque::new(),
             plain_out: Vec::new(),
+            inner_opened: Vec::new(),
             inner_ended: Vec::new(),
             reaped_ns: 0,
             opened_ns: 0,
@@ -155,10 +160,12 @@ impl Fabric {
         let now_ns = self.opened_ns;
         match *frame {
             Frame::Query { nonce, window, query } => {
-                self.switch.query(now_ns, link, nonce, window, query);
+                let inbound = InboundQuery { nonce, window, query, relayed: None };
+                self.switch.query(now_ns, link, inbound);
             }
             Frame::RelayQuery { caller, target, nonce, window, query } => {
-                self.on_relayed_query(link, (caller, target), (nonce, window), query);
+                let inbound = InboundQuery { nonce, window, query, relayed: None };
+                self.on_relayed_query(link, (caller, target), inbound);
             }
             Frame::Response { nonce, code, window } => {
                 self.switch.response(now_ns, link, nonce, code, window);
@@ -172,23 +179,26 @@ impl Fabric {
     }
 
     /// A relayed query is a plain one when its caller is its sender and its target is this node
-    /// (spec §10.3); `gateway.node_unregister` comes this way (§11.2). Any other is refused.
+    /// (spec §10.3); `gateway.node_unregister` comes this way (§11.2). About any other the
+    /// management core decides.
     fn on_relayed_query(
         &mut self,
         link: u32,
         (caller, target): (&[u8; 33], &[u8; 33]),
-        (nonce, window): (u64, u32),
-        query: &[u8],
+        mut inbound: InboundQuery<'_>,
     ) {
         let sender = self.side(link).and_then(|side| side.facts.as_ref()).map(|f| f.identity);
-        let own = sender.is_some_and(|sender| sender.as_bytes() == caller);
-        if own && target == self.identity.as_bytes() {
-            self.switch.query(self.opened_ns, link, nonce, window, query);
-            return;
+        let plain = sender.is_some_and(|sender| sender.as_bytes() == caller)
+            && target == self.identity.as_bytes();
+        if !plain {
+            let identities = (Identity::from_bytes(caller), Identity::from_bytes(target));
+            let (Ok(caller), Ok(target)) = identities else {
+                self.switch.refuse_query(link, inbound.nonce, DropReason::MalformedQuery);
+                return;
+            };
+            inbound.relayed = Some(Relayed { caller, target });
         }
-        let reason =
-            if own { DropReason::TargetNotReachable } else { DropReason::QueryUnauthorized };
-        self.switch.refuse_relayed(link, nonce, reason);
+        self.switch.query(self.opened_ns, link, inbound);
     }
 
     /// Carries one piece of payload on. Returns what to attach once the buffer's owner can give it
@@ -232,6 +242,10 @@ impl Fabric {
                     .push_back(InnerPiece { link, bytes: piece.buffer[piece.range].into() });
                 None
             }
+            Route::Management { leg } => {
+                self.hand_up(leg, &piece.buffer[piece.range]);
+                None
+            }
             Route::Nowhere => None,
         };
         self.apply_effects();
@@ -272,7 +286,11 @@ impl Fabric {
                     self.write_direct(link, nonce, payload, (stamp_ns, stamp_ns));
                 }
                 Route::Queue { leg } => self.switch.enqueue(leg, payload, stamp_ns),
-                Route::Cross { .. } | Route::Inner { .. } | Route::Nowhere => {}
+                // Only legs joined to another core's get payload from there.
+                Route::Cross { .. }
+                | Route::Inner { .. }
+                | Route::Management { .. }
+                | Route::Nowhere => {}
             }
         }
         self.apply_effects();
@@ -311,17 +329,21 @@ impl Fabric {
     fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Frame { link, frame } => self.control(link, &frame),
-            Effect::Query { link, nonce, query } => {
-                let window = self.switch.window_bytes();
-                self.control(link, &Frame::Query { nonce, window, query: &query });
-            }
+            Effect::Query { link, query } => self.send_query(link, &query),
             Effect::Cross(signal) => {
                 if self.mesh.push_signal(signal, &mut self.pool).is_err() {
                     self.count_drop(DropReason::MeshFull, 0);
                 }
             }
-            Effect::Ask { leg, link, nonce, query } => self.ask(leg, link, nonce, query),
+            Effect::Ask { leg, link, nonce, query, relayed } => {
+                self.ask(leg, link, (nonce, query, relayed));
+            }
             Effect::Cancelled { leg } => self.report(Report::QueryCancelled { leg }),
+            Effect::Asked { ask, leg, code } => {
+                self.report(Report::Asked { ask: AskId(ask), leg, code });
+            }
+            Effect::Ended { leg } => self.report(Report::SessionEnded { leg }),
+            Effect::InnerOpened { link } => self.inner_opened.push(link),
             Effect::InnerEnded { link } => self.inner_ended.push(link),
             Effect::Incident { link, reason, nonce } => self.incident(link, reason, nonce),
         }
@@ -340,7 +362,28 @@ impl Fabric {
         }
     }
 
-    fn ask(&mut self, leg: LegTag, link: u32, nonce: u64, query: Box<[u8]>) {
+    fn send_query(&mut self, link: u32, query: &OutboundQuery) {
+        let (nonce, window) = (query.nonce, self.switch.window_bytes());
+        let query_string = &*query.query;
+        let frame = match &query.relayed {
+            Some(Relayed { caller, target }) => Frame::RelayQuery {
+                caller: caller.as_bytes(),
+                target: target.as_bytes(),
+                nonce,
+                window,
+                query: query_string,
+            },
+            None => Frame::Query { nonce, window, query: query_string },
+        };
+        self.control(link, &frame);
+    }
+
+    fn ask(
+        &mut self,
+        leg: LegTag,
+        link: u32,
+        (nonce, query, relayed): (u64, Box<[u8]>, Option<Relayed>),
+    ) {
         let Some(facts) = self.side(link).and_then(|side| side.facts.as_ref()) else { return };
         let report = Report::Query(Query {
             leg,
@@ -351,12 +394,22 @@ impl Fabric {
             query,
             local: facts.local,
             inner: facts.inner,
-            relayed: None,
+            relayed,
         });
         if !self.try_report(report) {
             self.count_drop(DropReason::ManagementBusy, 0);
-            self.switch.reject(leg, waystation_relay::switch::CODE_REJECTED);
+            self.switch.reject(leg, CODE_REJECTED);
         }
+    }
+
+    /// Hands payload to the management core. Its sender gets credit back once it is there, so a
+    /// session never holds more than its window here.
+    fn hand_up(&mut self, leg: LegTag, payload: &[u8]) {
+        if self.unsent_reports.len() >= UNSENT_INPUT_MAX {
+            self.switch.close_session(leg, DropReason::ManagementBusy);
+            return;
+        }
+        self.report(Report::Input { leg, bytes: payload.into() });
     }
 
     // Reports
@@ -365,10 +418,8 @@ impl Fabric {
     /// queue is full too is something lost, and counted.
     pub fn report(&mut self, report: Report) {
         if self.unsent_reports.is_empty() {
-            match self.management.reports.push(report) {
-                Ok(()) => self.reported = true,
-                Err(report) => self.unsent_reports.push_back(report),
-            }
+            let unsent = self.push_report(report);
+            self.unsent_reports.extend(unsent);
         } else if self.unsent_reports.len() < UNSENT_REPORTS_MAX {
             self.unsent_reports.push_back(report);
         } else {
@@ -379,12 +430,26 @@ impl Fabric {
     /// Sends what found the ring full, as far as there is room.
     pub fn send_unsent_reports(&mut self) {
         while let Some(report) = self.unsent_reports.pop_front() {
-            self.reported = true;
-            if let Err(report) = self.management.reports.push(report) {
+            if let Some(report) = self.push_report(report) {
                 self.unsent_reports.push_front(report);
-                return;
+                break;
             }
         }
+        self.apply_effects();
+    }
+
+    /// Gives the report back when the ring is full.
+    fn push_report(&mut self, report: Report) -> Option<Report> {
+        self.reported = true;
+        let input = match &report {
+            Report::Input { leg, bytes } => Some((*leg, bytes.len())),
+            _ => None,
+        };
+        let unsent = self.management.reports.push(report).err();
+        if let (None, Some((leg, bytes))) = (&unsent, input) {
+            self.switch.input_handed_up(leg, bytes);
+        }
+        unsent
     }
 
     /// Whether reports wait for room.

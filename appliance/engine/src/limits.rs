@@ -63,6 +63,10 @@ pub const INCIDENTS_PER_TURN: usize = 16;
 /// and going twice while the management core looks elsewhere.
 pub const UNSENT_REPORTS_MAX: usize = 131_072;
 
+/// Reports that may wait before payload for the management core is refused and its session reset,
+/// so that what ends a session always finds a place.
+pub const UNSENT_INPUT_MAX: usize = UNSENT_REPORTS_MAX / 2;
+
 /// Histogram marks kept per send; further ones are merged into the last.
 pub const MARKS_MAX: usize = 24;
 
@@ -70,7 +74,7 @@ pub const MARKS_MAX: usize = 24;
 pub const INNER_QUEUE_MAX_BYTES: usize = 256 * 1024;
 
 /// Bytes of a query string that a listing shows; a longer one is cut.
-pub const LISTED_QUERY_MAX_BYTES: usize = 256;
+pub use waystation_relay::limits::LISTED_QUERY_MAX_BYTES;
 
 /// Bytes read from the kernel's random source at a time.
 pub const ENTROPY_BYTES: usize = 512;

@@ -280,6 +280,7 @@ const KIND_ACCEPTED: u8 = 2;
 const KIND_REJECTED: u8 = 3;
 const KIND_END: u8 = 4;
 const KIND_CONSUMED: u8 = 5;
+const KIND_ABORT: u8 = 6;
 
 impl Batch {
     fn write(&mut self, bytes: &[u8]) {
@@ -323,6 +324,7 @@ impl Batch {
                 self.write(&[code, reason.unwrap_or(u8::MAX)]);
             }
             Signal::End { to } => self.write_head(KIND_END, to),
+            Signal::Abort { to } => self.write_head(KIND_ABORT, to),
             Signal::Consumed { to, bytes } => {
                 self.write_head(KIND_CONSUMED, to);
                 self.write(&bytes.to_ne_bytes());
@@ -382,6 +384,7 @@ impl<'a> Iterator for Entries<'a> {
                 Signal::Rejected { to, code, reason }
             }
             KIND_END => Signal::End { to },
+            KIND_ABORT => Signal::Abort { to },
             KIND_CONSUMED => Signal::Consumed { to, bytes: self.u32()? },
             other => unreachable!("a batch of this process has no entry of kind {other}"),
         };
@@ -414,6 +417,7 @@ mod tests {
             Signal::Rejected { to: leg(1, 7), code: 255, reason: None },
             Signal::Consumed { to: leg(1, 5), bytes: 77 },
             Signal::End { to: leg(1, 5) },
+            Signal::Abort { to: leg(1, 5) },
         ];
         for signal in signals {
             one.push_signal(signal, &mut pool).unwrap();

@@ -15,6 +15,8 @@ pub enum LegKind {
     Caller,
     /// Offered to this side, joined to the caller's leg.
     Target,
+    /// Asked by this node itself.
+    Own,
     /// A link of our own runs inside.
     Inner,
 }
@@ -47,6 +49,17 @@ pub enum Other {
     InnerLink(u32),
 }
 
+/// What the management core takes from the peer of a leg that is joined to nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// What comes is read and forgotten.
+    Forgotten,
+    /// What comes is handed up, so many bytes more; then the end is told, once.
+    HandedUp { left_bytes: u32 },
+    /// As that, once our query `ask` has been accepted; until then its answer is waited for.
+    Awaited { ask: u64, left_bytes: u32 },
+}
+
 /// One side of a session.
 #[derive(Debug)]
 pub struct Leg {
@@ -57,6 +70,11 @@ pub struct Leg {
     pub kind: LegKind,
     pub state: LegState,
     pub other: Other,
+    pub intake: Intake,
+    /// Whether this node asked.
+    pub outbound: bool,
+    /// The beginning of the query string, for listings.
+    pub query: Box<[u8]>,
     /// Bytes the link's peer may still send us.
     pub window_left: u64,
     /// Bytes passed on to this leg's link for which the other leg's sender has no credit back yet.
@@ -94,6 +112,8 @@ pub enum Signal {
     Rejected { to: LegTag, code: u8, reason: Option<DropReason> },
     /// The other side has ended: flush, then reset.
     End { to: LegTag },
+    /// The session was closed: reset at once, whatever waits.
+    Abort { to: LegTag },
     /// So many bytes of the sender behind `to` were passed on.
     Consumed { to: LegTag, bytes: u32 },
 }
@@ -106,6 +126,7 @@ impl Signal {
             | Self::Accepted { to, .. }
             | Self::Rejected { to, .. }
             | Self::End { to }
+            | Self::Abort { to }
             | Self::Consumed { to, .. } => to,
         }
     }

@@ -33,3 +33,9 @@ pub const WINDOW_MAX_BYTES: u32 = 4_194_304;
 /// Deadline entries of sessions that have ended are swept when they outnumber the live ones by
 /// this factor, so the list stays in proportion to the sessions it watches.
 pub const STALE_DEADLINES_FACTOR: usize = 2;
+
+/// Bytes of a query string kept with its session, for listings. A longer one is cut.
+pub const LISTED_QUERY_MAX_BYTES: usize = 256;
+
+/// Deadline entries below which no list is swept: 24 KiB, less than one session's queue.
+pub const STALE_DEADLINES_MIN: usize = 1024;

@@ -9,18 +9,20 @@
 //! a reset never overtakes the data before it (spec §7.2).
 
 mod credit;
+mod ending;
+mod local;
 mod steps;
 
 use crate::chunk_queue::ChunkPool;
 use crate::drop_reason::{DropCounters, DropReason};
 use crate::ids::{CoreId, LegTag};
 use crate::leg::{Leg, LegKind, LegState, Other, Signal};
-use crate::limits::{RESET_GRACE_NS, STALE_DEADLINES_FACTOR};
+use crate::limits::{RESET_GRACE_NS, STALE_DEADLINES_FACTOR, STALE_DEADLINES_MIN};
 use crate::slots::Slots;
 use std::collections::{HashMap, VecDeque};
 use waystation_astral::frame::{Frame, Profile};
-use waystation_astral::gateway;
 use waystation_astral::identity::Identity;
+use waystation_astral::operations;
 
 /// Code of every rejection of our own (spec §8.4): there is no other that all eras share.
 pub const CODE_REJECTED: u8 = 1;
@@ -47,20 +49,46 @@ pub struct Relayed {
     pub target: Identity,
 }
 
+/// A query that arrived on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InboundQuery<'a> {
+    pub nonce: u64,
+    /// What its sender takes before it has returned credit.
+    pub window: u32,
+    pub query: &'a [u8],
+    /// Set unless the link's peer asks this node itself.
+    pub relayed: Option<Relayed>,
+}
+
+/// A query to send on a link, under a nonce that is not in use there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboundQuery {
+    pub nonce: u64,
+    pub query: Box<[u8]>,
+    /// Set unless it is asked in this node's name; a raw-profile peer does not hear of it.
+    pub relayed: Option<Relayed>,
+}
+
 /// Something to be done because of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Send a frame on a link, behind everything given to that link before.
     Frame { link: u32, frame: Frame<'static> },
-    /// Send a query on a link, advertising our window.
-    Query { link: u32, nonce: u64, query: Box<[u8]> },
+    /// Send a query on a link, advertising our window; a `relay_query` when it is relayed.
+    Query { link: u32, query: OutboundQuery },
     /// Tell a leg on another core.
     Cross(Signal),
     /// Let the management core answer.
-    Ask { leg: LegTag, link: u32, nonce: u64, query: Box<[u8]> },
+    Ask { leg: LegTag, link: u32, nonce: u64, query: Box<[u8]>, relayed: Option<Relayed> },
     /// The caller of a query given to the management core has gone.
     Cancelled { leg: LegTag },
-    /// The session under a link of our own has ended.
+    /// A query of our own was answered. Without code 0 there is no session.
+    Asked { ask: u64, leg: LegTag, code: u8 },
+    /// A session whose data is handed up has ended.
+    Ended { leg: LegTag },
+    /// The query for a link of our own was accepted: its first bytes may be written.
+    InnerOpened { link: u32 },
+    /// The session under a link of our own has ended, or was never accepted.
     InnerEnded { link: u32 },
     /// A peer did something on a link that is worth a debug line; counted already.
     Incident { link: u32, reason: DropReason, nonce: u64 },
@@ -77,6 +105,8 @@ pub enum Route {
     Cross { to: LegTag },
     /// To the link of our own that runs inside.
     Inner { link: u32 },
+    /// Up to the management core; [`Switch::input_handed_up`] says when it is there.
+    Management { leg: LegTag },
     /// Nowhere; counted.
     Nowhere,
 }
@@ -129,7 +159,8 @@ struct LinkSessions {
     ready: VecDeque<u32>,
 }
 
-/// Legs waiting for a time. Every list is in order of time, because each has one fixed delay.
+/// Legs waiting for a time. Every list is in order of time: each has one delay, and what is
+/// appended after that was lowered waits for what stands before it.
 #[derive(Debug, Default)]
 struct Deadlines {
     answers: VecDeque<(u64, LegTag)>,
@@ -159,6 +190,11 @@ impl Switch {
     /// Moves the effects of the calls so far into `into`, in order.
     pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
         into.append(&mut self.effects);
+    }
+
+    /// Takes up new caps and a new timeout; what exceeds a lowered cap stays.
+    pub fn set_limits(&mut self, sessions_per_link: usize, sessions: usize, query_timeout_ns: u64) {
+        self.limits = SwitchLimits { sessions_per_link, sessions, query_timeout_ns, ..self.limits };
     }
 
     /// Whether effects wait to be taken.
@@ -195,7 +231,8 @@ impl Switch {
     }
 
     /// A query arrived on a link.
-    pub fn query(&mut self, now_ns: u64, link: u32, nonce: u64, window: u32, query: &[u8]) {
+    pub fn query(&mut self, now_ns: u64, link: u32, inbound: InboundQuery<'_>) {
+        let InboundQuery { nonce, window, query, relayed } = inbound;
         self.counters.queries_received += 1;
         let Some(sessions) = self.link(link) else { return };
         if sessions.by_nonce.contains_key(&nonce) {
@@ -203,7 +240,10 @@ impl Switch {
             self.effects.push(Effect::Incident { link, reason: DropReason::DuplicateNonce, nonce });
             return;
         }
-        if gateway::parse(query).is_none() {
+        // A raw-profile peer may have prepared any nonce for anybody (spec §10.1), and what is
+        // relayed need not be for this node: only the management core can tell.
+        let ours_to_know = sessions.profile == Profile::P4 && relayed.is_none();
+        if ours_to_know && !operations::is_known(query) {
             self.reject_unopened(link, nonce, DropReason::UnknownQuery);
             return;
         }
@@ -211,15 +251,15 @@ impl Switch {
             self.reject_unopened(link, nonce, DropReason::TooManySessions);
             return;
         }
-        let leg = self.open_leg(now_ns, link, nonce, LegKind::Local, LegState::Asked);
+        let leg = self.open_leg(now_ns, link, nonce, LegKind::Local, query);
         if let Some(entry) = self.legs.at_mut(leg.slot) {
             entry.credit = u64::from(window);
         }
-        self.effects.push(Effect::Ask { leg, link, nonce, query: query.into() });
+        self.effects.push(Effect::Ask { leg, link, nonce, query: query.into(), relayed });
     }
 
-    /// A relayed query arrived on a link for somebody other than its sender and us.
-    pub fn refuse_relayed(&mut self, link: u32, nonce: u64, reason: DropReason) {
+    /// A query arrived on a link that says nothing this node could decide about.
+    pub fn refuse_query(&mut self, link: u32, nonce: u64, reason: DropReason) {
         self.counters.queries_received += 1;
         self.reject_unopened(link, nonce, reason);
     }
@@ -235,8 +275,8 @@ impl Switch {
             return;
         };
         match (code, reset_seen) {
-            (0, false) => self.target_accepted(now_ns, slot, window),
-            (0, true) => self.target_accepted_and_ended(slot),
+            (0, false) => self.offer_accepted(now_ns, slot, window),
+            (0, true) => self.offer_accepted_and_ended(slot),
             (code, _) => self.give_up_offer(slot, code, DropReason::TargetRejected),
         }
         self.settle();
@@ -311,11 +351,7 @@ impl Switch {
                 Route::Cross { to }
             }
             Other::InnerLink(inner) => Route::Inner { link: inner },
-            Other::Management => {
-                // Operations of ours take no input: what comes is read and forgotten.
-                self.passed_on(slot, bytes);
-                Route::Nowhere
-            }
+            Other::Management => self.take_in(slot, bytes),
         }
     }
 
@@ -374,95 +410,25 @@ impl Switch {
         self.settle();
     }
 
-    /// Ends a leg of this core because its payload could not be carried on.
-    pub fn fail(&mut self, link: u32, nonce: u64, reason: DropReason, bytes: usize) {
-        if let Some((slot, _)) = self.find(link, nonce) {
-            self.drops.count(reason, bytes);
-            self.close_and_reset(slot);
-        }
-    }
-
-    /// Rejects a query the management core was asked about.
-    pub fn reject(&mut self, leg: LegTag, code: u8) {
-        self.told.push_back(Signal::Rejected { to: leg, code, reason: None });
-        self.settle();
-    }
-
-    /// Accepts such a query, sends `bytes` within the caller's credit, then resets.
-    pub fn answer(&mut self, tag: LegTag, bytes: &[u8], stamp_ns: u64) {
-        let Some(leg) = self.asked(tag) else { return };
-        leg.state = LegState::Open;
-        self.accept_frame(tag.slot);
-        self.enqueue(tag.slot, bytes, stamp_ns);
-        self.end(tag.slot);
-        self.settle();
-    }
-
-    /// Drops such a query without an answer.
-    pub fn forget(&mut self, tag: LegTag) {
-        if self.asked(tag).is_some() {
-            self.drops.count(DropReason::DuplicateNonce, 0);
-            self.remove(tag.slot);
-        }
-    }
-
-    /// Accepts such a query for a link of our own at place `inner`. `false`: it has gone.
-    pub fn terminate_inside(&mut self, tag: LegTag, inner: u32) -> bool {
-        let Some(leg) = self.asked(tag) else { return false };
-        (leg.state, leg.kind, leg.other) =
-            (LegState::Open, LegKind::Inner, Other::InnerLink(inner));
-        self.accept_frame(tag.slot);
-        true
-    }
-
     /// A leg.
     pub fn leg(&self, tag: LegTag) -> Option<&Leg> {
         self.legs.get(tag.slot, tag.generation)
     }
 
-    /// Sends bytes of a link of our own through the session it runs in.
-    pub fn inner_write(&mut self, tag: LegTag, bytes: &[u8], stamp_ns: u64) {
-        if self.legs.get(tag.slot, tag.generation).is_some() {
-            self.enqueue(tag.slot, bytes, stamp_ns);
+    /// Asks the peer of `link` on behalf of `caller`.
+    pub fn offer(&mut self, now_ns: u64, caller: LegTag, link: u32, query: OutboundQuery) {
+        match self.open_offer(now_ns, link, LegKind::Target, query) {
+            Ok(from) => {
+                if let Some(leg) = self.legs.at_mut(from.slot) {
+                    leg.other = Other::Leg(caller);
+                }
+                self.tell(Signal::Offered { to: caller, from });
+            }
+            Err(reason) => {
+                let reason = Some(reason);
+                self.tell(Signal::Rejected { to: caller, code: CODE_REJECTED, reason });
+            }
         }
-    }
-
-    /// A link of our own has taken so many bytes out of its session.
-    pub fn inner_consumed(&mut self, tag: LegTag, bytes: usize) {
-        if self.legs.get(tag.slot, tag.generation).is_some() {
-            self.passed_on(tag.slot, bytes);
-        }
-    }
-
-    /// A link of our own has ended: what it wrote is flushed, then its session is reset.
-    pub fn inner_end(&mut self, tag: LegTag) {
-        self.told.push_back(Signal::End { to: tag });
-        self.settle();
-    }
-
-    /// Asks the peer of `link` on behalf of `caller`, under the given unused nonce.
-    pub fn offer(&mut self, now_ns: u64, caller: LegTag, link: u32, nonce: u64, query: Box<[u8]>) {
-        let refusal = match self.link(link) {
-            None => Some(DropReason::TargetNotReachable),
-            Some(sessions) if self.is_full(sessions) => Some(DropReason::TooManySessions),
-            Some(_) => None,
-        };
-        if let Some(reason) = refusal {
-            self.tell(Signal::Rejected { to: caller, code: CODE_REJECTED, reason: Some(reason) });
-            self.settle();
-            return;
-        }
-        let state = LegState::Offered { reset_seen: false };
-        let tag = self.open_leg(now_ns, link, nonce, LegKind::Target, state);
-        let window_left = u64::from(self.limits.window_bytes);
-        if let Some(leg) = self.legs.at_mut(tag.slot) {
-            (leg.other, leg.window_left) = (Other::Leg(caller), window_left);
-        }
-        self.effects.push(Effect::Query { link, nonce, query });
-        self.deadlines.offered += 1;
-        self.deadlines.answers.push_back((now_ns + self.limits.query_timeout_ns, tag));
-        self.sweep_answers();
-        self.tell(Signal::Offered { to: caller, from: tag });
         self.settle();
     }
 
@@ -612,7 +578,8 @@ impl Switch {
     /// Drops deadline entries of legs that were answered, when most entries are of that kind.
     fn sweep_answers(&mut self) {
         let live = self.deadlines.offered;
-        if self.deadlines.answers.len() <= STALE_DEADLINES_FACTOR * live + 1024 {
+        let most = STALE_DEADLINES_FACTOR * live + STALE_DEADLINES_MIN;
+        if self.deadlines.answers.len() <= most {
             return;
         }
         let legs = &self.legs;

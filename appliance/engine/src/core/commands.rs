@@ -2,14 +2,14 @@
 
 use super::DataCore;
 use super::connection::{Connection, Phase};
-use crate::control::{Command, LinkRow, Listing, Report, SessionKind, SessionRow};
+use crate::control::{AskId, Command, LinkRow, Listing, Report, SessionKind, SessionRow};
 use crate::limits::COMMANDS_PER_TURN;
 use crate::port::{CloseMode, Port};
 use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{LegTag, LinkTag, SocketTag};
 use waystation_relay::leg::{Leg, LegKind, Signal};
-use waystation_relay::switch::CODE_REJECTED;
+use waystation_relay::switch::{CODE_REJECTED, OutboundQuery, Relayed};
 
 impl<P: Port> DataCore<P> {
     /// Carries out what waits, in order.
@@ -29,7 +29,21 @@ impl<P: Port> DataCore<P> {
                 self.fabric.switch.answer(leg, &bytes, self.now_ns);
             }
             Command::Forget { leg } => self.fabric.switch.forget(leg),
-            Command::Offer { caller, target, query, .. } => self.offer(caller, target, query),
+            Command::Offer { caller, target, query, relayed, .. } => {
+                self.offer(caller, target, query, relayed);
+            }
+            Command::Accept { leg, input_max_bytes } => {
+                self.fabric.switch.accept(leg, input_max_bytes);
+            }
+            Command::Write { leg, bytes, end } => {
+                self.fabric.switch.write(leg, &bytes, end, self.now_ns);
+            }
+            Command::Ask { ask, link, query, input_max_bytes } => {
+                self.ask(ask, link, query, input_max_bytes);
+            }
+            Command::CloseSession { leg, reason } => {
+                self.fabric.switch.close_session(leg, reason);
+            }
             Command::TerminateInside { leg } => self.terminate_inside(leg),
             Command::KeepIdle { socket } => self.keep_idle(socket),
             Command::JoinSockets { caller, idle, .. } => self.join_sockets(caller, idle),
@@ -44,22 +58,48 @@ impl<P: Port> DataCore<P> {
         self.close_doomed();
     }
 
-    fn offer(&mut self, caller: LegTag, target: LinkTag, query: Box<[u8]>) {
-        let alive = matches!(
-            self.connections.get(target.slot, target.generation),
-            Some(Connection { phase: Phase::Link(_), .. })
-        );
-        if !alive {
+    fn offer(
+        &mut self,
+        caller: LegTag,
+        target: LinkTag,
+        query: Box<[u8]>,
+        relayed: Option<Relayed>,
+    ) {
+        if !self.is_link(target) {
             let reason = Some(DropReason::TargetNotReachable);
             let refusal = Signal::Rejected { to: caller, code: CODE_REJECTED, reason };
             self.fabric.signal(refusal);
             return;
         }
-        let mut nonce = self.entropy().nonce();
-        while !self.fabric.switch.nonce_is_free(target.slot, nonce) {
-            nonce = self.entropy().nonce();
+        let query = OutboundQuery { nonce: self.fresh_nonce(target.slot), query, relayed };
+        self.fabric.switch.offer(self.now_ns, caller, target.slot, query);
+    }
+
+    fn ask(&mut self, ask: AskId, link: LinkTag, query: Box<[u8]>, input_max_bytes: u32) {
+        if !self.is_link(link) {
+            self.fabric.switch.refuse_ask(ask.0, DropReason::TargetNotReachable);
+            return;
         }
-        self.fabric.switch.offer(self.now_ns, caller, target.slot, nonce, query);
+        let query = OutboundQuery { nonce: self.fresh_nonce(link.slot), query, relayed: None };
+        self.fabric.switch.ask(self.now_ns, ask.0, link.slot, query, input_max_bytes);
+    }
+
+    /// Whether a tag names a link that has finished its negotiation.
+    pub(super) fn is_link(&self, link: LinkTag) -> bool {
+        matches!(
+            self.connections.get(link.slot, link.generation),
+            Some(Connection { phase: Phase::Link(_), .. })
+        )
+    }
+
+    /// A nonce that no session of a link has.
+    pub(super) fn fresh_nonce(&mut self, link: u32) -> u64 {
+        loop {
+            let nonce = self.entropy().nonce();
+            if self.fabric.switch.nonce_is_free(link, nonce) {
+                return nonce;
+            }
+        }
     }
 
     fn close_socket(&mut self, socket: SocketTag, reason: DropReason) {
@@ -169,10 +209,11 @@ impl<P: Port> DataCore<P> {
                 LegKind::Local => SessionKind::Local,
                 LegKind::Caller => SessionKind::Caller,
                 LegKind::Target => SessionKind::Target,
+                LegKind::Own => SessionKind::Own,
                 LegKind::Inner => SessionKind::Inner,
             },
-            outbound: false,
-            query: Box::default(),
+            outbound: leg.outbound,
+            query: leg.query.clone(),
             identity,
             age_ns: self.now_ns.saturating_sub(leg.opened_ns),
             bytes_in: leg.bytes_in,

@@ -268,6 +268,9 @@ impl Node {
         if self.is_copy(context.now_ns, query) {
             return Verdict::Forget;
         }
+        if query.relayed.is_some() {
+            return Verdict::Reject(DropReason::QueryUnauthorized);
+        }
         let caller = query.caller;
         let request = match operations::parse(&query.query, query.profile) {
             Ok(request) => request,

@@ -10,19 +10,28 @@ use waystation_astral::frame::Frame;
 impl Switch {
     // Credit
 
-    /// Accounts for bytes passed on to a leg's link, and returns credit to their sender in steps.
+    /// Accounts for bytes passed on to a leg's link, and lets their sender have its credit back in
+    /// steps. What this node itself has sent was nobody's credit.
     pub(super) fn passed_on(&mut self, slot: u32, bytes: usize) {
+        let Some(Other::Leg(to)) = self.legs.at(slot).map(|leg| leg.other) else { return };
+        if let Some(bytes) = self.credit_to_return(slot, bytes) {
+            self.tell(Signal::Consumed { to, bytes });
+        }
+    }
+
+    /// Accounts for bytes of a leg's own peer that this node has taken, and returns credit for
+    /// them in steps.
+    pub(super) fn taken(&mut self, slot: u32, bytes: usize) {
+        if let Some(bytes) = self.credit_to_return(slot, bytes) {
+            self.return_credit(slot, bytes);
+        }
+    }
+
+    fn credit_to_return(&mut self, slot: u32, bytes: usize) -> Option<u32> {
         let step = self.limits.window_bytes / CREDIT_RETURN_DIVISOR;
-        let Some(leg) = self.legs.at_mut(slot) else { return };
+        let leg = self.legs.at_mut(slot)?;
         leg.unreturned = leg.unreturned.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-        if leg.unreturned < step {
-            return;
-        }
-        let returned = std::mem::take(&mut leg.unreturned);
-        match leg.other {
-            Other::Leg(to) => self.tell(Signal::Consumed { to, bytes: returned }),
-            Other::Management | Other::InnerLink(_) => self.return_credit(slot, returned),
-        }
+        (leg.unreturned >= step).then(|| std::mem::take(&mut leg.unreturned))
     }
 
     pub(super) fn return_credit(&mut self, slot: u32, bytes: u32) {

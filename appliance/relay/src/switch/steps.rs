@@ -1,13 +1,14 @@
-//! The steps of a session: opened, joined, accepted, ended; and what legs tell each other.
+//! The steps of a session until data flows: opened, joined, accepted; and what legs tell each
+//! other.
 //!
 //! Part of [`Switch`]; called on its data core's thread through its public methods only.
 
-use super::{CODE_REJECTED, Effect, Route, Switch};
+use super::{CODE_REJECTED, Effect, OutboundQuery, Route, Switch};
 use crate::chunk_queue::ChunkQueue;
 use crate::drop_reason::DropReason;
 use crate::ids::LegTag;
-use crate::leg::{Leg, LegKind, LegState, Other, Signal};
-use crate::limits::FIRST_DATA_HOLD_NS;
+use crate::leg::{Intake, Leg, LegKind, LegState, Other, Signal};
+use crate::limits::{FIRST_DATA_HOLD_NS, LISTED_QUERY_MAX_BYTES};
 use waystation_astral::frame::{Frame, Profile};
 
 impl Switch {
@@ -31,18 +32,23 @@ impl Switch {
         let to = signal.to();
         let Some(leg) = self.legs.get_mut(to.slot, to.generation) else {
             // The leg ended before it could be joined, so the other one must end as well.
-            if let Signal::Offered { from, .. } | Signal::Accepted { from, .. } = signal {
-                self.tell(Signal::End { to: from });
-            }
+            self.end_sender_of(signal);
             return;
         };
         match signal {
             Signal::Offered { from, .. } => {
+                if (leg.state, leg.other) != (LegState::Asked, Other::Management) {
+                    self.end_sender_of(signal);
+                    return;
+                }
                 (leg.other, leg.kind) = (Other::Leg(from), LegKind::Caller);
             }
             Signal::Accepted { from, .. } => {
-                (leg.other, leg.kind, leg.state) =
-                    (Other::Leg(from), LegKind::Caller, LegState::Open);
+                if (leg.state, leg.other) != (LegState::Asked, Other::Leg(from)) {
+                    self.end_sender_of(signal);
+                    return;
+                }
+                leg.state = LegState::Open;
                 self.accept_frame(to.slot);
             }
             Signal::Rejected { code, reason, .. } => {
@@ -62,26 +68,38 @@ impl Switch {
                 LegState::Offered { .. } => self.reset_and_remove(to.slot),
                 LegState::Open | LegState::Ending => self.end(to.slot),
             },
+            Signal::Abort { .. } => self.refuse_and_remove(to.slot),
             Signal::Consumed { bytes, .. } => self.return_credit(to.slot, bytes),
+        }
+    }
+
+    fn end_sender_of(&mut self, signal: Signal) {
+        if let Signal::Offered { from, .. } | Signal::Accepted { from, .. } = signal {
+            self.tell(Signal::End { to: from });
         }
     }
 
     // Steps of a session
 
+    /// Opens a leg that somebody asked for; [`Self::open_offer`] makes one out of it that we ask.
     pub(super) fn open_leg(
         &mut self,
         now_ns: u64,
         link: u32,
         nonce: u64,
         kind: LegKind,
-        state: LegState,
+        query: &[u8],
     ) -> LegTag {
+        let (listed, _) = query.split_at(query.len().min(LISTED_QUERY_MAX_BYTES));
         let (slot, generation) = self.legs.insert(Leg {
             link,
             nonce,
             kind,
-            state,
+            state: LegState::Asked,
             other: Other::Management,
+            intake: Intake::Forgotten,
+            outbound: false,
+            query: listed.into(),
             window_left: 0,
             unreturned: 0,
             credit: 0,
@@ -99,12 +117,43 @@ impl Switch {
         LegTag { core: self.core, slot, generation }
     }
 
-    pub(super) fn target_accepted(&mut self, now_ns: u64, slot: u32, window: u32) {
+    /// Asks a link's peer. The leg is joined to nothing yet.
+    pub(super) fn open_offer(
+        &mut self,
+        now_ns: u64,
+        link: u32,
+        kind: LegKind,
+        mut query: OutboundQuery,
+    ) -> Result<LegTag, DropReason> {
+        let sessions = self.link(link).ok_or(DropReason::TargetNotReachable)?;
+        if self.is_full(sessions) {
+            return Err(DropReason::TooManySessions);
+        }
+        if sessions.profile != Profile::P4 {
+            // There is no such frame before P3 (spec §10.3); our own name is on the link.
+            query.relayed = None;
+        }
+        let window_left = u64::from(self.limits.window_bytes);
+        let tag = self.open_leg(now_ns, link, query.nonce, kind, &query.query);
+        if let Some(leg) = self.legs.at_mut(tag.slot) {
+            leg.state = LegState::Offered { reset_seen: false };
+            (leg.outbound, leg.window_left) = (true, window_left);
+        }
+        self.effects.push(Effect::Query { link, query });
+        let last_ns = self.deadlines.answers.back().map_or(0, |&(due_ns, _)| due_ns);
+        let due_ns = now_ns.saturating_add(self.limits.query_timeout_ns).max(last_ns);
+        self.deadlines.offered += 1;
+        self.deadlines.answers.push_back((due_ns, tag));
+        self.sweep_answers();
+        Ok(tag)
+    }
+
+    pub(super) fn offer_accepted(&mut self, now_ns: u64, slot: u32, window: u32) {
         let from = self.tag(slot);
         let Some(leg) = self.legs.at_mut(slot) else { return };
         leg.state = LegState::Open;
         leg.credit = leg.credit.saturating_add(u64::from(window));
-        let (link, other) = (leg.link, leg.other);
+        let link = leg.link;
         self.deadlines.offered = self.deadlines.offered.saturating_sub(1);
         if self.link(link).is_some_and(|sessions| sessions.profile != Profile::P4) {
             let until_ns = now_ns + FIRST_DATA_HOLD_NS;
@@ -113,25 +162,49 @@ impl Switch {
             }
             self.deadlines.holds.push_back((until_ns, from));
         }
-        if let Other::Leg(caller) = other {
-            self.tell(Signal::Accepted { to: caller, from });
+        self.tell_accepted(slot);
+    }
+
+    fn tell_accepted(&mut self, slot: u32) {
+        let from = self.tag(slot);
+        let Some(leg) = self.legs.at_mut(slot) else { return };
+        match (leg.other, leg.intake) {
+            (Other::Leg(caller), _) => self.tell(Signal::Accepted { to: caller, from }),
+            (Other::InnerLink(link), _) => self.effects.push(Effect::InnerOpened { link }),
+            (Other::Management, Intake::Awaited { ask, left_bytes }) => {
+                leg.intake = Intake::HandedUp { left_bytes };
+                self.effects.push(Effect::Asked { ask, leg: from, code: 0 });
+            }
+            (Other::Management, _) => {}
         }
     }
 
-    pub(super) fn target_accepted_and_ended(&mut self, slot: u32) {
-        let from = self.tag(slot);
-        if let Some(Leg { other: Other::Leg(caller), .. }) = self.legs.at(slot) {
-            let caller = *caller;
-            self.tell(Signal::Accepted { to: caller, from });
-            self.tell(Signal::End { to: caller });
+    pub(super) fn offer_accepted_and_ended(&mut self, slot: u32) {
+        self.tell_accepted(slot);
+        match self.legs.at(slot).map(|leg| leg.other) {
+            Some(Other::Leg(caller)) => self.tell(Signal::End { to: caller }),
+            Some(Other::InnerLink(link)) => self.effects.push(Effect::InnerEnded { link }),
+            Some(Other::Management) | None => {}
         }
         self.remove(slot);
     }
 
     pub(super) fn give_up_offer(&mut self, slot: u32, code: u8, reason: DropReason) {
-        if let Some(Leg { other: Other::Leg(caller), .. }) = self.legs.at(slot) {
-            let caller = *caller;
-            self.tell(Signal::Rejected { to: caller, code, reason: Some(reason) });
+        let tag = self.tag(slot);
+        let Some(leg) = self.legs.at_mut(slot) else { return };
+        match (leg.other, std::mem::replace(&mut leg.intake, Intake::Forgotten)) {
+            (Other::Leg(to), _) => {
+                self.tell(Signal::Rejected { to, code, reason: Some(reason) });
+            }
+            (Other::Management, Intake::Awaited { ask, .. }) => {
+                self.drops.count(reason, 0);
+                self.effects.push(Effect::Asked { ask, leg: tag, code });
+            }
+            (Other::InnerLink(link), _) => {
+                self.drops.count(reason, 0);
+                self.effects.push(Effect::InnerEnded { link });
+            }
+            (Other::Management, _) => {}
         }
         self.remove(slot);
     }
@@ -149,83 +222,6 @@ impl Switch {
         if let Some(leg) = self.legs.at(slot) {
             let frame = Frame::Response { nonce: leg.nonce, code, window };
             self.effects.push(Effect::Frame { link: leg.link, frame });
-        }
-    }
-
-    /// Takes nothing more in, and resets as soon as everything that waits was sent.
-    pub(super) fn end(&mut self, slot: u32) {
-        if let Some(leg) = self.legs.at_mut(slot) {
-            leg.state = LegState::Ending;
-            self.finish_if_drained(slot);
-        }
-    }
-
-    pub(super) fn finish_if_drained(&mut self, slot: u32) {
-        if self.legs.at(slot).is_some_and(|leg| {
-            leg.state == LegState::Ending && leg.queue.is_empty() && leg.hold_until_ns == 0
-        }) {
-            self.reset_and_remove(slot);
-        }
-    }
-
-    pub(super) fn reset_and_remove(&mut self, slot: u32) {
-        self.reset_frame_of(slot);
-        self.remove(slot);
-    }
-
-    /// Ends a leg whose peer sent a reset: the other side is told, this side is not answered.
-    pub(super) fn close(&mut self, slot: u32) {
-        self.abandon(slot);
-        self.settle();
-    }
-
-    /// Ends a leg because of what its peer did; the caller sends the reset.
-    pub(super) fn close_and_reset(&mut self, slot: u32) {
-        self.reset_frame_of(slot);
-        self.abandon(slot);
-        self.settle();
-    }
-
-    pub(super) fn reset_frame_of(&mut self, slot: u32) {
-        if let Some(leg) = self.legs.at(slot) {
-            let frame = Frame::Reset { nonce: leg.nonce };
-            self.effects.push(Effect::Frame { link: leg.link, frame });
-        }
-    }
-
-    /// Removes a leg and tells whatever it was joined to.
-    pub(super) fn abandon(&mut self, slot: u32) {
-        let leg_tag = self.tag(slot);
-        let Some(leg) = self.legs.at(slot) else { return };
-        let (state, other) = (leg.state, leg.other);
-        self.remove(slot);
-        match (other, state) {
-            (Other::Leg(caller), LegState::Offered { .. }) => {
-                let reason = Some(DropReason::TargetNotReachable);
-                self.tell(Signal::Rejected { to: caller, code: CODE_REJECTED, reason });
-            }
-            (Other::Leg(to), LegState::Asked | LegState::Open) => self.tell(Signal::End { to }),
-            (Other::Management, LegState::Asked) => {
-                self.effects.push(Effect::Cancelled { leg: leg_tag });
-            }
-            (Other::InnerLink(link), LegState::Open | LegState::Ending) => {
-                self.effects.push(Effect::InnerEnded { link });
-            }
-            (Other::Leg(_), LegState::Ending) | (Other::Management | Other::InnerLink(_), _) => {}
-        }
-    }
-
-    pub(super) fn remove(&mut self, slot: u32) {
-        let Some(mut leg) = self.legs.remove(slot) else { return };
-        self.pool.clear(&mut leg.queue);
-        if let LegState::Offered { .. } = leg.state {
-            self.deadlines.offered = self.deadlines.offered.saturating_sub(1);
-        }
-        if let Some(sessions) = self.link_mut(leg.link) {
-            sessions.by_nonce.remove(&leg.nonce);
-            if leg.in_ready_ring {
-                sessions.ready.retain(|&ready| ready != slot);
-            }
         }
     }
 

@@ -1,0 +1,13 @@
+//! The switch from outside: what goes out on each link for what came in, on one core and on more.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it skips"
+)]
+
+mod local;
+mod relaying;
+mod sessions;
+mod traffic;
+mod world;
