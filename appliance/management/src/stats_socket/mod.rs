@@ -5,12 +5,14 @@
 //! to the data cores. [`client`] is the other end, for the sub-commands. There are no commands
 //! here: nothing that is asked changes anything.
 
+mod asked;
 mod bind;
 pub mod client;
 mod request;
 mod routes;
 mod server;
 
+pub use asked::asked;
 pub use bind::{BindError, bind};
 pub use request::{Document, ListingRequest, Question, StatsRequest};
 pub use server::{StatsLimits, StatsServer, channel};
