@@ -220,9 +220,9 @@ impl Fabric {
         if bytes == 0 {
             return None;
         }
-        let (sides, pool) = (&self.sides, &self.pool);
-        let route =
-            self.switch.route(link, nonce, bytes, |link| has_room(sides, link, bytes, pool));
+        let (sides, pool, now_ns) = (&self.sides, &self.pool, self.opened_ns);
+        let has_room = |link| has_room(sides, link, bytes, pool);
+        let route = self.switch.route(now_ns, link, nonce, bytes, has_room);
         let sealed = match route {
             Route::Direct { link, nonce } => self.send_direct(link, nonce, piece),
             Route::Queue { leg } => {
@@ -281,7 +281,8 @@ impl Fabric {
     pub fn payload_from_mesh(&mut self, to: LegTag, stamp_ns: u64, payload: &[u8]) {
         for payload in payload.chunks(PIECE_MAX_BYTES) {
             let (sides, pool, bytes) = (&self.sides, &self.pool, payload.len());
-            match self.switch.deliver(to, bytes, |link| has_room(sides, link, bytes, pool)) {
+            let has_room = |link| has_room(sides, link, bytes, pool);
+            match self.switch.deliver(self.opened_ns, to, bytes, has_room) {
                 Route::Direct { link, nonce } => {
                     self.write_direct(link, nonce, payload, (stamp_ns, stamp_ns));
                 }
@@ -515,8 +516,8 @@ impl Fabric {
         let before = side.output.totals.frames;
         let mut sink =
             Sink { output: &mut side.output, pool: &mut self.pool, reaped_ns: self.reaped_ns };
-        self.switch.fill(link, &mut sink);
-        let moved = side.output.totals.frames > before;
+        self.switch.fill(self.opened_ns, link, &mut sink);
+        let moved = side.output.totals.frames > before || !self.switch.has_ready(link);
         self.apply_effects();
         moved
     }

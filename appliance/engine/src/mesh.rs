@@ -281,6 +281,7 @@ const KIND_REJECTED: u8 = 3;
 const KIND_END: u8 = 4;
 const KIND_CONSUMED: u8 = 5;
 const KIND_ABORT: u8 = 6;
+const KIND_JOINED: u8 = 7;
 
 impl Batch {
     fn write(&mut self, bytes: &[u8]) {
@@ -310,9 +311,15 @@ impl Batch {
 
     fn write_signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Offered { to, from } => {
+            Signal::Offered { to, from, link } => {
                 self.write_head(KIND_OFFERED, to);
                 self.write_from(from);
+                self.write(&link.to_ne_bytes());
+            }
+            Signal::Joined { to, core, link } => {
+                self.write_head(KIND_JOINED, to);
+                self.write(&core.0.to_ne_bytes());
+                self.write(&link.to_ne_bytes());
             }
             Signal::Accepted { to, from } => {
                 self.write_head(KIND_ACCEPTED, to);
@@ -376,7 +383,11 @@ impl<'a> Iterator for Entries<'a> {
                 self.rest = rest;
                 return Some(Entry::Payload { to, stamp_ns, bytes: payload });
             }
-            KIND_OFFERED => Signal::Offered { to, from: self.from()? },
+            KIND_OFFERED => Signal::Offered { to, from: self.from()?, link: self.u32()? },
+            KIND_JOINED => {
+                let core = CoreId(u16::from_ne_bytes(self.array()?));
+                Signal::Joined { to, core, link: self.u32()? }
+            }
             KIND_ACCEPTED => Signal::Accepted { to, from: self.from()? },
             KIND_REJECTED => {
                 let [code, reason] = self.array()?;
@@ -411,7 +422,8 @@ mod tests {
         let (mut one, mut two) = two_cores();
         let mut pool = BlockPool::new(64);
         let signals = [
-            Signal::Offered { to: leg(1, 5), from: leg(0, 6) },
+            Signal::Offered { to: leg(1, 5), from: leg(0, 6), link: 3 },
+            Signal::Joined { to: leg(1, 6), core: CoreId(0), link: 4 },
             Signal::Accepted { to: leg(1, 5), from: leg(0, 6) },
             Signal::Rejected { to: leg(1, 7), code: 9, reason: Some(DropReason::TargetTimeout) },
             Signal::Rejected { to: leg(1, 7), code: 255, reason: None },

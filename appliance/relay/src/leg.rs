@@ -5,6 +5,8 @@
 use crate::chunk_queue::ChunkQueue;
 use crate::drop_reason::DropReason;
 use crate::ids::{CoreId, LegTag};
+use crate::quota::Quota;
+use std::sync::Arc;
 
 /// What a leg does, for listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,30 @@ pub enum Intake {
     Awaited { ask: u64, left_bytes: u32 },
 }
 
+/// Whose bytes leave on a leg: sources take turns on its link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// This node's own, and those of links of its own.
+    Node,
+    /// Those of the peer of this link.
+    Link {
+        core: CoreId,
+        /// Its place in that core's table.
+        link: u32,
+    },
+}
+
+/// Where a leg stands with the quota that paces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// It has not asked, or there is no such quota.
+    Free,
+    /// It stands in its pacer's line, out of every ring.
+    Waiting,
+    /// It was let go and has its next turn before those in line.
+    Granted,
+}
+
 /// One side of a session.
 #[derive(Debug)]
 pub struct Leg {
@@ -84,8 +110,16 @@ pub struct Leg {
     pub credit: u64,
     /// Bytes waiting for credit or for room on the link.
     pub queue: ChunkQueue,
-    /// Whether the link's ready ring holds it.
+    /// Whether its source's ring of ready legs holds it.
     pub in_ready_ring: bool,
+    pub source: Source,
+    /// The place of its source on its link, once something was queued.
+    pub turn: Option<u32>,
+    /// The quota it was counted in at.
+    pub quota: Option<Arc<Quota>>,
+    /// The place of what paces it.
+    pub pacer: Option<u32>,
+    pub pace: Pace,
     /// Before this time nothing is sent (spec §6.3), in nanoseconds; 0: no such time.
     pub hold_until_ns: u64,
     pub opened_ns: u64,
@@ -96,15 +130,21 @@ pub struct Leg {
 impl Leg {
     /// Whether queued bytes may go out now.
     pub fn may_send(&self) -> bool {
-        self.credit > 0 && self.hold_until_ns == 0 && !self.queue.is_empty()
+        self.credit > 0
+            && self.hold_until_ns == 0
+            && self.pace != Pace::Waiting
+            && !self.queue.is_empty()
     }
 }
 
 /// What one leg tells another. Kept in order with the data between the same two legs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// The query of `to` was sent on; `from` waits for the answer.
-    Offered { to: LegTag, from: LegTag },
+    /// The query of `to` was sent on; `from`, which lives on this link of its core, waits for the
+    /// answer.
+    Offered { to: LegTag, from: LegTag, link: u32 },
+    /// The leg `to` is the target of lives on this link of this core.
+    Joined { to: LegTag, core: CoreId, link: u32 },
     /// The target accepted.
     Accepted { to: LegTag, from: LegTag },
     /// The target rejected, or could not be asked; `reason` is counted at the caller's core, unless
@@ -123,6 +163,7 @@ impl Signal {
     pub fn to(&self) -> LegTag {
         match *self {
             Self::Offered { to, .. }
+            | Self::Joined { to, .. }
             | Self::Accepted { to, .. }
             | Self::Rejected { to, .. }
             | Self::End { to }

@@ -7,8 +7,8 @@ pub const CHUNK_BYTES: usize = 4096;
 /// 32 KiB at a time and return credit per read (spec §7.3), so larger frames gain nothing there.
 pub const QUEUED_FRAME_MAX_BYTES: usize = 32 * 1024;
 
-/// Bytes a session may send from its queue before the next session of the same link has its turn:
-/// one largest frame.
+/// Bytes that the sessions of one source may send from their queues before those of the next
+/// source of the same link have their turn: one largest frame.
 pub const QUANTUM_BYTES: usize = QUEUED_FRAME_MAX_BYTES;
 
 /// Credit is returned when this part of the window has been passed on. Small enough that a sender
@@ -39,3 +39,22 @@ pub const LISTED_QUERY_MAX_BYTES: usize = 256;
 
 /// Deadline entries below which no list is swept: 24 KiB, less than one session's queue.
 pub const STALE_DEADLINES_MIN: usize = 1024;
+
+/// Most bytes a leg passes on in one turn while a quota paces it, and least it waits for: a stock
+/// data frame (spec §6.1), so that pacing costs no more frames than its sender made.
+pub const PACE_PIECE_BYTES: usize = 8 * 1024;
+
+/// Shortest wait of a paced leg, in nanoseconds: pieces that come due within it go out together, in
+/// one turn of the loop.
+pub const PACE_TICK_NS: u64 = 1_000_000;
+
+/// Longest wait of a paced leg before its quota is asked again, in nanoseconds: how long a raised
+/// rate may go unnoticed.
+pub const PACE_WAIT_MAX_NS: u64 = 1_000_000_000;
+
+/// Places of legs that have ended below which a pacer's line is not swept: less than 1 KiB.
+pub const PACE_LINE_STALE_MIN: usize = 64;
+
+/// Smallest burst of a quota with a rate, in nanoseconds of that rate: turns of the loop and timers
+/// that come late by less lose nothing of the rate.
+pub const BURST_MIN_NS: u64 = 20_000_000;

@@ -4,6 +4,7 @@
 //! written by every data core that has a link of that identity: a few atomic words, no lock. It
 //! says how much may pass; what to do when nothing may is up to its caller.
 
+use crate::limits::{BURST_MIN_NS, PACE_PIECE_BYTES};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -17,7 +18,8 @@ pub struct QuotaLimits {
     pub sessions: usize,
     /// Payload bytes per second that this identity may send, all links together.
     pub bytes_per_s: Option<u64>,
-    /// Bytes beyond that rate that may pass at once after a pause.
+    /// Bytes beyond that rate that may pass at once after a pause; at least
+    /// [`PACE_PIECE_BYTES`] and what passes in [`BURST_MIN_NS`].
     pub burst_bytes: u64,
 }
 
@@ -50,9 +52,11 @@ impl Quota {
 
     /// Takes up new bounds; what is in use stays.
     pub fn set_limits(&self, limits: QuotaLimits) {
+        let rate = limits.bytes_per_s.unwrap_or(0);
+        let least = ns_as_bytes(BURST_MIN_NS, rate).max(PACE_PIECE_BYTES as u64);
         self.sessions_max.store(limits.sessions, Ordering::Relaxed);
-        self.bytes_per_s.store(limits.bytes_per_s.unwrap_or(0), Ordering::Relaxed);
-        self.burst_bytes.store(limits.burst_bytes, Ordering::Relaxed);
+        self.bytes_per_s.store(rate, Ordering::Relaxed);
+        self.burst_bytes.store(limits.burst_bytes.max(least), Ordering::Relaxed);
     }
 
     /// Counts one more session in. `false`: there are as many as there may be.

@@ -11,15 +11,22 @@
 mod credit;
 mod ending;
 mod local;
+mod pacing;
+mod quotas;
 mod steps;
+mod turns;
 
 use crate::chunk_queue::ChunkPool;
 use crate::drop_reason::{DropCounters, DropReason};
 use crate::ids::{CoreId, LegTag};
 use crate::leg::{Leg, LegKind, LegState, Other, Signal};
 use crate::limits::{RESET_GRACE_NS, STALE_DEADLINES_FACTOR, STALE_DEADLINES_MIN};
+use crate::quota::Quota;
 use crate::slots::Slots;
+use pacing::Pacing;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use turns::Turns;
 use waystation_astral::frame::{Frame, Profile};
 use waystation_astral::identity::Identity;
 use waystation_astral::operations;
@@ -146,6 +153,8 @@ pub struct Switch {
     effects: Vec<Effect>,
     /// Links that got something ready to send.
     woken: Vec<u32>,
+    turns: Turns,
+    pacing: Pacing,
     deadlines: Deadlines,
     drops: DropCounters,
     counters: SwitchCounters,
@@ -155,8 +164,10 @@ pub struct Switch {
 struct LinkSessions {
     profile: Profile,
     by_nonce: HashMap<u64, u32>,
-    /// Legs whose queued bytes may go out, each once, in turn.
-    ready: VecDeque<u32>,
+    /// What its sessions count against.
+    quota: Option<Arc<Quota>>,
+    /// Sources that have legs whose queued bytes may go out, each once, in turn.
+    turns: VecDeque<u32>,
 }
 
 /// Legs waiting for a time. Every list is in order of time: each has one delay, and what is
@@ -181,6 +192,8 @@ impl Switch {
             told: VecDeque::new(),
             effects: Vec::new(),
             woken: Vec::new(),
+            turns: Turns::default(),
+            pacing: Pacing::default(),
             deadlines: Deadlines::default(),
             drops: DropCounters::default(),
             counters: SwitchCounters::default(),
@@ -214,8 +227,12 @@ impl Switch {
             self.links.resize_with(place + 1, || None);
         }
         if let Some(entry) = self.links.get_mut(place) {
-            *entry =
-                Some(LinkSessions { profile, by_nonce: HashMap::new(), ready: VecDeque::new() });
+            *entry = Some(LinkSessions {
+                profile,
+                by_nonce: HashMap::new(),
+                quota: None,
+                turns: VecDeque::new(),
+            });
         }
     }
 
@@ -247,13 +264,16 @@ impl Switch {
             self.reject_unopened(link, nonce, DropReason::UnknownQuery);
             return;
         }
-        if self.is_full(sessions) {
-            self.reject_unopened(link, nonce, DropReason::TooManySessions);
-            return;
-        }
+        let quota = match self.admit(sessions, LegKind::Local) {
+            Ok(quota) => quota,
+            Err(reason) => {
+                self.reject_unopened(link, nonce, reason);
+                return;
+            }
+        };
         let leg = self.open_leg(now_ns, link, nonce, LegKind::Local, query);
         if let Some(entry) = self.legs.at_mut(leg.slot) {
-            entry.credit = u64::from(window);
+            (entry.credit, entry.quota) = (u64::from(window), quota);
         }
         self.effects.push(Effect::Ask { leg, link, nonce, query: query.into(), relayed });
     }
@@ -314,6 +334,7 @@ impl Switch {
     /// whether a link's outgoing record can take the piece now.
     pub fn route(
         &mut self,
+        now_ns: u64,
         link: u32,
         nonce: u64,
         bytes: usize,
@@ -344,7 +365,7 @@ impl Switch {
         match other {
             Other::Leg(to) if to.core == self.core => {
                 self.counters.same_core_bytes += bytes as u64;
-                self.deliver(to, bytes, has_room)
+                self.deliver(now_ns, to, bytes, has_room)
             }
             Other::Leg(to) => {
                 self.counters.cross_core_bytes += bytes as u64;
@@ -358,6 +379,7 @@ impl Switch {
     /// Decides where payload for a leg of this core goes that came from a leg elsewhere.
     pub fn deliver(
         &mut self,
+        now_ns: u64,
         to: LegTag,
         bytes: usize,
         has_room: impl FnOnce(u32) -> bool,
@@ -374,7 +396,8 @@ impl Switch {
                 .links
                 .get(link as usize)
                 .and_then(Option::as_ref)
-                .is_some_and(|l| l.ready.is_empty())
+                .is_some_and(|sessions| sessions.turns.is_empty())
+            && self.pacing.admits(now_ns, leg.pacer, bytes)
             && has_room(link);
         if !direct {
             return Route::Queue { leg: to.slot };
@@ -382,6 +405,7 @@ impl Switch {
         leg.credit -= bytes as u64;
         leg.bytes_out += bytes as u64;
         let nonce = leg.nonce;
+        self.pacing.spend(now_ns, leg.pacer, bytes);
         self.counters.payload_bytes_out += bytes as u64;
         self.passed_on(to.slot, bytes);
         self.settle();
@@ -415,14 +439,25 @@ impl Switch {
         self.legs.get(tag.slot, tag.generation)
     }
 
-    /// Asks the peer of `link` on behalf of `caller`.
-    pub fn offer(&mut self, now_ns: u64, caller: LegTag, link: u32, query: OutboundQuery) {
+    /// Asks the peer of `link` on behalf of `caller`, what whose peer sends passes no faster than
+    /// `pace` allows.
+    pub fn offer(
+        &mut self,
+        now_ns: u64,
+        caller: LegTag,
+        link: u32,
+        query: OutboundQuery,
+        pace: Option<Arc<Quota>>,
+    ) {
         match self.open_offer(now_ns, link, LegKind::Target, query) {
             Ok(from) => {
                 if let Some(leg) = self.legs.at_mut(from.slot) {
                     leg.other = Other::Leg(caller);
                 }
-                self.tell(Signal::Offered { to: caller, from });
+                if let Some(pace) = pace {
+                    self.pace(from, pace);
+                }
+                self.tell(Signal::Offered { to: caller, from, link });
             }
             Err(reason) => {
                 let reason = Some(reason);
@@ -439,22 +474,23 @@ impl Switch {
 
     /// Whether queued bytes of a link may go out.
     pub fn has_ready(&self, link: u32) -> bool {
-        self.link(link).is_some_and(|sessions| !sessions.ready.is_empty())
+        self.link(link).is_some_and(|sessions| !sessions.turns.is_empty())
     }
 
-    /// Moves queued payload of a link's sessions into `sink`, session by session in turn, until it
-    /// has no room.
-    pub fn fill(&mut self, link: u32, sink: &mut impl DataSink) {
-        while let Some(slot) = self.next_ready(link) {
+    /// Moves queued payload of a link's sessions into `sink`, source by source and session by
+    /// session in turn, until it has no room.
+    pub fn fill(&mut self, now_ns: u64, link: u32, sink: &mut impl DataSink) {
+        while let Some((slot, left_bytes)) = self.next_turn(link) {
             let room = sink.room_bytes();
             if room == 0 {
                 break;
             }
-            let drained = self.fill_from(slot, room, sink);
-            self.rotate(link, slot);
-            if drained && self.legs.at(slot).is_some_and(|leg| leg.state == LegState::Ending) {
-                self.reset_and_remove(slot);
-            }
+            let sent = match self.paced_bytes(now_ns, slot) {
+                Some(most) => self.fill_from(now_ns, slot, room.min(left_bytes).min(most), sink),
+                None => 0,
+            };
+            self.end_turn(link, slot, sent);
+            self.finish_if_drained(slot);
         }
         self.settle();
     }
@@ -482,13 +518,15 @@ impl Switch {
                 self.give_up_offer(tag.slot, CODE_REJECTED, DropReason::TargetTimeout);
             }
         }
+        self.grant_due(now_ns);
         self.settle();
     }
 
     /// When [`Self::tick`] has something to do next.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let lists = [&self.deadlines.holds, &self.deadlines.graces, &self.deadlines.answers];
-        lists.iter().filter_map(|list| list.front()).map(|&(due_ns, _)| due_ns).min()
+        let fixed = lists.iter().filter_map(|list| list.front()).map(|&(due_ns, _)| due_ns).min();
+        [fixed, self.pacing.next_due_ns()].into_iter().flatten().min()
     }
 
     /// The window advertised for every session.
@@ -516,6 +554,11 @@ impl Switch {
     /// Bytes of queue memory in use.
     pub fn queue_bytes_in_use(&self) -> usize {
         self.pool.bytes_in_use()
+    }
+
+    /// Sources on links that have had something queued and still have sessions.
+    pub fn sources(&self) -> usize {
+        self.turns.sources()
     }
 
     /// The drops so far.

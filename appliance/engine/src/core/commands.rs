@@ -5,10 +5,12 @@ use super::connection::{Connection, Phase};
 use crate::control::{AskId, Command, LinkRow, Listing, Report, SessionKind, SessionRow};
 use crate::limits::COMMANDS_PER_TURN;
 use crate::port::{CloseMode, Port};
+use std::sync::Arc;
 use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{LegTag, LinkTag, SocketTag};
 use waystation_relay::leg::{Leg, LegKind, Signal};
+use waystation_relay::quota::Quota;
 use waystation_relay::switch::{CODE_REJECTED, OutboundQuery, Relayed};
 
 impl<P: Port> DataCore<P> {
@@ -29,9 +31,11 @@ impl<P: Port> DataCore<P> {
                 self.fabric.switch.answer(leg, &bytes, self.now_ns);
             }
             Command::Forget { leg } => self.fabric.switch.forget(leg),
-            Command::Offer { caller, target, query, relayed, .. } => {
-                self.offer(caller, target, query, relayed);
+            Command::Offer { caller, target, query, relayed, pace } => {
+                self.offer(caller, target, (query, relayed), pace);
             }
+            Command::Pace { leg, pace } => self.fabric.switch.pace(leg, pace),
+            Command::Govern { link, quota, .. } => self.govern(link, quota),
             Command::Accept { leg, input_max_bytes } => {
                 self.fabric.switch.accept(leg, input_max_bytes);
             }
@@ -62,8 +66,8 @@ impl<P: Port> DataCore<P> {
         &mut self,
         caller: LegTag,
         target: LinkTag,
-        query: Box<[u8]>,
-        relayed: Option<Relayed>,
+        (query, relayed): (Box<[u8]>, Option<Relayed>),
+        pace: Option<Arc<Quota>>,
     ) {
         if !self.is_link(target) {
             let reason = Some(DropReason::TargetNotReachable);
@@ -72,7 +76,7 @@ impl<P: Port> DataCore<P> {
             return;
         }
         let query = OutboundQuery { nonce: self.fresh_nonce(target.slot), query, relayed };
-        self.fabric.switch.offer(self.now_ns, caller, target.slot, query);
+        self.fabric.switch.offer(self.now_ns, caller, target.slot, query, pace);
     }
 
     fn ask(&mut self, ask: AskId, link: LinkTag, query: Box<[u8]>, input_max_bytes: u32) {
@@ -82,6 +86,12 @@ impl<P: Port> DataCore<P> {
         }
         let query = OutboundQuery { nonce: self.fresh_nonce(link.slot), query, relayed: None };
         self.fabric.switch.ask(self.now_ns, ask.0, link.slot, query, input_max_bytes);
+    }
+
+    fn govern(&mut self, link: LinkTag, quota: Option<Arc<Quota>>) {
+        if self.is_link(link) {
+            self.fabric.switch.govern(link.slot, quota);
+        }
     }
 
     /// Whether a tag names a link that has finished its negotiation.

@@ -1,15 +1,13 @@
-//! Credit and turns: who may send how much, and who is next on a link.
+//! Credit: who may send how much, and when it comes back.
 //!
 //! Part of [`Switch`]; called on its data core's thread through its public methods only.
 
 use super::{DataSink, Effect, Switch};
 use crate::leg::{LegState, Other, Signal};
-use crate::limits::{CREDIT_RETURN_DIVISOR, QUANTUM_BYTES};
+use crate::limits::CREDIT_RETURN_DIVISOR;
 use waystation_astral::frame::Frame;
 
 impl Switch {
-    // Credit
-
     /// Accounts for bytes passed on to a leg's link, and lets their sender have its credit back in
     /// steps. What this node itself has sent was nobody's credit.
     pub(super) fn passed_on(&mut self, slot: u32, bytes: usize) {
@@ -44,43 +42,20 @@ impl Switch {
         self.effects.push(Effect::Frame { link: leg.link, frame });
     }
 
-    // The ready ring
-
-    pub(super) fn make_ready(&mut self, slot: u32) {
-        let Some(leg) = self.legs.at_mut(slot) else { return };
-        if leg.in_ready_ring || !leg.may_send() {
-            return;
-        }
-        leg.in_ready_ring = true;
-        let link = leg.link;
-        self.woken.push(link);
-        if let Some(sessions) = self.link_mut(link) {
-            sessions.ready.push_back(slot);
-        }
-    }
-
-    pub(super) fn next_ready(&self, link: u32) -> Option<u32> {
-        self.link(link)?.ready.front().copied()
-    }
-
-    /// Puts a leg that had its turn behind the others, or out of the ring.
-    pub(super) fn rotate(&mut self, link: u32, slot: u32) {
-        let Some(sessions) = self.links.get_mut(link as usize).and_then(Option::as_mut) else {
-            return;
-        };
-        sessions.ready.pop_front();
-        let Some(leg) = self.legs.at_mut(slot) else { return };
-        leg.in_ready_ring = leg.may_send();
-        if leg.in_ready_ring {
-            sessions.ready.push_back(slot);
-        }
-    }
-
-    /// Sends one quantum of a leg's queue. Returns whether the queue is empty afterwards.
-    pub(super) fn fill_from(&mut self, slot: u32, room: usize, sink: &mut impl DataSink) -> bool {
-        let Some(leg) = self.legs.at_mut(slot) else { return false };
+    /// Sends at most `most` bytes of a leg's queue. Returns how many.
+    pub(super) fn fill_from(
+        &mut self,
+        now_ns: u64,
+        slot: u32,
+        most: usize,
+        sink: &mut impl DataSink,
+    ) -> usize {
+        let Some(leg) = self.legs.at_mut(slot) else { return 0 };
         let credit = usize::try_from(leg.credit).unwrap_or(usize::MAX);
-        let bytes = leg.queue.len().min(credit).min(room).min(QUANTUM_BYTES);
+        let bytes = leg.queue.len().min(credit).min(most);
+        if bytes == 0 {
+            return 0;
+        }
         let stamp_ns = self.pool.front(&leg.queue).map_or(0, |(_, stamp_ns)| stamp_ns);
         sink.begin(leg.nonce, bytes, stamp_ns);
         let mut left = bytes;
@@ -96,9 +71,9 @@ impl Switch {
         }
         leg.credit -= bytes as u64;
         leg.bytes_out += bytes as u64;
-        let empty = leg.queue.is_empty();
+        self.pacing.spend(now_ns, leg.pacer, bytes);
         self.counters.payload_bytes_out += bytes as u64;
         self.passed_on(slot, bytes);
-        empty
+        bytes
     }
 }

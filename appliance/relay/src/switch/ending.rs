@@ -124,11 +124,14 @@ impl Switch {
         if let LegState::Offered { .. } = leg.state {
             self.deadlines.offered = self.deadlines.offered.saturating_sub(1);
         }
-        if let Some(sessions) = self.link_mut(leg.link) {
+        let mut sessions = self.links.get_mut(leg.link as usize).and_then(Option::as_mut);
+        if let Some(sessions) = &mut sessions {
             sessions.by_nonce.remove(&leg.nonce);
-            if leg.in_ready_ring {
-                sessions.ready.retain(|&ready| ready != slot);
-            }
+        }
+        self.turns.leave(slot, &mut leg, sessions);
+        self.pacing.leave(&mut leg);
+        if let Some(quota) = &leg.quota {
+            quota.leave_session();
         }
     }
 }

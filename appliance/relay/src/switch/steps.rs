@@ -7,7 +7,7 @@ use super::{CODE_REJECTED, Effect, OutboundQuery, Route, Switch};
 use crate::chunk_queue::ChunkQueue;
 use crate::drop_reason::DropReason;
 use crate::ids::LegTag;
-use crate::leg::{Intake, Leg, LegKind, LegState, Other, Signal};
+use crate::leg::{Intake, Leg, LegKind, LegState, Other, Pace, Signal, Source};
 use crate::limits::{FIRST_DATA_HOLD_NS, LISTED_QUERY_MAX_BYTES};
 use waystation_astral::frame::{Frame, Profile};
 
@@ -36,12 +36,18 @@ impl Switch {
             return;
         };
         match signal {
-            Signal::Offered { from, .. } => {
+            Signal::Offered { from, link, .. } => {
                 if (leg.state, leg.other) != (LegState::Asked, Other::Management) {
                     self.end_sender_of(signal);
                     return;
                 }
                 (leg.other, leg.kind) = (Other::Leg(from), LegKind::Caller);
+                let joined = Signal::Joined { to: from, core: self.core, link: leg.link };
+                self.set_source(to.slot, Source::Link { core: from.core, link });
+                self.tell(joined);
+            }
+            Signal::Joined { core, link, .. } => {
+                self.set_source(to.slot, Source::Link { core, link });
             }
             Signal::Accepted { from, .. } => {
                 if (leg.state, leg.other) != (LegState::Asked, Other::Leg(from)) {
@@ -105,6 +111,11 @@ impl Switch {
             credit: 0,
             queue: ChunkQueue::default(),
             in_ready_ring: false,
+            source: Source::Node,
+            turn: None,
+            quota: None,
+            pacer: None,
+            pace: Pace::Free,
             hold_until_ns: 0,
             opened_ns: now_ns,
             bytes_in: 0,
@@ -126,9 +137,7 @@ impl Switch {
         mut query: OutboundQuery,
     ) -> Result<LegTag, DropReason> {
         let sessions = self.link(link).ok_or(DropReason::TargetNotReachable)?;
-        if self.is_full(sessions) {
-            return Err(DropReason::TooManySessions);
-        }
+        let quota = self.admit(sessions, kind)?;
         if sessions.profile != Profile::P4 {
             // There is no such frame before P3 (spec §10.3); our own name is on the link.
             query.relayed = None;
@@ -137,7 +146,7 @@ impl Switch {
         let tag = self.open_leg(now_ns, link, query.nonce, kind, &query.query);
         if let Some(leg) = self.legs.at_mut(tag.slot) {
             leg.state = LegState::Offered { reset_seen: false };
-            (leg.outbound, leg.window_left) = (true, window_left);
+            (leg.outbound, leg.window_left, leg.quota) = (true, window_left, quota);
         }
         self.effects.push(Effect::Query { link, query });
         let last_ns = self.deadlines.answers.back().map_or(0, |&(due_ns, _)| due_ns);

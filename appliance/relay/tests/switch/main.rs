@@ -6,7 +6,9 @@
     reason = "a test fails by panicking and says what it skips"
 )]
 
+mod fairness;
 mod local;
+mod quotas;
 mod relaying;
 mod sessions;
 mod traffic;

@@ -1,10 +1,12 @@
 //! Switches with links, joined by queues instead of rings, for the tests of this directory.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use waystation_astral::frame::{Frame, Profile};
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag};
 use waystation_relay::leg::Signal;
+use waystation_relay::quota::Quota;
 use waystation_relay::switch::{
     DataSink, Effect, InboundQuery, OutboundQuery, Relayed, Route, Switch, SwitchLimits,
 };
@@ -104,7 +106,7 @@ impl World {
                 Crossing::Signal(signal) => self.cores[signal.core().index()].hear(signal),
                 Crossing::Payload(to, payload) => {
                     let (core, room) = (to.core.index(), self.has_room);
-                    let route = self.cores[core].deliver(to, payload.len(), |_| room);
+                    let route = self.cores[core].deliver(self.now_ns, to, payload.len(), |_| room);
                     self.carry(core, route, &payload);
                 }
             }
@@ -158,7 +160,7 @@ impl World {
 
     pub(crate) fn data(&mut self, (core, link): (usize, u32), nonce: u64, payload: &[u8]) -> Route {
         let room = self.has_room;
-        let route = self.cores[core].route(link, nonce, payload.len(), |_| room);
+        let route = self.cores[core].route(self.now_ns, link, nonce, payload.len(), |_| room);
         self.carry(core, route, payload);
         self.settle();
         route
@@ -191,8 +193,30 @@ impl World {
         relayed: Option<Relayed>,
     ) {
         let query = OutboundQuery { nonce, query: ROUTE.into(), relayed };
-        self.cores[b.0].offer(self.now_ns, caller, b.1, query);
+        self.cores[b.0].offer(self.now_ns, caller, b.1, query, None);
         self.settle();
+    }
+
+    /// A session from `a` to `b` whose two legs these quotas pace: `pace_a` what `a` sends.
+    pub(crate) fn join_paced(
+        &mut self,
+        a: (usize, u32),
+        b: (usize, u32),
+        nonce: u64,
+        (pace_a, pace_b): (Option<Arc<Quota>>, Option<Arc<Quota>>),
+    ) -> u64 {
+        let caller = self.pending(a, nonce, u32::MAX);
+        if let Some(pace_b) = pace_b {
+            self.cores[a.0].pace(caller, pace_b);
+        }
+        let offered = nonce + 1_000_000;
+        let query = OutboundQuery { nonce: offered, query: ROUTE.into(), relayed: None };
+        self.cores[b.0].offer(self.now_ns, caller, b.1, query, pace_a);
+        self.settle();
+        self.response(b, offered, 0, u32::MAX);
+        self.seen(a);
+        self.seen(b);
+        offered
     }
 
     /// Asks the peer of a link for the node itself.
@@ -243,7 +267,7 @@ impl World {
 
     pub(crate) fn fill(&mut self, (core, link): (usize, u32), room: usize) {
         let mut sink = Collector { room, frames: Vec::new() };
-        self.cores[core].fill(link, &mut sink);
+        self.cores[core].fill(self.now_ns, link, &mut sink);
         for data in sink.frames {
             self.links.get_mut(&(core, link)).unwrap().push_back(data);
         }
