@@ -9,7 +9,7 @@ use crate::clock::{self, Moment};
 use crate::config::Config;
 use crate::dialing::{Around, DialSettings, Dialer};
 use crate::documents::{CoreCapacity, CoreListing, Readiness, StatusExtra};
-use crate::gateway::{GatewayCounts, GatewayLimits};
+use crate::gateway::GatewayCounts;
 use crate::limits::{COMMAND_RETRY_PAUSE, CORE_ANSWER_TIMEOUT, REPORTS_PER_ROUND, STOP_TIMEOUT};
 use crate::node::{Context, Node, NodeSettings};
 use crate::observations::Observations;
@@ -301,8 +301,7 @@ impl ManagementCore {
             gateway: GatewayCounts::default(),
             capacity: CoreCapacity::from(config),
         };
-        let node_settings = NodeSettings { gateway: gateway_limits(config) };
-        let mut node = Node::new(settings.identity, node_settings);
+        let mut node = Node::new(settings.identity, NodeSettings::of(config));
         let registrations = settings
             .registrations
             .map(|path| restore(path, config.gateway.registrations_max, &mut node));
@@ -698,18 +697,6 @@ fn restore(path: PathBuf, limit: usize, node: &mut Node) -> RegistrationsFile {
         Err(error) => tracing::warn!(%error, "registered nodes have to register again"),
     }
     file
-}
-
-fn gateway_limits(config: &Config) -> GatewayLimits {
-    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    GatewayLimits {
-        enabled: config.gateway.enabled,
-        announce: config.gateway.announce,
-        registrations_max: config.gateway.registrations_max,
-        idle_per_registration_max: config.gateway.idle_per_registration_max,
-        reservation_timeout_ns: nanoseconds(config.gateway.reservation_timeout),
-        ..GatewayLimits::default()
-    }
 }
 
 /// Data cores do not log; what they report is logged here, without peers above debug.

@@ -17,9 +17,9 @@ pub struct PeerConfig {
     /// Where to dial it. With any, a link to it is kept up.
     #[serde(serialize_with = "serialize_endpoints")]
     pub endpoints: Vec<Endpoint>,
-    /// Whether it may relay queries of others through this node.
+    /// Whether it is asked about nodes not linked here, and may relay queries of others.
     pub forwards: bool,
-    /// Whether it may ask what is for the operator's own nodes.
+    /// Whether it may ask in the name of others.
     pub trusted: bool,
     /// Whether answers to it show all that this node knows.
     pub full_view: bool,
@@ -73,13 +73,14 @@ pub const PEER_KEYS: &[Key<PeerConfig>] = &[
         "forwards",
         "flag",
         Rule::Flag { at: |peer| &mut peer.forwards },
-        "Whether it may pass on queries in the name of others.",
+        "Whether it is a gateway with which this one exchanges queries: it is asked about nodes \
+        that have no link here, and may pass on queries in the name of others.",
     ),
     key(
         "trusted",
         "flag",
         Rule::Flag { at: |peer| &mut peer.trusted },
-        "Whether it is one of the operator's own nodes, and may use the operations meant for those.",
+        "Whether it is one of the operator's own nodes, and may ask in the name of others.",
     ),
     key(
         "full_view",

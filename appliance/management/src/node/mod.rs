@@ -5,29 +5,41 @@
 //! answers with commands and collects events. Sans-IO: time, randomness and quotas come in as
 //! arguments. It must never leave a query without a verdict.
 
+#[cfg(test)]
+pub(crate) mod bench;
 mod events;
 pub mod limits;
 mod recent;
+mod relaying;
+mod settings;
 pub(crate) mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 pub use events::{NodeEvent, UnregisteredBecause};
+pub use relaying::RelayPolicy;
+pub use settings::NodeSettings;
 
 use crate::directory::Directory;
 use crate::gateway::{
-    Gateway, GatewayCounts, GatewayLimits, RegistrationChange, RegistrationRow, SavedRegistration,
+    Gateway, GatewayCounts, RegistrationChange, RegistrationRow, SavedRegistration,
 };
 use events::Events;
 use recent::RecentQueries;
+use relaying::{PreparationError, Relaying};
 use std::sync::Arc;
 use verdict::{Offer, Verdict};
 use waystation_astral::frame::Profile;
 use waystation_astral::gateway::GatewayOperation;
 use waystation_astral::identity::Identity;
-use waystation_astral::operations::{self, Operation, OperationError};
+use waystation_astral::objects::Ack;
+use waystation_astral::operations::{self, Operation, OperationError, Request};
 use waystation_engine::control::{Command, LinkTotals, LinkUp, Query, Report};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::ids::{CoreId, LinkTag};
 use waystation_relay::quota::Quota;
+use waystation_relay::switch::Relayed;
 
 /// What the world is like as the node is called.
 pub struct Context<'a> {
@@ -47,11 +59,24 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
-/// What the operator decides for the node.
-#[derive(Clone, Debug, Default)]
-pub struct NodeSettings {
-    /// Whether and how it is a gateway.
-    pub gateway: GatewayLimits,
+/// What the node has done with queries since it started, beyond the gateway's own operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueryCounts {
+    /// Prepared by `nodes.relay`, and not yet here.
+    pub prepared: usize,
+    /// Prepared, and never seen.
+    pub preparations_expired_total: u64,
+    /// Offered to their target's link in the name of a caller.
+    pub relayed_total: u64,
+    /// Offered to another gateway, because their target has no link here.
+    pub forwarded_total: u64,
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    offers: u64,
+    relayed: u64,
+    forwarded: u64,
 }
 
 /// The state machine behind all queries to this node.
@@ -61,8 +86,9 @@ pub struct Node {
     directory: Directory,
     recent: RecentQueries,
     gateway: Gateway,
+    relaying: Relaying,
     events: Events,
-    offers: u64,
+    totals: Totals,
     refusals: DropCounters,
 }
 
@@ -74,8 +100,9 @@ impl Node {
             directory: Directory::default(),
             recent: RecentQueries::new(settings.gateway.recent_queries_max),
             gateway: Gateway::new(settings.gateway),
+            relaying: Relaying::new(settings.relay),
             events: Events::default(),
-            offers: 0,
+            totals: Totals::default(),
             refusals: DropCounters::default(),
         }
     }
@@ -125,12 +152,14 @@ impl Node {
     /// Ends what is due.
     pub fn tick(&mut self, now_ns: u64, _out: &mut Vec<(CoreId, Command)>) {
         self.gateway.tick(now_ns);
+        self.relaying.expire(now_ns);
         self.note_registrations();
     }
 
     /// When [`Self::tick`] next has something to do.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.gateway.next_deadline_ns()
+        let deadlines = [self.gateway.next_deadline_ns(), self.relaying.next_deadline_ns()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// This node's own identity.
@@ -153,10 +182,11 @@ impl Node {
         self.events.lost()
     }
 
-    /// Takes up other limits of the gateway. What exceeds a lowered one stays until it ends by
-    /// itself; the number of queries remembered stays as it was.
-    pub fn set_gateway(&mut self, limits: GatewayLimits) {
-        self.gateway.set_limits(limits);
+    /// Takes up other settings, for queries that come from now on. What exceeds a lowered limit of
+    /// the gateway stays until it ends by itself; the number of queries remembered stays as it was.
+    pub fn set_settings(&mut self, settings: NodeSettings) {
+        self.gateway.set_limits(settings.gateway);
+        self.relaying.policy = settings.relay;
     }
 
     /// All registrations, in order of identity.
@@ -186,9 +216,20 @@ impl Node {
         GatewayCounts {
             links: self.directory.len(),
             recent_queries: self.recent.len(),
-            offers_total: self.offers,
+            offers_total: self.totals.offers,
             refusals: self.refusals.clone(),
             ..self.gateway.counts()
+        }
+    }
+
+    /// What was done with queries that are none of the gateway's.
+    pub fn query_counts(&self) -> QueryCounts {
+        let (prepared, preparations_expired_total) = self.relaying.counts();
+        QueryCounts {
+            prepared,
+            preparations_expired_total,
+            relayed_total: self.totals.relayed,
+            forwarded_total: self.totals.forwarded,
         }
     }
 
@@ -268,10 +309,18 @@ impl Node {
         if self.is_copy(context.now_ns, query) {
             return Verdict::Forget;
         }
-        if query.relayed.is_some() {
-            return Verdict::Reject(DropReason::QueryUnauthorized);
+        let relayed = match self.relaying.resolve(self.identity, query) {
+            Ok(relayed) => relayed,
+            Err(reason) => return Verdict::Reject(reason),
+        };
+        if relayed.target == self.identity {
+            return self.serve(context, query, relayed.caller);
         }
-        let caller = query.caller;
+        self.relay(context, query, relayed)
+    }
+
+    /// A query for this node itself.
+    fn serve(&mut self, context: &mut Context<'_>, query: &Query, caller: Identity) -> Verdict {
         let request = match operations::parse(&query.query, query.profile) {
             Ok(request) => request,
             Err(error) => return Verdict::Reject(self.fault(&error)),
@@ -279,6 +328,12 @@ impl Node {
         match request.operation {
             Operation::Gateway(operation) if self.gateway.limits().enabled => {
                 self.decide_gateway(context, query, caller, operation)
+            }
+            // Only a peer itself prepares queries, and P4 has a frame for what this is about.
+            Operation::Relay { nonce, set_caller, set_target }
+                if caller == query.caller && query.profile != Profile::P4 =>
+            {
+                self.prepare(context.now_ns, query, &request, (nonce, set_caller, set_target))
             }
             Operation::MigrateSession { .. } => Verdict::Reject(DropReason::MigrationRefused),
             Operation::Gateway(_)
@@ -290,6 +345,27 @@ impl Node {
             | Operation::Relay { .. }
             | Operation::DiscoverServices
             | Operation::Push { .. } => Verdict::Reject(DropReason::UnknownQuery),
+        }
+    }
+
+    /// Remembers in whose name and for whom the query with this nonce will be (spec §10.1).
+    fn prepare(
+        &mut self,
+        now_ns: u64,
+        query: &Query,
+        request: &Request,
+        (nonce, caller, target): (u64, Option<Identity>, Option<Identity>),
+    ) -> Verdict {
+        let output = request.output;
+        match self.relaying.prepare(now_ns, query.caller, nonce, caller, target) {
+            Ok(()) => verdict::answer(output, &[&Ack]),
+            Err(error) => {
+                let reason = match error {
+                    PreparationError::Unauthorized => DropReason::QueryUnauthorized,
+                    PreparationError::TooMany => DropReason::ManagementBusy,
+                };
+                verdict::refuse(reason, output, query.profile, &error.to_string())
+            }
         }
     }
 
@@ -348,17 +424,61 @@ impl Node {
                 false => Verdict::Inside,
             };
         }
-        match self.directory.pick_other(target, query.link) {
-            Some(up) => {
-                self.offers += 1;
-                Verdict::Offer(Offer {
-                    target: up.link,
-                    relayed: None,
-                    caller_pace: (context.quota_of)(&query.caller),
-                    target_pace: (context.quota_of)(&up.identity),
-                })
-            }
-            None => Verdict::Reject(DropReason::TargetNotReachable),
+        let here = self.directory.pick_other(target, query.link);
+        let Some(up) = here.or_else(|| self.next_gateway(query, |_| true)).cloned() else {
+            return Verdict::Reject(DropReason::TargetNotReachable);
+        };
+        self.offer(context, query, &up, Relayed { caller: query.caller, target: *target }, None)
+    }
+
+    /// Passes a query on to its target, or to a gateway that may know it (spec §10.3). The answer
+    /// comes from there, so that its code is that of the target.
+    fn relay(&mut self, context: &mut Context<'_>, query: &Query, relayed: Relayed) -> Verdict {
+        let here = self.directory.pick_other(&relayed.target, query.link);
+        // Only P4 has a frame that says for whom a query is.
+        let says_target = |up: &LinkUp| up.profile == Profile::P4;
+        let Some(up) = here.or_else(|| self.next_gateway(query, says_target)).cloned() else {
+            return Verdict::Reject(DropReason::TargetNotReachable);
+        };
+        self.offer(context, query, &up, relayed, Some(relayed))
+    }
+
+    /// The best link to the first gateway that queries for strangers go to; none for a query that
+    /// a gateway has sent here, which then would pass a third.
+    fn next_gateway(&self, query: &Query, fits: impl Fn(&LinkUp) -> bool) -> Option<&LinkUp> {
+        let policy = &self.relaying.policy;
+        if policy.is_gateway(&query.caller) {
+            return None;
         }
+        policy
+            .forwards
+            .iter()
+            .find_map(|gateway| self.directory.best_first(gateway).find(|up| fits(up)))
+    }
+
+    fn offer(
+        &mut self,
+        context: &mut Context<'_>,
+        query: &Query,
+        up: &LinkUp,
+        about: Relayed,
+        relayed: Option<Relayed>,
+    ) -> Verdict {
+        let Relayed { caller, target } = about;
+        if up.identity != target {
+            if !self.relaying.may_forward(context.now_ns, &target) {
+                return Verdict::Reject(DropReason::TargetNotReachable);
+            }
+            self.totals.forwarded += 1;
+        }
+        self.totals.offers += 1;
+        self.totals.relayed += u64::from(relayed.is_some());
+        self.events.push(NodeEvent::Relayed { caller, target, from: query.link, to: up.link });
+        Verdict::Offer(Offer {
+            target: up.link,
+            relayed,
+            caller_pace: (context.quota_of)(&query.caller),
+            target_pace: (context.quota_of)(&up.identity),
+        })
     }
 }

@@ -4,6 +4,9 @@
 //! exactly one verdict, and every verdict exactly one command that answers; what it closes or paces comes on top.
 
 use std::sync::Arc;
+use waystation_astral::frame::Profile;
+use waystation_astral::object::{AnswerObject, AnswerWriter, Encoding};
+use waystation_astral::objects::ErrorMessage;
 use waystation_engine::control::{Command, Query};
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag};
@@ -42,6 +45,36 @@ pub(crate) struct Offer {
     pub(crate) caller_pace: Option<Arc<Quota>>,
     /// The quota of the target link's peer.
     pub(crate) target_pace: Option<Arc<Quota>>,
+}
+
+/// Accepts with these objects, written as the caller asked.
+pub(crate) fn answer(output: Encoding, objects: &[&dyn AnswerObject]) -> Verdict {
+    match bytes_of(output, objects) {
+        Some(bytes) => Verdict::Answer(bytes),
+        None => Verdict::Reject(DropReason::MalformedQuery),
+    }
+}
+
+/// Accepts with an error object of the caller's era.
+pub(crate) fn refuse(
+    reason: DropReason,
+    output: Encoding,
+    profile: Profile,
+    text: &str,
+) -> Verdict {
+    match bytes_of(output, &[&ErrorMessage::new(text, profile)]) {
+        Some(bytes) => Verdict::Refuse(reason, bytes),
+        None => Verdict::Reject(reason),
+    }
+}
+
+/// `None` when one of them has no form in this encoding.
+fn bytes_of(output: Encoding, objects: &[&dyn AnswerObject]) -> Option<Vec<u8>> {
+    let mut writer = AnswerWriter::new(output);
+    for object in objects {
+        writer.write(*object).ok()?;
+    }
+    Some(writer.into_bytes())
 }
 
 impl Verdict {

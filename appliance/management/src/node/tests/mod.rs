@@ -1,0 +1,6 @@
+//! Behaviour of the node, one report at a time.
+
+mod relaying;
+
+use super::bench::*;
+use super::*;
