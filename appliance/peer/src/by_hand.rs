@@ -145,8 +145,9 @@ impl<S: Read + Write> HandLink<S> {
     /// [`PeerError::Seal`] for what no record can hold.
     pub fn seal(&mut self, plaintext: &[u8]) -> Result<Vec<u8>, PeerError> {
         let mut record = vec![0; RECORD_OVERHEAD_BYTES + plaintext.len()];
-        for (place, byte) in record.iter_mut().skip(RECORD_HEADER_BYTES).zip(plaintext) {
-            *place = *byte;
+        let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + plaintext.len();
+        if let Some(body) = record.get_mut(body) {
+            body.copy_from_slice(plaintext);
         }
         self.sealer.seal_in_place(&mut record)?;
         Ok(record)

@@ -124,19 +124,20 @@ impl Batch {
         self.bytes.extend_from_slice(payload);
     }
 
-    /// Appends `field` as a record of its own, as stock writes it (spec §3.3). Nothing is appended
-    /// for an empty field: an empty record would end the link.
+    /// Appends `field` as a record of its own, as stock writes it (spec §3.3), or as several if it
+    /// is longer than a record. Nothing is appended for an empty field: an empty record would end
+    /// the link.
     pub(crate) fn push_alone(&mut self, field: &[u8]) {
-        if field.is_empty() {
-            return;
+        self.finish();
+        for piece in field.chunks(RECORD_PLAINTEXT_MAX_BYTES) {
+            self.begin();
+            self.bytes.extend_from_slice(piece);
+            self.finish();
         }
-        self.finish();
-        self.begin();
-        self.bytes.extend_from_slice(field);
-        self.finish();
     }
 
-    /// Appends one whole frame in the chosen style.
+    /// Appends one whole frame in the chosen style. One that is longer than a record, which a query
+    /// can be, takes several.
     pub(crate) fn push_frame(
         &mut self,
         frame: &[u8],
@@ -145,7 +146,11 @@ impl Batch {
         record_bytes_max: usize,
     ) {
         match style {
-            Style::Coalesced => self.push_coalesced(frame, &[], record_bytes_max),
+            Style::Coalesced => {
+                for piece in frame.chunks(record_bytes_max) {
+                    self.push_coalesced(piece, &[], record_bytes_max);
+                }
+            }
             Style::Stock => {
                 let mut rest = frame;
                 for field_bytes in frame_fields(frame, profile) {

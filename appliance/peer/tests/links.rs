@@ -435,3 +435,17 @@ fn silent_responder_is_given_up_in_time() {
         Link::dial_over(near, &support::key(1), &support::key(2).identity(), &options).map(drop);
     assert!(matches!(dialed, Err(PeerError::Timeout { .. })), "{dialed:?}");
 }
+
+#[test]
+fn longest_query_crosses_whole_in_every_profile_and_style() {
+    let longest = "q".repeat(65_535);
+    for options in matrix() {
+        let (asking, asked) = link_pair(&options);
+        let query = longest.clone();
+        let waiting = thread::spawn(move || asking.query(&query).map(drop));
+        let arrived = asked.accept(STEP).unwrap();
+        assert!(arrived.query() == longest.as_bytes(), "{options:?}");
+        drop(arrived.accept(1024).unwrap());
+        waiting.join().unwrap().unwrap();
+    }
+}
