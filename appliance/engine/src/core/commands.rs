@@ -8,7 +8,7 @@ use crate::port::{CloseMode, Port};
 use std::sync::Arc;
 use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
-use waystation_relay::ids::{LegTag, LinkTag, SocketTag};
+use waystation_relay::ids::{LegTag, LinkTag};
 use waystation_relay::leg::{Leg, LegKind, Signal};
 use waystation_relay::quota::Quota;
 use waystation_relay::switch::{CODE_REJECTED, OutboundQuery, Relayed};
@@ -109,12 +109,6 @@ impl<P: Port> DataCore<P> {
             if self.fabric.switch.nonce_is_free(link, nonce) {
                 return nonce;
             }
-        }
-    }
-
-    fn close_socket(&mut self, socket: SocketTag, reason: DropReason) {
-        if self.connections.get(socket.slot, socket.generation).is_some() {
-            self.close(socket.slot, Some(reason), CloseMode::Graceful);
         }
     }
 

@@ -63,6 +63,8 @@ pub(super) enum Phase {
     Pipe(Box<PipeHalf>),
     /// On its way to the core of this idle connection.
     Leaving(SocketTag, Early),
+    /// A raw socket that nobody has a use for, kept for a moment before it is closed.
+    Dismissed,
     /// Refused in words: what was said goes out, what comes is ignored, then it is closed.
     Lingering,
 }
@@ -199,6 +201,7 @@ impl Phase {
                 | Self::Waiting(_)
                 | Self::Pipe(_)
                 | Self::Leaving(..)
+                | Self::Dismissed
         )
     }
 }

@@ -208,6 +208,7 @@ impl<P: Port> DataCore<P> {
             | Phase::HandingOff(_)
             | Phase::Waiting(_)
             | Phase::Leaving(..)
+            | Phase::Dismissed
             | Phase::Lingering => None,
         };
         let mode = match ended {
@@ -232,7 +233,8 @@ impl<P: Port> DataCore<P> {
             | Phase::HandingOff(_)
             | Phase::Waiting(_)
             | Phase::Pipe(_)
-            | Phase::Leaving(..) => self.look_after_socket(slot),
+            | Phase::Leaving(..)
+            | Phase::Dismissed => self.look_after_socket(slot),
         }
     }
 
@@ -336,7 +338,11 @@ impl<P: Port> DataCore<P> {
             Phase::Negotiating(mut negotiating) => {
                 negotiating.reader.discard(&mut self.fabric.pool);
             }
-            Phase::Fresh | Phase::Shaking(_) | Phase::Presenting(_) | Phase::Lingering => {}
+            Phase::Fresh
+            | Phase::Shaking(_)
+            | Phase::Presenting(_)
+            | Phase::Dismissed
+            | Phase::Lingering => {}
             phase => self.clean_up_socket(slot, socket, phase, reason, mode),
         }
         if let Some(leg) = connection.inside {

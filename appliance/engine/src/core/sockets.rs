@@ -11,7 +11,7 @@ use super::links::nanos;
 use crate::block::BLOCK_BYTES;
 use crate::clock;
 use crate::control::Report;
-use crate::limits::{EARLY_BYTES_MAX, HANDOFF_TIMEOUT, PIPE_PENDING_MAX};
+use crate::limits::{DISMISSED_FOR, EARLY_BYTES_MAX, HANDOFF_TIMEOUT, PIPE_PENDING_MAX};
 use crate::mesh::MovedSocket;
 use crate::port::arena::ReceiveBuffer;
 use crate::port::{CloseMode, Port, ReceiveMode, Segment, Segments, StreamKey};
@@ -470,6 +470,35 @@ impl<P: Port> DataCore<P> {
 
     // Deadlines and ends
 
+    /// The management core has no use for a socket. Counted and forgotten at once; but a registered
+    /// node dials again without delay when its idle connection ends (spec §11.2, trap b), so one
+    /// that nobody asked to end is closed only after a while.
+    pub(super) fn close_socket(&mut self, socket: SocketTag, reason: DropReason) {
+        let Some(connection) = self.connections.get_mut(socket.slot, socket.generation) else {
+            return;
+        };
+        let unwanted =
+            matches!(reason, DropReason::TooManyConnections | DropReason::SocketNonceUnknown);
+        let early = match &mut connection.phase {
+            Phase::Presented(early) if unwanted => std::mem::take(early),
+            Phase::Idle(_) if unwanted => Early::default(),
+            _ => return self.close(socket.slot, Some(reason), CloseMode::Graceful),
+        };
+        if let Some((block, _)) = early.block {
+            self.fabric.pool.give_back(block);
+        }
+        self.set_phase(socket.slot, Phase::Dismissed);
+        self.set_deadline(socket.slot, self.after(DISMISSED_FOR));
+        self.fabric.count_drop(reason, 0);
+        self.fabric.report(Report::SocketClosed {
+            socket,
+            reason: Some(reason),
+            bytes_in: 0,
+            bytes_out: 0,
+            age_ns: 0,
+        });
+    }
+
     /// Time has come to look at a raw socket.
     pub(super) fn look_after_socket(&mut self, slot: u32) {
         let now_ns = self.now_ns;
@@ -503,6 +532,7 @@ impl<P: Port> DataCore<P> {
             Phase::Pipe(_) => {
                 self.close(slot, Some(DropReason::PipeIdleTimeout), CloseMode::Graceful);
             }
+            Phase::Dismissed => self.close(slot, None, CloseMode::Graceful),
             Phase::HandingOff(_) | Phase::Waiting(_) | Phase::Leaving(..) => {
                 self.close(slot, Some(DropReason::HandoffTimeout), CloseMode::Graceful);
             }
