@@ -74,6 +74,12 @@ impl Settings {
         self
     }
 
+    /// Without lines about every small thing, where there are thousands of those.
+    pub fn quiet(mut self) -> Self {
+        self.lines.get_mut("management").unwrap().retain(|line| !line.starts_with("log ="));
+        self.with("management", "log = \"info\"")
+    }
+
     /// With another build of the program.
     pub fn running(mut self, program: PathBuf) -> Self {
         self.program = program;

@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 use waystation_astral::frame::{Frame, Profile};
 use waystation_astral::identity::SecretKey;
 pub use waystation_peer::Got;
-use waystation_peer::secret_key;
+use waystation_peer::{PeerError, secret_key};
 
 /// A link to the appliance whose records and frames the test makes itself. Whatever fails fails
 /// the test; what may fail is asked of the link inside.
@@ -65,6 +65,11 @@ impl HandLink {
 
     pub fn send_record(&mut self, plaintext: &[u8]) {
         self.0.send_record(plaintext).unwrap();
+    }
+
+    /// As [`HandLink::send_record`], where the appliance may have closed the link.
+    pub fn try_send_record(&mut self, plaintext: &[u8]) -> Result<(), PeerError> {
+        self.0.send_record(plaintext)
     }
 
     pub fn send(&mut self, frame: &Frame<'_>) {
