@@ -11,6 +11,7 @@ use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag};
+use waystation_relay::leg::MigrationStep;
 use waystation_relay::quota::Quota;
 use waystation_relay::switch::Relayed;
 
@@ -80,6 +81,18 @@ pub enum Command {
     Ask { ask: AskId, link: LinkTag, query: Box<[u8]>, input_max_bytes: u32 },
     /// Resets a session and, if it is joined, its other leg.
     CloseSession { leg: LegTag, reason: DropReason },
+    /// Begins to move a session of a peer, which asked for it by the local query `operation`, from
+    /// one of its links to another (spec §9.3). Sent to the core of `to`;
+    /// [`Report::Migration`] says what came of it.
+    BeginMigration {
+        operation: LegTag,
+        from: Vec<LinkTag>,
+        to: LinkTag,
+        nonce: u64,
+        peer_window: u32,
+    },
+    /// Lets what was held back for a moved session go on.
+    ResumeMigrated { leg: LegTag },
     /// Makes a link as initiator on a connection that is established. Ends in
     /// [`Report::LinkUp`] or [`Report::DialFailed`].
     Initiate { dial: DialId, stream: TcpStream, identity: Identity, network: Network },
@@ -139,6 +152,8 @@ pub enum Report {
     /// Such a session has ended: its peer reset it or its link is down, or what
     /// [`Command::Write`] was to end was sent.
     SessionEnded { leg: LegTag },
+    /// A session that its peer wants on another link has taken a step.
+    Migration { operation: LegTag, step: MigrationStep },
     /// [`Command::Adopt`] was carried out.
     Adopted { core: CoreId, epoch: u64 },
     /// A connection to the socket port presented a nonce and waits for a verdict.

@@ -172,7 +172,7 @@ impl Fabric {
             }
             Frame::Read { nonce, bytes } => self.switch.read(link, nonce, bytes),
             Frame::Reset { nonce } => self.switch.reset(now_ns, link, nonce),
-            Frame::Migrate { .. } => self.count_drop(DropReason::UnknownSessionIgnored, 0),
+            Frame::Migrate { nonce } => self.switch.migrate(link, nonce),
             Frame::Ping { .. } | Frame::Data { .. } => {}
         }
         self.apply_effects();
@@ -346,6 +346,9 @@ impl Fabric {
             Effect::Ended { leg } => self.report(Report::SessionEnded { leg }),
             Effect::InnerOpened { link } => self.inner_opened.push(link),
             Effect::InnerEnded { link } => self.inner_ended.push(link),
+            Effect::Migration { operation, step } => {
+                self.report(Report::Migration { operation, step });
+            }
             Effect::Incident { link, reason, nonce } => self.incident(link, reason, nonce),
         }
     }

@@ -506,6 +506,7 @@ impl ManagementCore {
             | Report::Asked { .. }
             | Report::Input { .. }
             | Report::SessionEnded { .. }
+            | Report::Migration { .. }
             | Report::Adopted { .. }
             | Report::DialFailed { .. }
             | Report::Incident { .. } => {}
@@ -733,6 +734,7 @@ fn log_report(report: &Report) {
         | Report::Asked { .. }
         | Report::Input { .. }
         | Report::SessionEnded { .. }
+        | Report::Migration { .. }
         | Report::Adopted { .. }
         | Report::DialFailed { .. }
         | Report::Statistics(_)

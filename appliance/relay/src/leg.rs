@@ -86,6 +86,34 @@ pub enum Pace {
     Granted,
 }
 
+/// A leg on its way to another link of its peer (spec §9.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moving {
+    /// The local query by which the peer asked for it.
+    pub operation: LegTag,
+    pub to_link: u32,
+    /// What the peer takes on the new link before it has returned credit.
+    pub peer_window: u32,
+    /// Whether the peer's marker has come, and with it the new link is the leg's own.
+    pub arrived: bool,
+    /// Credit of the new link that waits for the peer to resume.
+    pub withheld_bytes: u32,
+}
+
+/// What becomes of a session that is to move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationStep {
+    /// It stays where it is: it is unknown, not open, on another core than the link, or that link
+    /// has no room for it.
+    Refused,
+    /// Our marker is on the old link; the peer may send so much on the new one.
+    Begun { leg: LegTag, window_bytes: u32 },
+    /// The peer's marker came: the session is on the new link, and waits to be resumed.
+    Arrived,
+    /// The session ended before it was resumed.
+    Ended,
+}
+
 /// One side of a session.
 #[derive(Debug)]
 pub struct Leg {
@@ -106,6 +134,10 @@ pub struct Leg {
     /// Bytes passed on to this leg's link for which the other leg's sender has no credit back yet.
     /// For legs without another leg: bytes of this leg's own sender.
     pub unreturned: u32,
+    /// Bytes for which no credit is returned any more: a migration has granted a new window.
+    pub credit_debt: u64,
+    /// Set from our marker on the old link until the peer resumes on the new one.
+    pub moving: Option<Box<Moving>>,
     /// Bytes we may still send to the link's peer.
     pub credit: u64,
     /// Bytes waiting for credit or for room on the link.
@@ -133,6 +165,7 @@ impl Leg {
         self.credit > 0
             && self.hold_until_ns == 0
             && self.pace != Pace::Waiting
+            && self.moving.is_none()
             && !self.queue.is_empty()
     }
 }

@@ -11,6 +11,7 @@
 mod credit;
 mod ending;
 mod local;
+mod migration;
 mod pacing;
 mod quotas;
 mod steps;
@@ -19,7 +20,7 @@ mod turns;
 use crate::chunk_queue::ChunkPool;
 use crate::drop_reason::{DropCounters, DropReason};
 use crate::ids::{CoreId, LegTag};
-use crate::leg::{Leg, LegKind, LegState, Other, Signal};
+use crate::leg::{Leg, LegKind, LegState, MigrationStep, Other, Signal};
 use crate::limits::{RESET_GRACE_NS, STALE_DEADLINES_FACTOR, STALE_DEADLINES_MIN};
 use crate::quota::Quota;
 use crate::slots::Slots;
@@ -30,6 +31,8 @@ use turns::Turns;
 use waystation_astral::frame::{Frame, Profile};
 use waystation_astral::identity::Identity;
 use waystation_astral::operations;
+
+pub use migration::Migration;
 
 /// Code of every rejection of our own (spec §8.4): there is no other that all eras share.
 pub const CODE_REJECTED: u8 = 1;
@@ -97,6 +100,8 @@ pub enum Effect {
     InnerOpened { link: u32 },
     /// The session under a link of our own has ended, or was never accepted.
     InnerEnded { link: u32 },
+    /// A session that its peer wants on another link takes a step.
+    Migration { operation: LegTag, step: MigrationStep },
     /// A peer did something on a link that is worth a debug line; counted already.
     Incident { link: u32, reason: DropReason, nonce: u64 },
 }
@@ -352,6 +357,11 @@ impl Switch {
                 self.drops.count(DropReason::PeerLegClosed, bytes);
                 return Route::Nowhere;
             }
+            LegState::Open if leg.link != link => {
+                // It is on its way to this link, and its peer has not arrived.
+                self.close_and_reset(slot);
+                return self.refuse_data(link, nonce, DropReason::UnknownSessionData, bytes);
+            }
             LegState::Open => {}
         }
         let Some(window_left) = leg.window_left.checked_sub(bytes as u64) else {
@@ -392,6 +402,7 @@ impl Switch {
         let direct = leg.queue.is_empty()
             && leg.credit >= bytes as u64
             && leg.hold_until_ns == 0
+            && leg.moving.is_none()
             && self
                 .links
                 .get(link as usize)

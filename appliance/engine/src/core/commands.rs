@@ -11,7 +11,7 @@ use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{LegTag, LinkTag};
 use waystation_relay::leg::{Leg, LegKind, Signal};
 use waystation_relay::quota::Quota;
-use waystation_relay::switch::{CODE_REJECTED, OutboundQuery, Relayed};
+use waystation_relay::switch::{CODE_REJECTED, Migration, OutboundQuery, Relayed};
 
 impl<P: Port> DataCore<P> {
     /// Carries out what waits, in order.
@@ -48,6 +48,14 @@ impl<P: Port> DataCore<P> {
             Command::CloseSession { leg, reason } => {
                 self.fabric.switch.close_session(leg, reason);
             }
+            Command::BeginMigration { operation, from, to, nonce, peer_window } => {
+                self.begin_migration(
+                    &from,
+                    to,
+                    Migration { operation, nonce, to_link: to.slot, peer_window },
+                );
+            }
+            Command::ResumeMigrated { leg } => self.fabric.switch.resume_migrated(leg),
             Command::TerminateInside { leg } => self.terminate_inside(leg),
             Command::KeepIdle { socket } => self.keep_idle(socket),
             Command::JoinSockets { caller, idle, .. } => self.join_sockets(caller, idle),
@@ -92,6 +100,17 @@ impl<P: Port> DataCore<P> {
         if self.is_link(link) {
             self.fabric.switch.govern(link.slot, quota);
         }
+    }
+
+    /// Links of other cores are left out of `from`: a session does not change its core.
+    fn begin_migration(&mut self, from: &[LinkTag], to: LinkTag, migration: Migration) {
+        let core = self.fabric.core;
+        let here = |link: &&LinkTag| link.core == core && self.is_link(**link);
+        let from: Vec<u32> = match self.is_link(to) {
+            true => from.iter().filter(here).map(|link| link.slot).collect(),
+            false => Vec::new(),
+        };
+        self.fabric.switch.begin_migration(&from, migration);
     }
 
     /// Whether a tag names a link that has finished its negotiation.

@@ -142,6 +142,7 @@ impl Node {
             | Report::Asked { .. }
             | Report::Input { .. }
             | Report::SessionEnded { .. }
+            | Report::Migration { .. }
             | Report::Adopted { .. }
             | Report::DialFailed { .. }
             | Report::Stopped { .. } => {}

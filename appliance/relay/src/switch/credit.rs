@@ -37,7 +37,20 @@ impl Switch {
         if leg.state != LegState::Open {
             return;
         }
+        let owed = leg.credit_debt.min(u64::from(bytes));
+        leg.credit_debt -= owed;
+        let bytes = bytes - u32::try_from(owed).unwrap_or(bytes);
         leg.window_left += u64::from(bytes);
+        if let Some(moving) = leg.moving.as_deref_mut() {
+            // Behind our marker nothing is said on the old link; the new window covers it.
+            if moving.arrived {
+                moving.withheld_bytes = moving.withheld_bytes.saturating_add(bytes);
+            }
+            return;
+        }
+        if bytes == 0 {
+            return;
+        }
         let frame = Frame::Read { nonce: leg.nonce, bytes };
         self.effects.push(Effect::Frame { link: leg.link, frame });
     }

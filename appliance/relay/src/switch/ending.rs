@@ -60,7 +60,10 @@ impl Switch {
 
     pub(super) fn finish_if_drained(&mut self, slot: u32) {
         if self.legs.at(slot).is_some_and(|leg| {
-            leg.state == LegState::Ending && leg.queue.is_empty() && leg.hold_until_ns == 0
+            leg.state == LegState::Ending
+                && leg.queue.is_empty()
+                && leg.hold_until_ns == 0
+                && leg.moving.is_none()
         }) {
             self.reset_and_remove(slot);
         }
@@ -114,6 +117,7 @@ impl Switch {
         let tag = self.tag(slot);
         let Some(mut leg) = self.legs.remove(slot) else { return };
         self.pool.clear(&mut leg.queue);
+        self.forget_moving(&mut leg);
         match leg.intake {
             Intake::Forgotten => {}
             Intake::HandedUp { .. } => self.effects.push(Effect::Ended { leg: tag }),

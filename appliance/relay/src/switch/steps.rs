@@ -108,6 +108,8 @@ impl Switch {
             query: listed.into(),
             window_left: 0,
             unreturned: 0,
+            credit_debt: 0,
+            moving: None,
             credit: 0,
             queue: ChunkQueue::default(),
             in_ready_ring: false,

@@ -93,11 +93,17 @@ impl Switch {
         turn.ready.push_back(slot);
     }
 
-    /// Says whose bytes leave on a leg.
-    pub(super) fn set_source(&mut self, slot: u32, source: Source) {
+    /// Takes a leg that must not send out of its link's turns.
+    pub(super) fn leave_turns(&mut self, slot: u32) {
         let Some(leg) = self.legs.at_mut(slot) else { return };
         let link = self.links.get_mut(leg.link as usize).and_then(Option::as_mut);
         self.turns.leave(slot, leg, link);
+    }
+
+    /// Says whose bytes leave on a leg.
+    pub(super) fn set_source(&mut self, slot: u32, source: Source) {
+        self.leave_turns(slot);
+        let Some(leg) = self.legs.at_mut(slot) else { return };
         leg.source = source;
         self.make_ready(slot);
     }

@@ -8,6 +8,7 @@
 
 mod fairness;
 mod local;
+mod migration;
 mod quotas;
 mod relaying;
 mod sessions;

@@ -112,7 +112,9 @@ proptest! {
                             continue;
                         }
                         Seen::Reset { nonce } => (nonce, None),
-                        Seen::Query { .. } | Seen::Response { .. } => continue,
+                        Seen::Query { .. } | Seen::Response { .. } | Seen::Migrate { .. } => {
+                            continue;
+                        }
                     };
                     let session = (nonce % 1_000_000 - 1) as usize;
                     let (to_b, to_a, a_ended, b_ended) = &mut sessions[session];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use waystation_astral::frame::{Frame, Profile};
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag};
-use waystation_relay::leg::Signal;
+use waystation_relay::leg::{MigrationStep, Signal};
 use waystation_relay::quota::Quota;
 use waystation_relay::switch::{
     DataSink, Effect, InboundQuery, OutboundQuery, Relayed, Route, Switch, SwitchLimits,
@@ -23,6 +23,7 @@ pub(crate) enum Seen {
     Read { nonce: u64, bytes: u32 },
     Data { nonce: u64, payload: Vec<u8> },
     Reset { nonce: u64 },
+    Migrate { nonce: u64 },
 }
 
 /// What the management core hears.
@@ -31,6 +32,7 @@ pub(crate) enum Heard {
     Asked { ask: u64, leg: LegTag, code: u8 },
     Input { leg: LegTag, bytes: Vec<u8> },
     Ended { leg: LegTag },
+    Migration(MigrationStep),
 }
 
 pub(crate) enum Crossing {
@@ -128,6 +130,7 @@ impl World {
                 return self.heard.push(Heard::Asked { ask, leg, code });
             }
             Effect::Ended { leg } => return self.heard.push(Heard::Ended { leg }),
+            Effect::Migration { step, .. } => return self.heard.push(Heard::Migration(step)),
             Effect::InnerOpened { link } => return self.inner_opened.push(link),
             Effect::InnerEnded { link } => return self.inner_ended.push(link),
             Effect::Cancelled { leg } => return self.cancelled.push(leg),
@@ -335,6 +338,7 @@ pub(crate) fn seen(frame: &Frame<'_>) -> Seen {
         Frame::Response { nonce, code, window } => Seen::Response { nonce, code, window },
         Frame::Read { nonce, bytes } => Seen::Read { nonce, bytes },
         Frame::Reset { nonce } => Seen::Reset { nonce },
+        Frame::Migrate { nonce } => Seen::Migrate { nonce },
         ref other => panic!("{other:?}"),
     }
 }

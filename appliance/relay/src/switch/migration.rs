@@ -1,0 +1,120 @@
+//! A session that its peer moves from one of its links to another (spec §9.3, third form).
+//!
+//! Part of [`Switch`]; called on its data core's thread through its public methods only. The peer
+//! leads. Each side ends what it says on the old link with a `migrate` frame, its marker; what we
+//! have for the peer waits from our marker on until the peer says that it is ready. Both links must
+//! be of this core, or the session stays where it is.
+
+use super::{Effect, Switch};
+use crate::drop_reason::DropReason;
+use crate::ids::LegTag;
+use crate::leg::{Leg, LegState, MigrationStep, Moving};
+use waystation_astral::frame::Frame;
+
+/// What a peer asks to be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migration {
+    /// The local query by which it was asked; named in every [`Effect::Migration`].
+    pub operation: LegTag,
+    /// The session's nonce, the same on both links.
+    pub nonce: u64,
+    /// The link it shall move to.
+    pub to_link: u32,
+    /// What the peer takes there before it has returned credit.
+    pub peer_window: u32,
+}
+
+impl Switch {
+    /// Begins to move a session that is on one of the `from` links: sends our marker and holds
+    /// everything back. [`Effect::Migration`] says what came of it.
+    pub fn begin_migration(&mut self, from: &[u32], migration: Migration) {
+        let Migration { operation, nonce, to_link, peer_window } = migration;
+        let found = from.iter().find_map(|&link| self.find(link, nonce)).map(|(slot, _)| slot);
+        let slot = found.filter(|&slot| self.may_move(slot, nonce, to_link));
+        let Some(slot) = slot else {
+            self.drops.count(DropReason::MigrationRefused, 0);
+            self.effects.push(Effect::Migration { operation, step: MigrationStep::Refused });
+            return;
+        };
+        self.leave_turns(slot);
+        let leg = self.tag(slot);
+        if let Some(entry) = self.legs.at_mut(slot) {
+            entry.moving = Some(Box::new(Moving {
+                operation,
+                to_link,
+                peer_window,
+                arrived: false,
+                withheld_bytes: 0,
+            }));
+            let frame = Frame::Migrate { nonce };
+            self.effects.push(Effect::Frame { link: entry.link, frame });
+        }
+        // So that no query takes the nonce meanwhile, and a reset on the new link finds its leg.
+        if let Some(sessions) = self.link_mut(to_link) {
+            sessions.by_nonce.insert(nonce, slot);
+        }
+        let step = MigrationStep::Begun { leg, window_bytes: self.limits.window_bytes };
+        self.effects.push(Effect::Migration { operation, step });
+    }
+
+    /// The peer's marker arrived on a link.
+    pub fn migrate(&mut self, link: u32, nonce: u64) {
+        let window = u64::from(self.limits.window_bytes);
+        let moved = self.find_mut(link, nonce).and_then(|(slot, leg)| {
+            let old_link = leg.link;
+            let moving = leg.moving.as_deref_mut().filter(|moving| !moving.arrived)?;
+            if old_link != link {
+                return None;
+            }
+            moving.arrived = true;
+            let operation = moving.operation;
+            (leg.link, leg.credit) = (moving.to_link, u64::from(moving.peer_window));
+            // The peer counts our window anew; what it has sent and we still hold is no part of it.
+            leg.credit_debt += window.saturating_sub(leg.window_left);
+            leg.window_left = window;
+            Some((slot, operation))
+        });
+        let Some((_, operation)) = moved else {
+            self.drops.count(DropReason::UnknownSessionIgnored, 0);
+            return;
+        };
+        if let Some(sessions) = self.link_mut(link) {
+            sessions.by_nonce.remove(&nonce);
+        }
+        self.effects.push(Effect::Migration { operation, step: MigrationStep::Arrived });
+    }
+
+    /// The peer is ready on the new link: what was held back goes on there.
+    pub fn resume_migrated(&mut self, tag: LegTag) {
+        let Some(leg) = self.legs.get_mut(tag.slot, tag.generation) else { return };
+        if let Some(moving) = leg.moving.take_if(|moving| moving.arrived) {
+            let (link, nonce, bytes) = (leg.link, leg.nonce, moving.withheld_bytes);
+            if bytes > 0 {
+                self.effects.push(Effect::Frame { link, frame: Frame::Read { nonce, bytes } });
+            }
+            self.make_ready(tag.slot);
+            self.finish_if_drained(tag.slot);
+        }
+    }
+
+    fn may_move(&self, slot: u32, nonce: u64, to_link: u32) -> bool {
+        let Some(leg) = self.legs.at(slot) else { return false };
+        let free = self.link(to_link).is_some_and(|sessions| {
+            !sessions.by_nonce.contains_key(&nonce)
+                && sessions.by_nonce.len() < self.limits.sessions_per_link
+        });
+        free && leg.state == LegState::Open && leg.moving.is_none() && leg.link != to_link
+    }
+
+    /// Cleans up behind a leg that ended while it was moving.
+    pub(super) fn forget_moving(&mut self, leg: &mut Leg) {
+        let Some(moving) = leg.moving.take() else { return };
+        if !moving.arrived
+            && let Some(sessions) = self.link_mut(moving.to_link)
+        {
+            sessions.by_nonce.remove(&leg.nonce);
+        }
+        let (operation, step) = (moving.operation, MigrationStep::Ended);
+        self.effects.push(Effect::Migration { operation, step });
+    }
+}
