@@ -12,10 +12,12 @@ use crate::port::epoll::EpollPort;
 use crate::port::uring::{UringError, UringPort};
 use crate::port::waker::Waker;
 use crate::port::{Port, PortKind, PortLimits};
+use crate::snapshot::CoreSnapshot;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use waystation_astral::identity::SecretKey;
 use waystation_relay::ids::CoreId;
@@ -42,6 +44,8 @@ pub struct EngineSettings {
     pub port: PortChoice,
     pub port_limits: PortLimits,
     pub core_limits: CoreLimits,
+    /// What every core starts with.
+    pub snapshot: Arc<CoreSnapshot>,
 }
 
 /// Why the engine cannot start.
@@ -93,7 +97,8 @@ impl Engine {
             let core = mesh.core();
             let seed = CoreSeed {
                 secret: settings.secret.duplicate(),
-                limits: settings.core_limits.clone(),
+                limits: settings.core_limits,
+                snapshot: Arc::clone(&settings.snapshot),
                 port_limits: settings.port_limits,
                 listeners: listeners.pop().unwrap_or_default(),
                 mesh,
@@ -203,6 +208,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 struct CoreSeed {
     secret: SecretKey,
     limits: CoreLimits,
+    snapshot: Arc<CoreSnapshot>,
     port_limits: PortLimits,
     listeners: Vec<TcpListener>,
     mesh: MeshEnd,
@@ -215,8 +221,8 @@ struct CoreSeed {
 impl CoreSeed {
     fn run(self) {
         let core = self.mesh.core();
-        let reports = std::sync::Arc::clone(&self.end.reports);
-        let doorbell = std::sync::Arc::clone(&self.end.doorbell);
+        let reports = Arc::clone(&self.end.reports);
+        let doorbell = Arc::clone(&self.end.doorbell);
         let error = self.run_port().err();
         // Nobody reads the ring any more if the program is ending.
         let _ = reports.push(Report::Stopped { core, error });
@@ -245,6 +251,7 @@ impl CoreSeed {
         let parts = CoreParts {
             secret: self.secret,
             limits: self.limits,
+            snapshot: self.snapshot,
             mesh: self.mesh,
             management: self.end,
             cpu,

@@ -45,7 +45,7 @@ pub struct Fabric {
     pub doomed: Vec<(u32, DropReason)>,
     /// Payload for links of our own that run inside sessions.
     pub inner_inbox: VecDeque<InnerPiece>,
-    /// Bytes to send on connections that have no output yet: act two of a handshake.
+    /// Bytes to send on connections that have no output yet: acts of a handshake.
     pub plain_out: Vec<(u32, Box<[u8]>)>,
     /// Links of our own whose session was opened: they write first.
     pub inner_opened: Vec<u32>,
@@ -345,6 +345,7 @@ impl Fabric {
             }
             Effect::Ended { leg } => self.report(Report::SessionEnded { leg }),
             Effect::InnerOpened { link } => self.inner_opened.push(link),
+            Effect::InnerRefused { link, reason } => self.doomed.push((link, reason)),
             Effect::InnerEnded { link } => self.inner_ended.push(link),
             Effect::Migration { operation, step } => {
                 self.report(Report::Migration { operation, step });

@@ -133,6 +133,15 @@ impl LinkOutput {
         sealed + self.control.len() + self.tail.as_ref().map_or(0, |tail| tail.plain_end)
     }
 
+    /// Bytes that leave as they are, before any record: the act that ends our handshake. `false`:
+    /// no block was left.
+    pub fn unsealed(&mut self, bytes: &[u8], pool: &mut BlockPool) -> bool {
+        let Some(mut block) = pool.take() else { return false };
+        block[..bytes.len()].copy_from_slice(bytes);
+        self.ready.push(Segment::Block { block, range: 0..bytes.len() });
+        true
+    }
+
     /// Bytes of negotiation, behind everything given before.
     pub fn raw(&mut self, bytes: &[u8], pool: &mut BlockPool) {
         self.control.extend(bytes);

@@ -98,7 +98,9 @@ pub enum Effect {
     Ended { leg: LegTag },
     /// The query for a link of our own was accepted: its first bytes may be written.
     InnerOpened { link: u32 },
-    /// The session under a link of our own has ended, or was never accepted.
+    /// It was not, and nobody has counted why.
+    InnerRefused { link: u32, reason: DropReason },
+    /// The session under a link of our own has ended.
     InnerEnded { link: u32 },
     /// A session that its peer wants on another link takes a step.
     Migration { operation: LegTag, step: MigrationStep },

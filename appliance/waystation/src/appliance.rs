@@ -3,7 +3,7 @@
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::{Identity, SecretKey};
 use waystation_astral::node_info::NodeInfo;
@@ -12,7 +12,6 @@ use waystation_engine::cores::{Engine, EngineSettings, PortChoice};
 use waystation_engine::port::{PortKind, PortLimits};
 use waystation_management::config::{self, Config};
 use waystation_management::runtime::{Management, RuntimeSettings};
-use waystation_relay::switch::SwitchLimits;
 
 /// A running appliance.
 #[derive(Debug)]
@@ -46,6 +45,7 @@ impl Appliance {
             port: port_choice(config.engine.port),
             port_limits: port_limits(&config),
             core_limits: core_limits(&config),
+            snapshot: Arc::new(config::core_snapshot(&config, 0)),
         };
         let (engine, end) = Engine::start(settings)?;
         if let Some(reason) = engine.port_reason() {
@@ -157,26 +157,10 @@ fn port_limits(config: &Config) -> PortLimits {
 }
 
 fn core_limits(config: &Config) -> CoreLimits {
-    let (engine, relay, gateway) = (&config.engine, &config.relay, &config.gateway);
-    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let window_bytes = config.relay.session_window.as_u64();
     CoreLimits {
-        switch: SwitchLimits {
-            window_bytes: u32::try_from(relay.session_window.as_u64()).unwrap_or(u32::MAX),
-            sessions_per_link: relay.sessions_per_link_max,
-            sessions: relay.sessions_max,
-            queue_bytes: engine.queue_memory.as_usize(),
-            query_timeout_ns: nanoseconds(relay.query_timeout),
-        },
-        block_bytes: engine.block_memory.as_usize(),
-        links: engine.links_max,
-        half_open: engine.half_open_max,
-        sockets: engine.sockets_max,
-        handshake_timeout: relay.handshake_timeout,
-        ping_interval: relay.ping_interval,
-        ping_timeout: relay.ping_timeout,
-        send_stall_timeout: relay.send_stall_timeout,
-        idle_ping_interval: gateway.idle_ping_interval,
-        idle_dead_after: gateway.idle_dead_after,
-        pipe_idle_timeout: gateway.pipe_idle_timeout,
+        window_bytes: u32::try_from(window_bytes).unwrap_or(u32::MAX),
+        queue_bytes: config.engine.queue_memory.as_usize(),
+        block_bytes: config.engine.block_memory.as_usize(),
     }
 }

@@ -5,6 +5,7 @@ use super::connection::{Connection, Phase};
 use crate::control::{AskId, Command, LinkRow, Listing, Report, SessionKind, SessionRow};
 use crate::limits::COMMANDS_PER_TURN;
 use crate::port::{CloseMode, Port};
+use crate::snapshot::CoreSnapshot;
 use std::sync::Arc;
 use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
@@ -60,11 +61,17 @@ impl<P: Port> DataCore<P> {
             Command::KeepIdle { socket } => self.keep_idle(socket),
             Command::JoinSockets { caller, idle, .. } => self.join_sockets(caller, idle),
             Command::CloseSocket { socket, reason } => self.close_socket(socket, reason),
-            Command::CloseLink { link, .. } => self.close_link(link),
+            Command::CloseLink { link, reason } => self.close_link(link, reason),
+            Command::Initiate { dial, stream, identity, network } => {
+                self.initiate(dial, stream, identity, network);
+            }
+            Command::InitiateInside { dial, link, query, identity } => {
+                self.initiate_inside(dial, link, query, identity);
+            }
+            Command::Adopt { snapshot } => self.adopt(snapshot),
             Command::ReportStatistics { recycled } => self.send_statistics(recycled),
             Command::ReportListing { listing } => self.send_listing(listing),
             Command::Shutdown => self.shut_down(),
-            _ => {}
         }
         self.fabric.apply_effects();
         self.close_doomed();
@@ -131,10 +138,37 @@ impl<P: Port> DataCore<P> {
         }
     }
 
-    fn close_link(&mut self, link: LinkTag) {
+    /// Takes up a new snapshot. Whoever is no longer admitted goes; caps keep what is there.
+    fn adopt(&mut self, snapshot: Arc<CoreSnapshot>) {
+        self.snapshot = snapshot;
+        let limits = self.limits.switch(&self.snapshot.limits);
+        self.fabric.switch.set_limits(
+            limits.sessions_per_link,
+            limits.sessions,
+            limits.query_timeout_ns,
+        );
+        let slots: Vec<u32> = self.connections.iter().map(|(slot, _, _)| slot).collect();
+        for slot in slots {
+            let Some(connection) = self.connections.at(slot) else { continue };
+            let known = connection.phase.identity();
+            let denied = known.is_some_and(|known| !self.snapshot.access.admits(known));
+            match (denied, matches!(connection.phase, Phase::Link(_))) {
+                (true, true) => {
+                    self.close(slot, Some(DropReason::IdentityDenied), CloseMode::Graceful);
+                }
+                (true, false) => self.give_up(slot, DropReason::IdentityDenied),
+                // Its next deadline may be sooner now.
+                (false, true) => self.set_deadline(slot, self.now_ns),
+                (false, false) => {}
+            }
+        }
+        let (core, epoch) = (self.fabric.core, self.snapshot.epoch);
+        self.fabric.report(Report::Adopted { core, epoch });
+    }
+
+    fn close_link(&mut self, link: LinkTag, reason: DropReason) {
         if self.connections.get(link.slot, link.generation).is_some() {
-            let reason = Some(DropReason::LinkClosedByOperator);
-            self.close(link.slot, reason, CloseMode::Graceful);
+            self.close(link.slot, Some(reason), CloseMode::Graceful);
         }
     }
 
@@ -185,8 +219,8 @@ impl<P: Port> DataCore<P> {
             link_id: link.link_id,
             remote: connection.remote,
             local: connection.local,
-            network: crate::control::Network::Tcp,
-            outbound: false,
+            network: connection.network,
+            outbound: connection.dial.is_some(),
             inner: connection.inside.is_some(),
             age_ns: self.now_ns - connection.accepted_ns,
             idle_ns: self.now_ns.saturating_sub(link.received_ns),

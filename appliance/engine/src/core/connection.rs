@@ -3,17 +3,18 @@
 //! Plain values; [`super::DataCore`] alone changes them.
 
 use crate::block::Block;
+use crate::control::{DialId, Network};
 use crate::port::arena::ReceiveBuffer;
 use crate::port::{Segment, StreamKey};
 use crate::record_reader::RecordReader;
 use arrayvec::ArrayVec;
 use std::net::SocketAddr;
-use waystation_astral::brontide::Responder;
+use waystation_astral::brontide::{Initiator, Responder};
 use waystation_astral::frame::{FrameDecoder, Profile};
 use waystation_astral::gateway::NonceDecoder;
 use waystation_astral::gateway::idle::IdleDecoder;
 use waystation_astral::identity::Identity;
-use waystation_astral::negotiation::Acceptor;
+use waystation_astral::negotiation::{Acceptor, Dialer, NegotiationError, Progress};
 use waystation_relay::ids::{LegTag, SocketTag};
 
 /// Bytes of the longest act.
@@ -35,6 +36,9 @@ pub(super) struct Connection {
     pub(super) sending_since_ns: u64,
     /// For a link inside a session.
     pub(super) inside: Option<LegTag>,
+    pub(super) network: Network,
+    /// The dial it comes from; absent for a connection that somebody else made.
+    pub(super) dial: Option<DialId>,
     pub(super) phase: Phase,
 }
 
@@ -43,6 +47,8 @@ pub(super) struct Connection {
 pub(super) enum Phase {
     /// Nothing was received: the first byte tells a link from a raw socket (spec §11.2).
     Fresh,
+    /// A dial inside a session that nobody has accepted yet, towards this identity.
+    Asking(Box<Identity>),
     /// In the acts of the handshake.
     Shaking(Box<Shaking>),
     /// Authenticated, negotiating.
@@ -76,22 +82,55 @@ pub(super) enum Ended {
     ByError,
 }
 
-/// The handshake of a link, as responder.
+/// The handshake of a link.
 #[derive(Debug)]
 pub(super) struct Shaking {
     pub(super) act: [u8; ACT_MAX_BYTES],
     pub(super) act_bytes: usize,
-    pub(super) responder: Option<Responder>,
-    pub(super) act_one_done: bool,
+    pub(super) due: Due,
+}
+
+/// The act that a handshake waits for, and our role in it.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// As responder.
+    One,
+    /// As initiator, from this identity.
+    Two(Initiator, Identity),
+    /// As responder.
+    Three(Responder),
 }
 
 /// A link before its profile is known.
 #[derive(Debug)]
 pub(super) struct Negotiating {
     pub(super) reader: RecordReader,
-    pub(super) acceptor: Acceptor,
+    pub(super) negotiator: Negotiator,
+    /// Whether we have answered anything: before that, the peer waits for an object of ours.
+    pub(super) replied: bool,
     pub(super) identity: Identity,
+    /// Names the link unless its negotiation does.
     pub(super) link_id: u64,
+}
+
+/// Our role in a negotiation: that of the handshake.
+#[derive(Debug)]
+pub(super) enum Negotiator {
+    Acceptor(Acceptor),
+    Dialer(Dialer),
+}
+
+impl Negotiator {
+    pub(super) fn receive(
+        &mut self,
+        plaintext: &[u8],
+        reply: &mut Vec<u8>,
+    ) -> Result<Progress, NegotiationError> {
+        match self {
+            Self::Acceptor(acceptor) => acceptor.receive(plaintext, reply),
+            Self::Dialer(dialer) => dialer.receive(plaintext, reply),
+        }
+    }
 }
 
 /// The receiving half of a link.
@@ -180,6 +219,8 @@ impl Connection {
             timer_set: false,
             sending_since_ns: 0,
             inside: None,
+            network: Network::Tcp,
+            dial: None,
             phase: Phase::Fresh,
         }
     }
@@ -188,7 +229,28 @@ impl Connection {
 impl Phase {
     /// Whether it counts against the cap on half-open connections.
     pub(super) fn is_half_open(&self) -> bool {
-        matches!(self, Self::Fresh | Self::Shaking(_) | Self::Negotiating(_) | Self::Presenting(_))
+        matches!(
+            self,
+            Self::Fresh
+                | Self::Asking(_)
+                | Self::Shaking(_)
+                | Self::Negotiating(_)
+                | Self::Presenting(_)
+        )
+    }
+
+    /// Who the other side is, or must turn out to be.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Asking(identity) => Some(identity),
+            Self::Shaking(shaking) => match &shaking.due {
+                Due::Two(_, identity) => Some(identity),
+                Due::One | Due::Three(_) => None,
+            },
+            Self::Negotiating(negotiating) => Some(&negotiating.identity),
+            Self::Link(link) => Some(&link.identity),
+            _ => None,
+        }
     }
 
     /// Whether it counts as a raw socket.

@@ -7,6 +7,9 @@
 
 mod commands;
 mod connection;
+mod ends;
+mod establish;
+mod frames;
 mod links;
 mod sockets;
 
@@ -19,12 +22,14 @@ use crate::limits::{BATCHES_PER_TURN, IDLE_WAIT};
 use crate::management_end::CoreEnd;
 use crate::mesh::{Entry, MeshEnd};
 use crate::port::{CloseMode, EVENTS_MAX, Event, Port, ReceiveMode, Segment, Segments, StreamKey};
+use crate::snapshot::{CoreSnapshot, ReloadableLimits};
 use crate::statistics::{CoreStatistics, Stage, TrafficClass};
 use crate::timer::Wheel;
 use connection::{Connection, Ended, Phase};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 use waystation_astral::identity::SecretKey;
 use waystation_relay::drop_reason::DropReason;
@@ -35,25 +40,28 @@ use waystation_relay::switch::{Switch, SwitchLimits};
 /// How long a core sleeps at most while a ring to another thread is full.
 const RETRY_NS: u64 = 1_000_000;
 
-/// What one data core may use and how long it waits, from the configuration.
-#[derive(Clone, Debug)]
+/// What one data core may use that only a restart changes; the rest is in [`CoreSnapshot`].
+#[derive(Clone, Copy, Debug)]
 pub struct CoreLimits {
-    pub switch: SwitchLimits,
+    /// The window advertised for every session, in bytes.
+    pub window_bytes: u32,
+    /// Bytes of payload that may wait in all sessions of this core.
+    pub queue_bytes: usize,
     /// Bytes of blocks for outgoing records, waiting early bytes and batches.
     pub block_bytes: usize,
-    /// Most links.
-    pub links: usize,
-    /// Most connections that have not finished their negotiation or shown their nonce.
-    pub half_open: usize,
-    /// Most raw sockets of the gateway.
-    pub sockets: usize,
-    pub handshake_timeout: Duration,
-    pub ping_interval: Duration,
-    pub ping_timeout: Duration,
-    pub send_stall_timeout: Duration,
-    pub idle_ping_interval: Duration,
-    pub idle_dead_after: Duration,
-    pub pipe_idle_timeout: Duration,
+}
+
+impl CoreLimits {
+    /// What the switch may use under these limits and a snapshot's.
+    fn switch(&self, now: &ReloadableLimits) -> SwitchLimits {
+        SwitchLimits {
+            window_bytes: self.window_bytes,
+            sessions_per_link: now.sessions_per_link,
+            sessions: now.sessions,
+            queue_bytes: self.queue_bytes,
+            query_timeout_ns: nanos(now.query_timeout),
+        }
+    }
 }
 
 /// What a data core is made of, besides its port.
@@ -61,6 +69,8 @@ pub struct CoreLimits {
 pub struct CoreParts {
     pub secret: SecretKey,
     pub limits: CoreLimits,
+    /// What [`crate::control::Command::Adopt`] replaces.
+    pub snapshot: Arc<CoreSnapshot>,
     pub mesh: MeshEnd,
     pub management: CoreEnd,
     /// The CPU this thread is verified to be pinned to.
@@ -85,6 +95,7 @@ pub struct DataCore<P> {
     fabric: Fabric,
     secret: SecretKey,
     limits: CoreLimits,
+    snapshot: Arc<CoreSnapshot>,
     connections: Slots<Connection>,
     /// By stream key: the place of its connection.
     by_stream: Vec<Option<u32>>,
@@ -122,7 +133,7 @@ impl<P: Port> DataCore<P> {
         let now_ns = clock::now_ns();
         let fabric = Fabric::new(
             parts.secret.identity(),
-            Switch::new(core, parts.limits.switch),
+            Switch::new(core, parts.limits.switch(&parts.snapshot.limits)),
             BlockPool::new(blocks),
             parts.mesh,
             parts.management,
@@ -133,6 +144,7 @@ impl<P: Port> DataCore<P> {
             fabric,
             secret: parts.secret,
             limits: parts.limits,
+            snapshot: parts.snapshot,
             connections: Slots::default(),
             by_stream: Vec::new(),
             wheel: Wheel::new(now_ns),
@@ -249,9 +261,7 @@ impl<P: Port> DataCore<P> {
 
     fn on_accepted(&mut self, stream: TcpStream, remote: SocketAddr) {
         self.fabric.statistics.counters.connections_accepted += 1;
-        let full = self.half_open >= self.limits.half_open
-            || self.links >= self.limits.links
-            || self.sockets >= self.limits.sockets;
+        let full = self.is_full() || self.sockets >= self.snapshot.limits.sockets;
         let local = stream.local_addr();
         let (Ok(local), false) = (local, full) else {
             self.fabric.count_drop(DropReason::TooManyConnections, 0);
@@ -263,7 +273,7 @@ impl<P: Port> DataCore<P> {
             self.fabric.count_drop(DropReason::TooManyConnections, 0);
             return;
         };
-        let deadline_ns = self.after(self.limits.handshake_timeout);
+        let deadline_ns = self.after(self.snapshot.limits.handshake_timeout);
         let connection = Connection::new(Some(key), remote, local, self.now_ns, deadline_ns);
         let slot = self.insert(connection);
         self.set_slot_of(key, slot);
@@ -411,6 +421,12 @@ impl<P: Port> DataCore<P> {
 
     // Connections
 
+    /// Whether there is no room for one more connection that may become a link.
+    fn is_full(&self) -> bool {
+        let limits = &self.snapshot.limits;
+        self.half_open >= limits.half_open || self.links >= limits.links
+    }
+
     fn insert(&mut self, connection: Connection) -> u32 {
         let (slot, _) = self.connections.insert(connection);
         self.set_timer(slot);
@@ -441,7 +457,7 @@ impl<P: Port> DataCore<P> {
     }
 
     fn after(&self, duration: Duration) -> u64 {
-        self.now_ns + u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
+        self.now_ns + nanos(duration)
     }
 
     fn slot_of(&self, stream: StreamKey) -> Option<u32> {
@@ -525,7 +541,7 @@ impl<P: Port> DataCore<P> {
             self.close(slot, Some(reason), CloseMode::Reset);
         }
         while let Some(slot) = self.fabric.inner_ended.pop() {
-            self.close(slot, None, CloseMode::Graceful);
+            self.on_end(slot, Ended::Cleanly);
         }
     }
 
@@ -570,4 +586,9 @@ impl<P: Port> DataCore<P> {
         counters.block_bytes = crate::block::BLOCK_BYTES as u64;
         counters.mesh_batches_out = self.fabric.mesh.batches_sent();
     }
+}
+
+/// A duration in nanoseconds, cut to some centuries so that sums with a time cannot overflow.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
 }

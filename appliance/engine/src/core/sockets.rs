@@ -3,11 +3,10 @@
 //! Spec §11.2. A pipe is two sockets of one core: what comes in on one goes out on the other from
 //! the buffer it arrived in, and neither is received from faster than the other takes.
 
-use super::DataCore;
 use super::connection::{
     BufferFate, Connection, Early, Ended, HandingOff, Idle, Pending, Phase, PipeHalf, Unsent,
 };
-use super::links::nanos;
+use super::{DataCore, nanos};
 use crate::block::BLOCK_BYTES;
 use crate::clock;
 use crate::control::Report;
@@ -97,7 +96,7 @@ impl<P: Port> DataCore<P> {
             unsent: Unsent::new(),
         };
         self.set_phase(socket.slot, Phase::Idle(Box::new(idle)));
-        self.set_deadline(socket.slot, self.after(self.limits.idle_ping_interval));
+        self.set_deadline(socket.slot, self.after(self.snapshot.limits.idle_ping_interval));
         if let Some((block, bytes)) = early.block {
             self.on_idle_messages(socket.slot, &block[..bytes]);
             self.fabric.pool.give_back(block);
@@ -333,7 +332,7 @@ impl<P: Port> DataCore<P> {
                 half.pending.push(Pending { segment, reaped_ns: now_ns });
             }
             self.set_phase(slot, Phase::Pipe(Box::new(half)));
-            self.set_deadline(slot, self.after(self.limits.pipe_idle_timeout));
+            self.set_deadline(slot, self.after(self.snapshot.limits.pipe_idle_timeout));
         }
         for slot in [target, caller] {
             self.pump(slot);
@@ -502,9 +501,9 @@ impl<P: Port> DataCore<P> {
     /// Time has come to look at a raw socket.
     pub(super) fn look_after_socket(&mut self, slot: u32) {
         let now_ns = self.now_ns;
-        let dead_ns = nanos(self.limits.idle_dead_after);
-        let interval_ns = nanos(self.limits.idle_ping_interval);
-        let pipe_idle_ns = nanos(self.limits.pipe_idle_timeout);
+        let dead_ns = nanos(self.snapshot.limits.idle_dead_after);
+        let interval_ns = nanos(self.snapshot.limits.idle_ping_interval);
+        let pipe_idle_ns = nanos(self.snapshot.limits.pipe_idle_timeout);
         let Some(connection) = self.connections.at_mut(slot) else { return };
         match &mut connection.phase {
             Phase::Idle(idle) if now_ns >= idle.received_ns + dead_ns => {

@@ -11,11 +11,13 @@ mod peer;
 mod problem;
 mod reader;
 mod rule;
+mod snapshot;
 
 pub use default_text::documented_default;
 pub use peer::{PEER_KEYS, PeerConfig};
 pub use problem::{Complaint, ConfigError, Problem};
 pub use reader::{parse, parse_as};
+pub use snapshot::core_snapshot;
 
 use crate::dialing;
 use crate::gateway;

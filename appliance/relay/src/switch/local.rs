@@ -84,7 +84,7 @@ impl Switch {
     }
 
     /// Asks the peer of `link` for a session to run a link of our own in, at place `inner`.
-    /// [`Effect::InnerOpened`] or [`Effect::InnerEnded`] says what came of it.
+    /// [`Effect::InnerOpened`] or [`Effect::InnerRefused`] says what came of it.
     ///
     /// # Errors
     /// Why the query cannot be sent, not yet counted.
@@ -162,6 +162,10 @@ impl Switch {
 
     /// A link of our own has ended: what it wrote is flushed, then its session is reset.
     pub fn inner_end(&mut self, tag: LegTag) {
+        if let Some(leg) = self.legs.get_mut(tag.slot, tag.generation) {
+            // Its place may soon be another's, who must not hear of this session's end.
+            leg.other = Other::Management;
+        }
         self.told.push_back(Signal::End { to: tag });
         self.settle();
     }

@@ -212,8 +212,7 @@ impl Switch {
                 self.effects.push(Effect::Asked { ask, leg: tag, code });
             }
             (Other::InnerLink(link), _) => {
-                self.drops.count(reason, 0);
-                self.effects.push(Effect::InnerEnded { link });
+                self.effects.push(Effect::InnerRefused { link, reason });
             }
             (Other::Management, _) => {}
         }

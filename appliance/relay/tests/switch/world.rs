@@ -132,7 +132,9 @@ impl World {
             Effect::Ended { leg } => return self.heard.push(Heard::Ended { leg }),
             Effect::Migration { step, .. } => return self.heard.push(Heard::Migration(step)),
             Effect::InnerOpened { link } => return self.inner_opened.push(link),
-            Effect::InnerEnded { link } => return self.inner_ended.push(link),
+            Effect::InnerRefused { link, .. } | Effect::InnerEnded { link } => {
+                return self.inner_ended.push(link);
+            }
             Effect::Cancelled { leg } => return self.cancelled.push(leg),
             Effect::Incident { .. } => return,
         };

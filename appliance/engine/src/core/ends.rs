@@ -1,0 +1,233 @@
+//! Deadlines and ends of connections: pings, idle links, refusals, and what is cleaned up.
+//!
+//! Whatever ends a connection comes through [`DataCore::close`], once. Between act three and the
+//! end of a negotiation nothing may look like a clean end, which kills stock peers (spec §4.3).
+
+use super::connection::{Connection, Ended, Phase};
+use super::links::Failure;
+use super::{DataCore, nanos};
+use crate::control::{LinkTotals, Report};
+use crate::limits::LINGER;
+use crate::port::{CloseMode, Port, Segment};
+use waystation_astral::frame::Frame;
+use waystation_astral::negotiation::Farewell;
+use waystation_relay::drop_reason::DropReason;
+
+/// What a peer inside a session is told when we end its negotiation.
+const GIVEN_UP: &str = "link establishment was given up";
+
+impl<P: Port> DataCore<P> {
+    /// A connection's stream ended.
+    pub(super) fn on_end(&mut self, slot: u32, ended: Ended) {
+        let Some(connection) = self.connections.at(slot) else { return };
+        let mode = match ended {
+            Ended::Cleanly => CloseMode::Graceful,
+            Ended::ByError => CloseMode::Reset,
+        };
+        match &connection.phase {
+            Phase::Link(link) => {
+                let whole = link.reader.at_boundary() && link.decoder.at_boundary();
+                self.close(slot, (!whole).then_some(DropReason::LinkTruncated), mode);
+            }
+            // The peer may have ended its own direction alone, and still read.
+            Phase::Negotiating(_) => {
+                self.close(slot, Some(DropReason::HandshakeAbandoned), CloseMode::Reset);
+            }
+            Phase::Pipe(_) => self.on_pipe_end(slot, ended),
+            phase => {
+                let reason = phase.is_half_open().then_some(DropReason::HandshakeAbandoned);
+                self.close(slot, reason, mode);
+            }
+        }
+    }
+
+    /// Time has come to look at a connection.
+    pub(super) fn on_deadline(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at(slot) else { return };
+        match &connection.phase {
+            Phase::Asking(_) => self.give_up(slot, DropReason::TargetTimeout),
+            Phase::Fresh | Phase::Shaking(_) | Phase::Negotiating(_) => {
+                self.give_up(slot, DropReason::HandshakeTimeout);
+            }
+            Phase::Link(_) => self.look_after_link(slot),
+            Phase::Lingering => self.close(slot, None, CloseMode::Graceful),
+            Phase::Presenting(_)
+            | Phase::Presented(_)
+            | Phase::Idle(_)
+            | Phase::HandingOff(_)
+            | Phase::Waiting(_)
+            | Phase::Pipe(_)
+            | Phase::Leaving(..)
+            | Phase::Dismissed => self.look_after_socket(slot),
+        }
+    }
+
+    /// Pings an idle link, and closes one whose peer is gone or does not read.
+    fn look_after_link(&mut self, slot: u32) {
+        let interval_ns = nanos(self.snapshot.limits.ping_interval);
+        let timeout_ns = nanos(self.snapshot.limits.ping_timeout);
+        let stall_ns = nanos(self.snapshot.limits.send_stall_timeout);
+        let (now_ns, nonce) = (self.now_ns, self.entropy().u64());
+        let Some(connection) = self.connections.at_mut(slot) else { return };
+        let sending_since_ns = connection.sending_since_ns;
+        let Phase::Link(link) = &mut connection.phase else { return };
+        if sending_since_ns != 0 && now_ns.saturating_sub(sending_since_ns) >= stall_ns {
+            self.close(slot, Some(DropReason::PeerNotReading), CloseMode::Reset);
+            return;
+        }
+        // Bulk may keep a pong waiting; a peer from which anything came is not gone.
+        if link.ping.is_some_and(|(_, pinged_ns)| link.received_ns > pinged_ns) {
+            link.ping = None;
+        }
+        match link.ping {
+            Some((_, pinged_ns)) if now_ns - pinged_ns >= timeout_ns => {
+                self.close(slot, Some(DropReason::PingTimeout), CloseMode::Reset);
+            }
+            Some((_, pinged_ns)) => self.set_deadline(slot, pinged_ns + timeout_ns),
+            None if now_ns - link.received_ns.min(now_ns) >= interval_ns => {
+                link.ping = Some((nonce, now_ns));
+                self.fabric.control(slot, &Frame::Ping { nonce, pong: false });
+                self.set_deadline(slot, now_ns + timeout_ns);
+            }
+            None => {
+                let deadline_ns = link.received_ns + interval_ns;
+                self.set_deadline(slot, deadline_ns);
+            }
+        }
+    }
+
+    /// Ends a connection because of what its peer did.
+    pub(super) fn fail(&mut self, slot: u32, failure: Failure) {
+        match failure {
+            Failure::Refused(reason, Farewell { bytes, reset: false }) if !bytes.is_empty() => {
+                self.refuse(slot, reason, &bytes);
+            }
+            Failure::Dropped(reason) | Failure::Refused(reason, _) => self.give_up(slot, reason),
+        }
+    }
+
+    /// Ends a connection at once: with a reset, and where there is none, inside a session, in
+    /// words as long as the peer listens for them.
+    pub(super) fn give_up(&mut self, slot: u32, reason: DropReason) {
+        match self.connections.at(slot) {
+            Some(Connection {
+                phase: Phase::Negotiating(negotiating), inside: Some(_), ..
+            }) if !negotiating.replied => {
+                self.refuse(slot, reason, &Farewell::refusal(GIVEN_UP).bytes);
+            }
+            _ => self.close(slot, Some(reason), CloseMode::Reset),
+        }
+    }
+
+    /// Says something to a peer that may not link, then ends its connection.
+    fn refuse(&mut self, slot: u32, reason: DropReason, words: &[u8]) {
+        self.fabric.count_drop(reason, 0);
+        self.report_failure(slot, reason);
+        if let Some(Some(side)) = self.fabric.sides.get_mut(slot as usize) {
+            side.output.raw(words, &mut self.fabric.pool);
+        }
+        self.set_phase_counts(slot, -1);
+        if let Some(connection) = self.connections.at_mut(slot)
+            && let Phase::Negotiating(mut negotiating) =
+                std::mem::replace(&mut connection.phase, Phase::Lingering)
+        {
+            negotiating.reader.discard(&mut self.fabric.pool);
+        }
+        self.set_deadline(slot, self.after(LINGER));
+        self.say_farewell(slot);
+    }
+
+    /// Sends a refusal as soon as nothing else is in flight, then closes.
+    pub(super) fn say_farewell(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at(slot) else { return };
+        if connection.stream.is_some_and(|stream| self.port.is_sending(stream)) {
+            return;
+        }
+        self.flush(slot);
+        self.close(slot, None, CloseMode::Graceful);
+    }
+
+    /// Ends a connection, whatever it is, and everything that hangs on it.
+    pub(super) fn close(&mut self, slot: u32, reason: Option<DropReason>, mode: CloseMode) {
+        let tag = self.link_tag(slot);
+        if self.connections.at(slot).is_some_and(|connection| connection.phase.is_half_open()) {
+            self.report_failure(slot, reason.unwrap_or(DropReason::HandshakeAbandoned));
+        }
+        self.set_phase_counts(slot, -1);
+        let socket = self.socket_tag(slot);
+        let totals = self.totals(slot);
+        let Some(connection) = self.connections.remove(slot) else { return };
+        if let Some(reason) = reason {
+            self.fabric.count_drop(reason, 0);
+        }
+        if let Some(stream) = connection.stream {
+            if let Some(place) = self.by_stream.get_mut(stream.0 as usize) {
+                *place = None;
+            }
+            self.port.close(stream, mode);
+        }
+        match connection.phase {
+            Phase::Link(mut link) => {
+                link.reader.discard(&mut self.fabric.pool);
+                self.fabric.statistics.counters.links_closed += 1;
+                self.fabric.switch.link_down(slot);
+                self.fabric.apply_effects();
+                let identity = link.identity;
+                self.fabric.report(Report::LinkDown { link: tag, identity, reason, totals });
+            }
+            Phase::Negotiating(mut negotiating) => {
+                negotiating.reader.discard(&mut self.fabric.pool);
+            }
+            Phase::Fresh
+            | Phase::Asking(_)
+            | Phase::Shaking(_)
+            | Phase::Presenting(_)
+            | Phase::Dismissed
+            | Phase::Lingering => {}
+            phase => self.clean_up_socket(slot, socket, phase, reason, mode),
+        }
+        if let Some(leg) = connection.inside {
+            self.fabric.switch.inner_end(leg);
+            self.fabric.apply_effects();
+        }
+        self.discard_side(slot);
+    }
+
+    fn discard_side(&mut self, slot: u32) {
+        if let Some(Some(mut side)) = self.fabric.sides.get_mut(slot as usize).map(Option::take) {
+            let port = &mut self.port;
+            side.output.discard(&mut self.fabric.pool, |segment| {
+                if let Segment::Receive { buffer, .. } = segment {
+                    port.release(buffer);
+                }
+            });
+        }
+    }
+
+    /// What passed over a link so far; nothing for any other connection.
+    fn totals(&self, slot: u32) -> LinkTotals {
+        let Some(connection) = self.connections.at(slot) else { return LinkTotals::default() };
+        let Phase::Link(link) = &connection.phase else { return LinkTotals::default() };
+        let side = self.fabric.sides.get(slot as usize).and_then(Option::as_deref);
+        let sent = side.map(|side| side.output.totals).unwrap_or_default();
+        LinkTotals {
+            bytes_in: link.payload_bytes_in,
+            bytes_out: sent.payload_bytes,
+            frames_in: link.frames_in,
+            frames_out: sent.frames,
+            age_ns: self.now_ns.saturating_sub(connection.accepted_ns),
+        }
+    }
+
+    /// Tells the management core of a connection that has not become a link.
+    fn report_failure(&mut self, slot: u32, reason: DropReason) {
+        let core = self.fabric.core;
+        if let Some(Connection { dial, remote, .. }) = self.connections.at(slot) {
+            let report = match *dial {
+                Some(dial) => Report::DialFailed { dial, reason },
+                None => Report::HandshakeFailed { core, remote: *remote, reason },
+            };
+            self.fabric.report(report);
+        }
+    }
+}
