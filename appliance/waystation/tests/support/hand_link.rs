@@ -91,6 +91,16 @@ impl HandLink {
         }
     }
 
+    /// Waits for the next frame but credit.
+    pub fn receive_next_but_credit(&mut self) -> Got {
+        loop {
+            match self.0.receive().unwrap() {
+                Got::Read { .. } => {}
+                got => return got,
+            }
+        }
+    }
+
     /// Ends the link as a good peer does.
     pub fn close(mut self) {
         self.0.stream.shutdown(Shutdown::Write).unwrap();

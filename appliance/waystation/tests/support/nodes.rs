@@ -77,6 +77,30 @@ pub fn route(caller: &Node, target: &Node, form: RouteForm) -> (Session, Session
     (near, far)
 }
 
+/// A query as its target saw it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub caller: Identity,
+    pub target: Identity,
+    pub query: Vec<u8>,
+}
+
+/// A session that the appliance relays: the caller's end, the target's, and what the target saw.
+pub fn relay(caller: &Node, target: &Node, query: &str) -> (Session, Session, Seen) {
+    let link = target.link.clone();
+    let accepting = thread::spawn(move || {
+        let asked = link.accept(STEP).unwrap();
+        let seen =
+            Seen { caller: asked.caller(), target: asked.target(), query: asked.query().to_vec() };
+        (asked.accept(WINDOW_BYTES).unwrap(), seen)
+    });
+    let near = caller.link.query_relayed(&target.identity(), query).unwrap();
+    let (far, seen) = accepting.join().unwrap();
+    near.set_read_timeout(Some(STEP));
+    far.set_read_timeout(Some(STEP));
+    (near, far, seen)
+}
+
 /// A raw pipe: the caller's connection and one of the target's idle ones. A registered node that
 /// is just dialing again has none idle for a moment, so the caller asks again.
 pub fn connect(caller: &Node, target: &Node, pool: &IdlePool) -> (TcpStream, TcpStream) {
