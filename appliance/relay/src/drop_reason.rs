@@ -98,6 +98,8 @@ pub enum DropReason {
     InputTooLong,
     /// A query to migrate a session that this node leaves where it is (spec §9.3).
     MigrationRefused,
+    /// A session that was moving and whose peer stopped half-way; it was reset.
+    MigrationFailed,
     /// Accepting a connection failed in the kernel, for example for want of descriptors.
     AcceptFailed,
     /// A send or receive failed in the kernel with something other than end or reset.
@@ -106,7 +108,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::TooManyConnections,
         Self::HandshakeRejected,
         Self::HandshakeTimeout,
@@ -152,6 +154,7 @@ impl DropReason {
         Self::QuotaExceeded,
         Self::InputTooLong,
         Self::MigrationRefused,
+        Self::MigrationFailed,
         Self::AcceptFailed,
         Self::SocketError,
     ];
@@ -207,6 +210,7 @@ impl DropReason {
             Self::QuotaExceeded => "quota_exceeded",
             Self::InputTooLong => "input_too_long",
             Self::MigrationRefused => "migration_refused",
+            Self::MigrationFailed => "migration_failed",
             Self::AcceptFailed => "accept_failed",
             Self::SocketError => "socket_error",
         }

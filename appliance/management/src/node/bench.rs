@@ -226,6 +226,8 @@ pub(crate) fn core_of(command: &Command) -> Option<CoreId> {
         Command::Offer { target, .. } => Some(target.core),
         Command::KeepIdle { socket } | Command::CloseSocket { socket, .. } => Some(socket.core),
         Command::JoinSockets { caller, .. } => Some(caller.core),
+        Command::ResumeMigrated { leg } => Some(leg.core),
+        Command::BeginMigration { to, .. } => Some(to.core),
         _ => None,
     }
 }

@@ -6,6 +6,19 @@
 /// 60 s for routing).
 pub const COPY_WINDOW_NS: u64 = 60_000_000_000;
 
+/// How long a peer may take from asking for a migration to its end; stock gives up after so long
+/// (spec §9.3).
+pub const MIGRATION_TIMEOUT_NS: u64 = 10_000_000_000;
+/// Migrations under way for one peer: what a link that runs dry moves at a time.
+pub const MIGRATIONS_PER_PEER_MAX: usize = 64;
+/// Migrations under way at all, at about 300 bytes each.
+pub const MIGRATIONS_MAX: usize = 1024;
+/// Bytes of one signal's payload: the longest word, its length, and a window.
+pub const MIGRATION_SIGNAL_MAX_BYTES: usize = 64;
+/// Bytes that a migration's channel may bring: two signals of 38 bytes, and an error that says why
+/// the peer gives up.
+pub const MIGRATION_INPUT_MAX_BYTES: u32 = 1024;
+
 /// Events that wait for the runtime, which takes them after every round of reports: as many as the
 /// reports of one round from two cores can cause.
 pub const EVENTS_MAX: usize = 4096;

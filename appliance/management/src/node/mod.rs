@@ -9,6 +9,7 @@
 pub(crate) mod bench;
 mod events;
 pub mod limits;
+mod migrating;
 mod recent;
 mod relaying;
 mod settings;
@@ -26,6 +27,7 @@ use crate::gateway::{
     Gateway, GatewayCounts, RegistrationChange, RegistrationRow, SavedRegistration,
 };
 use events::Events;
+use migrating::{Channel, Migrating};
 use recent::RecentQueries;
 use relaying::{PreparationError, Relaying};
 use std::sync::Arc;
@@ -70,6 +72,8 @@ pub struct QueryCounts {
     pub relayed_total: u64,
     /// Offered to another gateway, because their target has no link here.
     pub forwarded_total: u64,
+    /// Sessions that their peers have moved to another link.
+    pub migrated_total: u64,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +91,7 @@ pub struct Node {
     recent: RecentQueries,
     gateway: Gateway,
     relaying: Relaying,
+    migrating: Migrating,
     events: Events,
     totals: Totals,
     refusals: DropCounters,
@@ -101,6 +106,7 @@ impl Node {
             recent: RecentQueries::new(settings.gateway.recent_queries_max),
             gateway: Gateway::new(settings.gateway),
             relaying: Relaying::new(settings.relay),
+            migrating: Migrating::default(),
             events: Events::default(),
             totals: Totals::default(),
             refusals: DropCounters::default(),
@@ -129,6 +135,13 @@ impl Node {
             Report::SocketPresented { socket, nonce, .. } => {
                 self.gateway.socket_presented(context, *socket, *nonce, out);
             }
+            Report::Input { leg, bytes } => {
+                self.migrating.input(*leg, bytes, out);
+            }
+            Report::SessionEnded { leg } => {
+                self.migrating.ended(*leg, out);
+            }
+            Report::Migration { operation, step } => self.migrating.step(*operation, *step, out),
             Report::SocketClosed { socket, .. } => self.gateway.socket_closed(now_ns, *socket),
             // The verdict was given as the query came in; its nonce stays known, for copies of it.
             // An idle socket whose joining failed left the tables with its reservation; the
@@ -140,9 +153,6 @@ impl Node {
             | Report::Listing { .. }
             | Report::Incident { .. }
             | Report::Asked { .. }
-            | Report::Input { .. }
-            | Report::SessionEnded { .. }
-            | Report::Migration { .. }
             | Report::Adopted { .. }
             | Report::DialFailed { .. }
             | Report::Stopped { .. } => {}
@@ -151,15 +161,20 @@ impl Node {
     }
 
     /// Ends what is due.
-    pub fn tick(&mut self, now_ns: u64, _out: &mut Vec<(CoreId, Command)>) {
+    pub fn tick(&mut self, now_ns: u64, out: &mut Vec<(CoreId, Command)>) {
         self.gateway.tick(now_ns);
         self.relaying.expire(now_ns);
+        self.migrating.tick(now_ns, out);
         self.note_registrations();
     }
 
     /// When [`Self::tick`] next has something to do.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        let deadlines = [self.gateway.next_deadline_ns(), self.relaying.next_deadline_ns()];
+        let deadlines = [
+            self.gateway.next_deadline_ns(),
+            self.relaying.next_deadline_ns(),
+            self.migrating.next_deadline_ns(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -231,6 +246,7 @@ impl Node {
             preparations_expired_total,
             relayed_total: self.totals.relayed,
             forwarded_total: self.totals.forwarded,
+            migrated_total: self.migrating.done(),
         }
     }
 
@@ -336,7 +352,9 @@ impl Node {
             {
                 self.prepare(context.now_ns, query, &request, (nonce, set_caller, set_target))
             }
-            Operation::MigrateSession { .. } => Verdict::Reject(DropReason::MigrationRefused),
+            Operation::MigrateSession { link_id, session_id } => {
+                self.migrate(context.now_ns, query, &request, (link_id, session_id))
+            }
             Operation::Gateway(_)
             | Operation::Profile
             | Operation::Links
@@ -367,6 +385,23 @@ impl Node {
                 };
                 verdict::refuse(reason, output, query.profile, &error.to_string())
             }
+        }
+    }
+
+    fn migrate(
+        &mut self,
+        now_ns: u64,
+        query: &Query,
+        request: &Request,
+        link_and_session: (u64, u64),
+    ) -> Verdict {
+        let Some(input) = request.input.channel_form() else {
+            return Verdict::Reject(DropReason::MalformedQuery);
+        };
+        let channel = Channel { input, output: request.output };
+        match self.migrating.ask(now_ns, &self.directory, query, link_and_session, channel) {
+            Ok(input_max_bytes) => Verdict::Accept { input_max_bytes },
+            Err(reason) => Verdict::Reject(reason),
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) enum Verdict {
     Unregistered(Vec<u8>, Vec<SocketTag>),
     /// Passed on as it is.
     Offer(Offer),
+    /// Accepted; what its caller sends, at most so many bytes, is input.
+    Accept { input_max_bytes: u32 },
     /// Accepted; the session becomes a link to this node.
     Inside,
     /// A copy: no answer.
@@ -83,7 +85,11 @@ impl Verdict {
         match self {
             Self::Reject(reason) | Self::Refuse(reason, _) => Some(*reason),
             Self::Forget => Some(DropReason::DuplicateNonce),
-            Self::Answer(_) | Self::Unregistered(..) | Self::Offer(_) | Self::Inside => None,
+            Self::Answer(_)
+            | Self::Unregistered(..)
+            | Self::Accept { .. }
+            | Self::Offer(_)
+            | Self::Inside => None,
         }
     }
 
@@ -109,6 +115,9 @@ impl Verdict {
                 let (query, pace) = (query.query.clone(), caller_pace);
                 let offer = Command::Offer { caller: leg, target, query, relayed, pace };
                 out.push((target.core, offer));
+            }
+            Self::Accept { input_max_bytes } => {
+                out.push((leg.core, Command::Accept { leg, input_max_bytes }));
             }
             Self::Inside => out.push((leg.core, Command::TerminateInside { leg })),
             Self::Forget => out.push((leg.core, Command::Forget { leg })),
