@@ -11,6 +11,7 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use support::appliance::{Appliance, PortName, Settings};
 use support::given;
 use support::process::{exists, fast_binary, run_within};
 use tempfile::TempDir;
+use waystation_peer::secret_key;
 
 /// What the program has to do of what the client knows.
 const SCENARIOS: &str = "handshake,negotiation,frames,session,gateway-g2,gateway-g1,robustness";
@@ -35,6 +37,54 @@ fn conformance_client_passes_over_io_uring_with_one_core() {
 #[test]
 fn conformance_client_passes_over_epoll_with_three_cores() {
     conforms(PortName::Epoll, 3);
+}
+
+#[test]
+fn conformance_client_is_dialed_again_and_again_in_every_profile() {
+    let source = source();
+    if !given(source.is_dir() && exists("go"), "the conformance client, and Go to build it") {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let client = build(&source, directory.path());
+    for (profile, port) in
+        [("p0", PortName::Epoll), ("p2", PortName::IoUring), ("p4", PortName::Epoll)]
+    {
+        if port.is_given() {
+            dials(&client, profile, port);
+        }
+    }
+}
+
+/// The appliance dials the client, which ends most links and dials in some bad way.
+fn dials(client: &Path, profile: &str, port: PortName) {
+    let key = secret_key().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = Settings::new(port, 2)
+        .running(fast_binary())
+        // It would do with the default, but take four minutes.
+        .with("dial", "backoff_max = \"2s\"")
+        .with("[peer]", &format!("identity = \"{}\"", key.identity()))
+        .with("[peer]", &format!("endpoints = [\"tcp:{address}\"]"));
+    let appliance = Appliance::start(&settings);
+    let finished = run_within(
+        Command::new(client)
+            .arg("--addr")
+            .arg(appliance.address.to_string())
+            .arg("--peer")
+            .arg(appliance.identity.to_string())
+            .args(["--listen", &address.to_string()])
+            .args(["--listen-key", &hex(key.expose_bytes())])
+            .args(["--profile", profile, "--scenario", "dialed"]),
+        RUN_LIMIT,
+    );
+    let text = finished.text();
+    assert_eq!(finished.code(), 0, "{}\n{}", failures(&text), finished.stderr);
+    println!("dialed as {profile}: {}", text.trim_end().lines().next_back().unwrap());
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn conforms(port: PortName, cores: usize) {

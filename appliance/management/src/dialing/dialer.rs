@@ -122,7 +122,10 @@ impl Dialer {
         self.tasks.remove(&dial);
         let (stream, outcome) = match outcome {
             Ok(stream) => (Some(stream), Ok(())),
-            Err(cause) => (None, Err(cause)),
+            Err(cause) => {
+                tracing::debug!(dial = dial.0, %cause, "not connected");
+                (None, Err(cause))
+            }
         };
         let handover =
             self.plan(around, |planner, around| planner.connect_ended(around, dial, outcome));
@@ -180,6 +183,7 @@ impl Dialer {
     fn act(&mut self, around: &mut Around<'_>, action: Action) {
         match action {
             Action::Connect { dial, route } => {
+                tracing::debug!(dial = dial.0, ?route, "connecting");
                 let limit = self.planner.settings().connect_timeout;
                 let task = self
                     .connecting

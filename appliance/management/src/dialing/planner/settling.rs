@@ -124,12 +124,14 @@ impl Planner {
         age_ns: u64,
     ) -> bool {
         let Some(kept) = self.kept.get_mut(identity) else { return false };
+        let is_linked = around.directory.is_linked(identity);
         if age_ns >= LINK_SETTLED_NS {
             kept.failures = 0;
-        } else {
+        } else if !is_linked {
+            // One of several is as short as the peer's own races make it.
             kept.failures = kept.failures.saturating_add(1);
         }
-        if kept.race.is_none() && !around.directory.is_linked(identity) {
+        if kept.race.is_none() && !is_linked {
             self.wait(around, identity);
         }
         true
