@@ -43,6 +43,10 @@ pub const BATCHES_PER_TURN: usize = 16;
 /// Received buffers that wait for one side of a raw pipe, besides what is in flight.
 pub const PIPE_PENDING_MAX: usize = 2;
 
+/// Bytes that a quota must allow before a side of a raw pipe that it has stopped is received from
+/// again: a page, so that a slow sender does not cost a turn for each of its bytes.
+pub const PACED_READ_MIN_BYTES: u64 = 4096;
+
 /// Bytes a connecting caller may send ahead of the handoff's acknowledgement and have kept here;
 /// the rest waits in the kernel.
 pub const EARLY_BYTES_MAX: usize = BLOCK_BYTES;

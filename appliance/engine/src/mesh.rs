@@ -15,6 +15,7 @@ use std::sync::Arc;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag, SocketTag};
 use waystation_relay::leg::Signal;
+use waystation_relay::quota::Quota;
 
 /// Bytes of the largest entry without payload.
 const ENTRY_MAX_BYTES: usize = 32;
@@ -38,6 +39,14 @@ pub struct MovedSocket {
     pub idle: SocketTag,
     /// What it sent already.
     pub early: Option<Box<[u8]>>,
+    pub quotas: PipeQuotas,
+}
+
+/// How fast each side of a raw pipe may send.
+#[derive(Clone, Debug, Default)]
+pub struct PipeQuotas {
+    pub caller: Option<Arc<Quota>>,
+    pub idle: Option<Arc<Quota>>,
 }
 
 /// One thing another core has sent.

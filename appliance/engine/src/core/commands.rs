@@ -4,6 +4,7 @@ use super::DataCore;
 use super::connection::{Connection, Phase};
 use crate::control::{AskId, Command, LinkRow, Listing, Report, SessionKind, SessionRow};
 use crate::limits::COMMANDS_PER_TURN;
+use crate::mesh::PipeQuotas;
 use crate::port::{CloseMode, Port};
 use crate::snapshot::CoreSnapshot;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl<P: Port> DataCore<P> {
                 self.offer(caller, target, (query, relayed), pace);
             }
             Command::Pace { leg, pace } => self.fabric.switch.pace(leg, pace),
-            Command::Govern { link, quota, .. } => self.govern(link, quota),
+            Command::Govern { link, quota, keep } => self.govern(link, quota, keep),
             Command::Accept { leg, input_max_bytes } => {
                 self.fabric.switch.accept(leg, input_max_bytes);
             }
@@ -59,7 +60,10 @@ impl<P: Port> DataCore<P> {
             Command::ResumeMigrated { leg } => self.fabric.switch.resume_migrated(leg),
             Command::TerminateInside { leg } => self.terminate_inside(leg),
             Command::KeepIdle { socket } => self.keep_idle(socket),
-            Command::JoinSockets { caller, idle, .. } => self.join_sockets(caller, idle),
+            Command::JoinSockets { caller, idle, caller_quota, idle_quota } => {
+                let quotas = PipeQuotas { caller: caller_quota, idle: idle_quota };
+                self.join_sockets(caller, idle, quotas);
+            }
             Command::CloseSocket { socket, reason } => self.close_socket(socket, reason),
             Command::CloseLink { link, reason } => self.close_link(link, reason),
             Command::Initiate { dial, stream, identity, network } => {
@@ -103,10 +107,16 @@ impl<P: Port> DataCore<P> {
         self.fabric.switch.ask(self.now_ns, ask.0, link.slot, query, input_max_bytes);
     }
 
-    fn govern(&mut self, link: LinkTag, quota: Option<Arc<Quota>>) {
-        if self.is_link(link) {
-            self.fabric.switch.govern(link.slot, quota);
-        }
+    fn govern(&mut self, tag: LinkTag, quota: Option<Arc<Quota>>, keep: bool) {
+        let Some(Connection { phase: Phase::Link(link), .. }) =
+            self.connections.get_mut(tag.slot, tag.generation)
+        else {
+            return;
+        };
+        link.keep = keep;
+        self.fabric.switch.govern(tag.slot, quota);
+        // Its deadline may be sooner now.
+        self.set_deadline(tag.slot, self.now_ns);
     }
 
     /// Links of other cores are left out of `from`: a session does not change its core.
@@ -176,12 +186,11 @@ impl<P: Port> DataCore<P> {
         self.port.stop_accepting();
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _, _)| slot).collect();
         for slot in slots {
-            let mode = match self.connections.at(slot).map(|connection| &connection.phase) {
-                // A clean end within a negotiation kills stock peers (spec §4.3).
-                Some(Phase::Shaking(_) | Phase::Negotiating(_)) => CloseMode::Reset,
-                Some(_) | None => CloseMode::Graceful,
-            };
-            self.close(slot, Some(DropReason::LinkClosedByOperator), mode);
+            let reason = DropReason::LinkClosedByOperator;
+            match self.connections.at(slot).map(|connection| &connection.phase) {
+                Some(Phase::Shaking(_) | Phase::Negotiating(_)) => self.give_up(slot, reason),
+                Some(_) | None => self.close(slot, Some(reason), CloseMode::Graceful),
+            }
         }
         self.stopping = true;
     }

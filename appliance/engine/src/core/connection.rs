@@ -4,11 +4,13 @@
 
 use crate::block::Block;
 use crate::control::{DialId, Network};
+use crate::mesh::PipeQuotas;
 use crate::port::arena::ReceiveBuffer;
 use crate::port::{Segment, StreamKey};
 use crate::record_reader::RecordReader;
 use arrayvec::ArrayVec;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use waystation_astral::brontide::{Initiator, Responder};
 use waystation_astral::frame::{FrameDecoder, Profile};
 use waystation_astral::gateway::NonceDecoder;
@@ -16,6 +18,7 @@ use waystation_astral::gateway::idle::IdleDecoder;
 use waystation_astral::identity::Identity;
 use waystation_astral::negotiation::{Acceptor, Dialer, NegotiationError, Progress};
 use waystation_relay::ids::{LegTag, SocketTag};
+use waystation_relay::quota::Quota;
 
 /// Bytes of the longest act.
 pub(super) const ACT_MAX_BYTES: usize = 66;
@@ -67,8 +70,8 @@ pub(super) enum Phase {
     Waiting(Early),
     /// Half of a raw pipe.
     Pipe(Box<PipeHalf>),
-    /// On its way to the core of this idle connection.
-    Leaving(SocketTag, Early),
+    /// On its way to the core of its idle connection.
+    Leaving(Box<Leaving>),
     /// A raw socket that nobody has a use for, kept for a moment before it is closed.
     Dismissed,
     /// Refused in words: what was said goes out, what comes is ignored, then it is closed.
@@ -142,6 +145,12 @@ pub(super) struct LinkInput {
     pub(super) identity: Identity,
     pub(super) link_id: u64,
     pub(super) received_ns: u64,
+    /// When it last had sessions or frames other than pings and pongs, as far as is known.
+    pub(super) active_ns: u64,
+    /// Whether it had sessions when it was looked at last.
+    pub(super) had_sessions: bool,
+    /// Whether the idle-link policy leaves it alone.
+    pub(super) keep: bool,
     /// Nonce and time of our ping that waits for its pong.
     pub(super) ping: Option<(u64, u64)>,
     pub(super) ping_round_trip_ns: u64,
@@ -177,13 +186,26 @@ pub(super) struct HandingOff {
     /// The caller's connection on this core.
     pub(super) caller: u32,
     pub(super) caller_generation: u32,
+    pub(super) quotas: PipeQuotas,
     pub(super) unsent: Unsent,
+}
+
+/// A caller that moves to the core of the idle connection it is joined to.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) idle: SocketTag,
+    pub(super) early: Early,
+    pub(super) quotas: PipeQuotas,
 }
 
 /// Half of a raw pipe: what comes in here goes out on the other half.
 #[derive(Debug)]
 pub(super) struct PipeHalf {
     pub(super) other: u32,
+    /// Of the identity that sends here.
+    pub(super) quota: Option<Arc<Quota>>,
+    /// When that quota lets the next bytes in; 0: nobody waits for it.
+    pub(super) ready_ns: u64,
     /// What waits to go out here.
     pub(super) pending: ArrayVec<Pending, { crate::limits::PIPE_PENDING_MAX + 2 }>,
     /// When what is in flight here was reaped.
@@ -269,9 +291,11 @@ impl Phase {
 }
 
 impl PipeHalf {
-    pub(super) fn new(other: u32, now_ns: u64) -> Self {
+    pub(super) fn new(other: u32, quota: Option<Arc<Quota>>, now_ns: u64) -> Self {
         Self {
             other,
+            quota,
+            ready_ns: 0,
             pending: ArrayVec::new(),
             in_flight_reaped_ns: 0,
             in_flight_sent_ns: 0,

@@ -62,12 +62,13 @@ impl<P: Port> DataCore<P> {
         }
     }
 
-    /// Pings an idle link, and closes one whose peer is gone or does not read.
+    /// Pings a silent link, and closes one whose peer is gone or does not read, or that nobody has
+    /// used for longer than the idle-link policy allows.
     fn look_after_link(&mut self, slot: u32) {
-        let interval_ns = nanos(self.snapshot.limits.ping_interval);
-        let timeout_ns = nanos(self.snapshot.limits.ping_timeout);
-        let stall_ns = nanos(self.snapshot.limits.send_stall_timeout);
-        let (now_ns, nonce) = (self.now_ns, self.entropy().u64());
+        let limits = &self.snapshot.limits;
+        let stall_ns = nanos(limits.send_stall_timeout);
+        let idle_ns = limits.link_idle_timeout.map(nanos);
+        let (now_ns, has_sessions) = (self.now_ns, self.fabric.switch.sessions_of(slot) > 0);
         let Some(connection) = self.connections.at_mut(slot) else { return };
         let sending_since_ns = connection.sending_since_ns;
         let Phase::Link(link) = &mut connection.phase else { return };
@@ -75,6 +76,31 @@ impl<P: Port> DataCore<P> {
             self.close(slot, Some(DropReason::PeerNotReading), CloseMode::Reset);
             return;
         }
+        // The last of them may have ended just now.
+        if has_sessions || link.had_sessions {
+            link.active_ns = now_ns;
+        }
+        link.had_sessions = has_sessions;
+        let idle_at_ns = match idle_ns {
+            Some(idle_ns) if !link.keep => link.active_ns.saturating_add(idle_ns),
+            Some(_) | None => u64::MAX,
+        };
+        if now_ns >= idle_at_ns {
+            self.close(slot, Some(DropReason::LinkIdle), CloseMode::Graceful);
+        } else if let Some(deadline_ns) = self.keep_alive(slot) {
+            self.set_deadline(slot, deadline_ns.min(idle_at_ns));
+        }
+    }
+
+    /// Pings a link that is silent. Returns when to look again, unless its peer is gone.
+    fn keep_alive(&mut self, slot: u32) -> Option<u64> {
+        let interval_ns = nanos(self.snapshot.limits.ping_interval);
+        let timeout_ns = nanos(self.snapshot.limits.ping_timeout);
+        let (now_ns, nonce) = (self.now_ns, self.entropy().u64());
+        let Some(Connection { phase: Phase::Link(link), .. }) = self.connections.at_mut(slot)
+        else {
+            return None;
+        };
         // Bulk may keep a pong waiting; a peer from which anything came is not gone.
         if link.ping.is_some_and(|(_, pinged_ns)| link.received_ns > pinged_ns) {
             link.ping = None;
@@ -82,17 +108,15 @@ impl<P: Port> DataCore<P> {
         match link.ping {
             Some((_, pinged_ns)) if now_ns - pinged_ns >= timeout_ns => {
                 self.close(slot, Some(DropReason::PingTimeout), CloseMode::Reset);
+                None
             }
-            Some((_, pinged_ns)) => self.set_deadline(slot, pinged_ns + timeout_ns),
+            Some((_, pinged_ns)) => Some(pinged_ns + timeout_ns),
             None if now_ns - link.received_ns.min(now_ns) >= interval_ns => {
                 link.ping = Some((nonce, now_ns));
                 self.fabric.control(slot, &Frame::Ping { nonce, pong: false });
-                self.set_deadline(slot, now_ns + timeout_ns);
+                Some(now_ns + timeout_ns)
             }
-            None => {
-                let deadline_ns = link.received_ns + interval_ns;
-                self.set_deadline(slot, deadline_ns);
-            }
+            None => Some(link.received_ns + interval_ns),
         }
     }
 
@@ -184,7 +208,10 @@ impl<P: Port> DataCore<P> {
             | Phase::Presenting(_)
             | Phase::Dismissed
             | Phase::Lingering => {}
-            phase => self.clean_up_socket(slot, socket, phase, reason, mode),
+            phase => {
+                let age_ns = self.now_ns.saturating_sub(connection.accepted_ns);
+                self.clean_up_socket((slot, socket), phase, age_ns, reason, mode);
+            }
         }
         if let Some(leg) = connection.inside {
             self.fabric.switch.inner_end(leg);

@@ -348,6 +348,9 @@ impl Step<'_> {
             identity,
             link_id,
             received_ns: now_ns,
+            active_ns: now_ns,
+            had_sessions: false,
+            keep: false,
             ping: None,
             ping_round_trip_ns: 0,
             // The first of a P2 peer's two ended the negotiation.

@@ -99,6 +99,7 @@ impl Step<'_> {
         let now_ns = self.fabric.opened_ns;
         link.received_ns = now_ns;
         let frames_before = link.frames_in;
+        let mut active = false;
         let mut cursor = 0;
         loop {
             let decoded = link.decoder.next(&bytes[plaintext.clone()], &mut cursor);
@@ -111,10 +112,12 @@ impl Step<'_> {
                 }
                 Some(Decoded::Frame(frame)) => {
                     link.frames_in += 1;
+                    active = true;
                     self.fabric.on_session_frame(self.slot, &frame);
                 }
                 Some(Decoded::Data { nonce, offset, bytes: count, first, .. }) => {
                     link.frames_in += u64::from(first);
+                    active = true;
                     link.payload_bytes_in += count as u64;
                     let start = plaintext.start + offset;
                     let range = start..start + count;
@@ -128,6 +131,9 @@ impl Step<'_> {
                     self.sealed = self.sealed.take().or(sealed);
                 }
             }
+        }
+        if active {
+            link.active_ns = now_ns;
         }
         let frames = link.frames_in - frames_before;
         let wait_ns = now_ns.saturating_sub(self.fabric.reaped_ns);

@@ -241,7 +241,9 @@ impl<P: Port> DataCore<P> {
             self.count_kind(after, 1);
             if after == PhaseKind::Link {
                 self.fabric.statistics.counters.links_opened += 1;
-                self.set_deadline(slot, self.after(self.snapshot.limits.ping_interval));
+                let limits = &self.snapshot.limits;
+                let first = limits.link_idle_timeout.unwrap_or(limits.ping_interval);
+                self.set_deadline(slot, self.after(first.min(limits.ping_interval)));
             }
         }
     }

@@ -26,7 +26,8 @@ use crate::snapshot::{CoreSnapshot, ReloadableLimits};
 use crate::statistics::{CoreStatistics, Stage, TrafficClass};
 use crate::timer::Wheel;
 use connection::{Connection, Ended, Phase};
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -106,6 +107,8 @@ pub struct DataCore<P> {
     flushing: Vec<u32>,
     /// Links that have payload and found no block.
     starved: Vec<u32>,
+    /// Sides of raw pipes whose quota lets nothing in before a time; each at most once.
+    paced: BinaryHeap<Reverse<(u64, u32, u32)>>,
     half_open: usize,
     sockets: usize,
     /// Two for each pipe.
@@ -153,6 +156,7 @@ impl<P: Port> DataCore<P> {
             fired: Vec::new(),
             flushing: Vec::new(),
             starved: Vec::new(),
+            paced: BinaryHeap::new(),
             half_open: 0,
             sockets: 0,
             pipe_halves: 0,
@@ -210,7 +214,8 @@ impl<P: Port> DataCore<P> {
             return RETRY_NS;
         }
         let idle_ns = u64::try_from(IDLE_WAIT.as_nanos()).unwrap_or(u64::MAX);
-        let deadlines = [self.wheel.next_due_ns(), self.fabric.switch.next_deadline_ns()];
+        let paced = self.paced.peek().map(|&Reverse((ready_ns, _, _))| ready_ns);
+        let deadlines = [self.wheel.next_due_ns(), self.fabric.switch.next_deadline_ns(), paced];
         let next = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
         next.saturating_sub(clock::now_ns()).min(idle_ns)
     }
@@ -393,6 +398,7 @@ impl<P: Port> DataCore<P> {
 
     fn hand_over(&mut self) {
         self.fire_timers();
+        self.wake_paced();
         self.close_doomed();
         self.fabric.mesh.flush();
         self.fabric.ring();

@@ -4,17 +4,21 @@
 //! the buffer it arrived in, and neither is received from faster than the other takes.
 
 use super::connection::{
-    BufferFate, Connection, Early, Ended, HandingOff, Idle, Pending, Phase, PipeHalf, Unsent,
+    BufferFate, Connection, Early, Ended, HandingOff, Idle, Leaving, Pending, Phase, PipeHalf,
+    Unsent,
 };
 use super::{DataCore, nanos};
 use crate::block::BLOCK_BYTES;
 use crate::clock;
 use crate::control::Report;
-use crate::limits::{DISMISSED_FOR, EARLY_BYTES_MAX, HANDOFF_TIMEOUT, PIPE_PENDING_MAX};
-use crate::mesh::MovedSocket;
+use crate::limits::{
+    DISMISSED_FOR, EARLY_BYTES_MAX, HANDOFF_TIMEOUT, PACED_READ_MIN_BYTES, PIPE_PENDING_MAX,
+};
+use crate::mesh::{MovedSocket, PipeQuotas};
 use crate::port::arena::ReceiveBuffer;
 use crate::port::{CloseMode, Port, ReceiveMode, Segment, Segments, StreamKey};
 use crate::statistics::{Stage, TrafficClass};
+use std::cmp::Reverse;
 use std::net::TcpStream;
 use waystation_astral::gateway::idle::{self, IdleDecoder, IdleMessage};
 use waystation_relay::drop_reason::DropReason;
@@ -68,10 +72,10 @@ impl<P: Port> DataCore<P> {
             return;
         }
         let Some(connection) = self.connections.at_mut(slot) else { return };
-        let (Phase::Presented(early) | Phase::Waiting(early) | Phase::Leaving(_, early)) =
-            &mut connection.phase
-        else {
-            return;
+        let early = match &mut connection.phase {
+            Phase::Presented(early) | Phase::Waiting(early) => early,
+            Phase::Leaving(leaving) => &mut leaving.early,
+            _ => return,
         };
         if !early.keep(bytes, || self.fabric.pool.take()) {
             self.close(slot, Some(DropReason::BufferExhausted), CloseMode::Reset);
@@ -173,7 +177,7 @@ impl<P: Port> DataCore<P> {
     // Handoff
 
     /// The management core says: join this caller to this idle connection.
-    pub(super) fn join_sockets(&mut self, caller: SocketTag, idle: SocketTag) {
+    pub(super) fn join_sockets(&mut self, caller: SocketTag, idle: SocketTag, quotas: PipeQuotas) {
         let Some(connection) = self.connections.get_mut(caller.slot, caller.generation) else {
             self.fabric.report(Report::JoinFailed { idle });
             return;
@@ -183,10 +187,11 @@ impl<P: Port> DataCore<P> {
         let early = std::mem::take(early);
         if idle.core == self.fabric.core {
             self.set_phase(caller.slot, Phase::Waiting(early));
-            self.hand_off(caller.slot, idle);
+            self.hand_off(caller.slot, idle, quotas);
             return;
         }
-        self.set_phase(caller.slot, Phase::Leaving(idle, early));
+        let leaving = Leaving { idle, early, quotas };
+        self.set_phase(caller.slot, Phase::Leaving(Box::new(leaving)));
         self.set_deadline(caller.slot, self.after(HANDOFF_TIMEOUT));
         if let Some(stream) = stream {
             self.port.detach(stream);
@@ -203,13 +208,14 @@ impl<P: Port> DataCore<P> {
         self.set_phase_counts(slot, -1);
         let Some(connection) = self.connections.remove(slot) else { return };
         let (remote, local) = (connection.remote, connection.local);
-        let Phase::Leaving(idle, early) = connection.phase else { return };
+        let Phase::Leaving(leaving) = connection.phase else { return };
+        let Leaving { idle, early, quotas } = *leaving;
         let early = early.block.map(|(block, bytes)| {
             let kept: Box<[u8]> = block[..bytes].into();
             self.fabric.pool.give_back(block);
             kept
         });
-        let moved = MovedSocket { socket, remote, local, idle, early };
+        let moved = MovedSocket { socket, remote, local, idle, early, quotas };
         if self.fabric.mesh.push_socket(idle.core, moved).is_err() {
             self.fabric.count_drop(DropReason::MeshFull, 0);
             self.fabric.report(Report::JoinFailed { idle });
@@ -218,7 +224,7 @@ impl<P: Port> DataCore<P> {
 
     /// A caller came from another core.
     pub(super) fn on_moved_socket(&mut self, moved: MovedSocket) {
-        let MovedSocket { socket, remote, local, idle, early } = moved;
+        let MovedSocket { socket, remote, local, idle, early, quotas } = moved;
         let Ok(stream) = self.port.add_stream(socket, ReceiveMode::OnRequest) else {
             self.fabric.count_drop(DropReason::TooManyConnections, 0);
             self.close_idle(idle);
@@ -234,7 +240,7 @@ impl<P: Port> DataCore<P> {
         let whole = early.is_none_or(|bytes| kept.keep(&bytes, || pool.take()));
         self.set_phase(slot, Phase::Waiting(kept));
         if whole {
-            self.hand_off(slot, idle);
+            self.hand_off(slot, idle, quotas);
         } else {
             self.close(slot, Some(DropReason::BufferExhausted), CloseMode::Reset);
             self.close_idle(idle);
@@ -249,7 +255,7 @@ impl<P: Port> DataCore<P> {
 
     /// Tells an idle connection that it is given to a caller. From here on it gets no pong: that
     /// would land in the pipe (spec §11.2, trap a).
-    fn hand_off(&mut self, caller: u32, idle: SocketTag) {
+    fn hand_off(&mut self, caller: u32, idle: SocketTag, quotas: PipeQuotas) {
         // A caller from another core may be faster than the command to keep its idle connection.
         self.keep_idle(idle);
         let caller_generation = self.connections.generation_at(caller);
@@ -264,7 +270,7 @@ impl<P: Port> DataCore<P> {
             }
         };
         let (decoder, unsent) = decoder;
-        let handing = HandingOff { decoder, caller, caller_generation, unsent };
+        let handing = HandingOff { decoder, caller, caller_generation, quotas, unsent };
         self.set_phase(idle.slot, Phase::HandingOff(Box::new(handing)));
         let deadline_ns = self.after(HANDOFF_TIMEOUT);
         self.set_deadline(idle.slot, deadline_ns);
@@ -280,7 +286,7 @@ impl<P: Port> DataCore<P> {
             else {
                 return;
             };
-            let (stream, caller) = (*stream, (handing.caller, handing.caller_generation));
+            let stream = *stream;
             match handing.decoder.next(self.port.bytes_mut(buffer), &mut cursor) {
                 Ok(None) => {
                     self.receive_once(stream);
@@ -288,7 +294,9 @@ impl<P: Port> DataCore<P> {
                 }
                 Ok(Some(IdleMessage::Ping | IdleMessage::Pong)) => {}
                 Ok(Some(IdleMessage::HandoffAck)) => {
-                    self.start_pipe(slot, caller, buffer, cursor);
+                    let caller = (handing.caller, handing.caller_generation);
+                    let quotas = std::mem::take(&mut handing.quotas);
+                    self.start_pipe(slot, caller, quotas, (buffer, cursor));
                     return;
                 }
                 Ok(Some(IdleMessage::Handoff)) | Err(_) => {
@@ -306,8 +314,8 @@ impl<P: Port> DataCore<P> {
         &mut self,
         target: u32,
         (caller, generation): (u32, u32),
-        buffer: &ReceiveBuffer,
-        from: usize,
+        quotas: PipeQuotas,
+        (buffer, from): (&ReceiveBuffer, usize),
     ) {
         let early = match self.connections.get_mut(caller, generation) {
             Some(Connection { phase: Phase::Waiting(early), .. }) => std::mem::take(early),
@@ -324,20 +332,24 @@ impl<P: Port> DataCore<P> {
         }
         let now_ns = self.now_ns;
         self.fabric.statistics.counters.pipes_opened += 1;
-        for (slot, other, waiting) in [(target, caller, early), (caller, target, first)] {
-            let mut half = PipeHalf::new(other, now_ns);
-            if let Some((block, bytes)) = waiting.block {
-                self.fabric.statistics.counters.pipe_bytes += bytes as u64;
-                let segment = Segment::Block { block, range: 0..bytes };
-                half.pending.push(Pending { segment, reaped_ns: now_ns });
-            }
+        let mut halves = [
+            PipeHalf::new(caller, quotas.idle, now_ns),
+            PipeHalf::new(target, quotas.caller, now_ns),
+        ];
+        for (from, waiting) in [first, early].into_iter().enumerate() {
+            let Some((block, bytes)) = waiting.block else { continue };
+            self.fabric.statistics.counters.pipe_bytes += bytes as u64;
+            halves[from].count_in(bytes, now_ns);
+            let segment = Segment::Block { block, range: 0..bytes };
+            halves[1 - from].pending.push(Pending { segment, reaped_ns: now_ns });
+        }
+        for (slot, half) in [target, caller].into_iter().zip(halves) {
             self.set_phase(slot, Phase::Pipe(Box::new(half)));
             self.set_deadline(slot, self.after(self.snapshot.limits.pipe_idle_timeout));
         }
-        for slot in [target, caller] {
+        for (slot, other) in [(target, caller), (caller, target)] {
             self.pump(slot);
-            let stream = self.connections.at(slot).and_then(|connection| connection.stream);
-            self.receive_once(stream);
+            self.ask_for_more(slot, other);
         }
     }
 
@@ -349,8 +361,7 @@ impl<P: Port> DataCore<P> {
         histograms.record(Stage::ReapToOpen, TrafficClass::Pipe, wait_ns, 1);
         self.fabric.statistics.counters.pipe_bytes += bytes as u64;
         let Some(half) = self.half(slot) else { return BufferFate::Done(buffer) };
-        half.bytes_in += bytes as u64;
-        half.active_ns = now_ns;
+        half.count_in(bytes, now_ns);
         let other = half.other;
         // Buffers in flight cannot receive; at least half of them always can.
         let keep = 2 * free >= total;
@@ -406,12 +417,50 @@ impl<P: Port> DataCore<P> {
         self.port.send(stream, segments);
     }
 
-    /// Asks for the next buffer of `slot` if `other` has room for it.
+    /// Asks for the next buffer of `slot` if `other` has room for it and the quota of whoever sends
+    /// there allows it; the rest waits in the kernel, and TCP slows the sender down.
     fn ask_for_more(&mut self, slot: u32, other: u32) {
         let room = self.half(other).is_some_and(|half| half.pending.len() < PIPE_PENDING_MAX);
         let stream = self.connections.at(slot).and_then(|connection| connection.stream);
-        if room {
+        if room && !self.must_wait_for_quota(slot) {
             self.receive_once(stream);
+        }
+    }
+
+    /// Whether nothing may be received on this side of a pipe for now; it is asked for then as soon
+    /// as it may.
+    fn must_wait_for_quota(&mut self, slot: u32) -> bool {
+        let now_ns = self.now_ns;
+        let generation = self.connections.generation_at(slot);
+        let Some(half) = self.half(slot) else { return false };
+        if half.ready_ns != 0 {
+            return true;
+        }
+        let Some(quota) = half.quota.as_deref() else { return false };
+        if quota.allowance_bytes(now_ns) > 0 {
+            return false;
+        }
+        // Never in this turn: what is woken there must not wait there again.
+        let ready_ns = quota.ready_ns(now_ns, PACED_READ_MIN_BYTES).max(now_ns + 1);
+        half.ready_ns = ready_ns;
+        self.paced.push(Reverse((ready_ns, slot, generation)));
+        true
+    }
+
+    /// Goes on receiving where a quota allows it again.
+    pub(super) fn wake_paced(&mut self) {
+        while let Some(&Reverse((ready_ns, slot, generation))) = self.paced.peek() {
+            if ready_ns > self.now_ns {
+                return;
+            }
+            self.paced.pop();
+            if let Some(Connection { phase: Phase::Pipe(half), .. }) =
+                self.connections.get_mut(slot, generation)
+            {
+                half.ready_ns = 0;
+                let other = half.other;
+                self.ask_for_more(slot, other);
+            }
         }
     }
 
@@ -483,9 +532,8 @@ impl<P: Port> DataCore<P> {
             Phase::Idle(_) if unwanted => Early::default(),
             _ => return self.close(socket.slot, Some(reason), CloseMode::Graceful),
         };
-        if let Some((block, _)) = early.block {
-            self.fabric.pool.give_back(block);
-        }
+        let age_ns = self.now_ns.saturating_sub(connection.accepted_ns);
+        self.forget_early(early);
         self.set_phase(socket.slot, Phase::Dismissed);
         self.set_deadline(socket.slot, self.after(DISMISSED_FOR));
         self.fabric.count_drop(reason, 0);
@@ -494,7 +542,7 @@ impl<P: Port> DataCore<P> {
             reason: Some(reason),
             bytes_in: 0,
             bytes_out: 0,
-            age_ns: 0,
+            age_ns,
         });
     }
 
@@ -542,18 +590,16 @@ impl<P: Port> DataCore<P> {
     /// What hangs on a raw socket that was just removed.
     pub(super) fn clean_up_socket(
         &mut self,
-        slot: u32,
-        socket: SocketTag,
+        (slot, socket): (u32, SocketTag),
         phase: Phase,
+        age_ns: u64,
         reason: Option<DropReason>,
         mode: CloseMode,
     ) {
+        let (mut bytes_in, mut bytes_out) = (0, 0);
         match phase {
-            Phase::Presented(early) | Phase::Waiting(early) | Phase::Leaving(_, early) => {
-                if let Some((block, _)) = early.block {
-                    self.fabric.pool.give_back(block);
-                }
-            }
+            Phase::Presented(early) | Phase::Waiting(early) => self.forget_early(early),
+            Phase::Leaving(leaving) => self.forget_early(leaving.early),
             Phase::HandingOff(handing) => {
                 let HandingOff { caller, caller_generation, .. } = *handing;
                 if self.connections.get(caller, caller_generation).is_some() {
@@ -561,6 +607,7 @@ impl<P: Port> DataCore<P> {
                 }
             }
             Phase::Pipe(mut half) => {
+                (bytes_in, bytes_out) = (half.bytes_in, half.bytes_out);
                 for pending in half.pending.drain(..) {
                     self.recycle_segment(pending.segment);
                 }
@@ -570,16 +617,16 @@ impl<P: Port> DataCore<P> {
             }
             _ => {}
         }
-        self.fabric.report(Report::SocketClosed {
-            socket,
-            reason,
-            bytes_in: 0,
-            bytes_out: 0,
-            age_ns: 0,
-        });
+        self.fabric.report(Report::SocketClosed { socket, reason, bytes_in, bytes_out, age_ns });
     }
 
-    /// Pipes now: each has two halves.
+    fn forget_early(&mut self, early: Early) {
+        if let Some((block, _)) = early.block {
+            self.fabric.pool.give_back(block);
+        }
+    }
+
+    /// One half of a pipe, if that is what it is.
     pub(super) fn half(&mut self, slot: u32) -> Option<&mut PipeHalf> {
         match self.connections.at_mut(slot) {
             Some(Connection { phase: Phase::Pipe(half), .. }) => Some(half),
@@ -620,5 +667,16 @@ impl Early {
         block[*kept..end].copy_from_slice(bytes);
         *kept = end;
         true
+    }
+}
+
+impl PipeHalf {
+    /// Accounts for bytes that came in here.
+    fn count_in(&mut self, bytes: usize, now_ns: u64) {
+        self.bytes_in += bytes as u64;
+        self.active_ns = now_ns;
+        if let Some(quota) = &self.quota {
+            quota.spend(now_ns, bytes as u64);
+        }
     }
 }

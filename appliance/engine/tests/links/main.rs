@@ -9,5 +9,7 @@
 
 mod dials;
 mod inside;
+mod pipes;
+mod policies;
 #[path = "../support/mod.rs"]
 mod support;

@@ -14,7 +14,7 @@ use waystation_astral::brontide::{Initiator, Opener, Responder, Sealer};
 use waystation_astral::frame::{Decoded, Frame, FrameDecoder, Profile};
 use waystation_astral::identity::{Identity, SecretKey};
 use waystation_astral::negotiation::{Acceptor, Dialer, Progress};
-use waystation_engine::control::{Command, DialId, LinkUp, Network, Query, Report};
+use waystation_engine::control::{Command, DialId, LinkTotals, LinkUp, Network, Query, Report};
 use waystation_engine::core::{CoreLimits, CoreParts, DataCore};
 use waystation_engine::management_end::ManagementEnd;
 use waystation_engine::mesh;
@@ -40,6 +40,8 @@ pub(crate) struct Bench<P> {
     pub(crate) ups: Vec<LinkUp>,
     pub(crate) queries: Vec<Query>,
     pub(crate) downs: usize,
+    /// Why each link ended, and what had passed over it.
+    pub(crate) ended: Vec<(Option<DropReason>, LinkTotals)>,
     /// Every other report, in order.
     pub(crate) others: Vec<Report>,
     epoch: u64,
@@ -85,6 +87,7 @@ impl<P: Port> Bench<P> {
             ups: Vec::new(),
             queries: Vec::new(),
             downs: 0,
+            ended: Vec::new(),
             others: Vec::new(),
             epoch: 0,
             counters: Default::default(),
@@ -96,7 +99,10 @@ impl<P: Port> Bench<P> {
         while let Some(report) = self.management.next_report(CoreId(0)) {
             match report {
                 Report::LinkUp(up) => self.ups.push(up),
-                Report::LinkDown { .. } => self.downs += 1,
+                Report::LinkDown { reason, totals, .. } => {
+                    self.downs += 1;
+                    self.ended.push((reason, totals));
+                }
                 Report::Query(query) => self.queries.push(query),
                 Report::Statistics(block) => self.counters = block.counters.clone(),
                 other => self.others.push(other),
@@ -238,7 +244,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn dial(
+    /// The initiator's side of a handshake; negotiation is still to come.
+    pub(crate) fn knock(
         address: SocketAddr,
         gateway: Identity,
         secret: &SecretKey,
@@ -254,14 +261,23 @@ impl Peer {
         (&stream).read_exact(&mut act_two).unwrap();
         let (act_three, transport) = initiator.act_two(&act_two).unwrap();
         (&stream).write_all(&act_three).unwrap();
-        let mut peer = Self {
+        Self {
             stream,
             sealer: transport.sealer,
             opener: transport.opener,
             profile,
             decoder: FrameDecoder::new(profile),
             credit: 0,
-        };
+        }
+    }
+
+    pub(crate) fn dial(
+        address: SocketAddr,
+        gateway: Identity,
+        secret: &SecretKey,
+        profile: Profile,
+    ) -> Self {
+        let mut peer = Self::knock(address, gateway, secret, profile);
         let mut dialer = Dialer::fixed(profile);
         loop {
             let (record, mut reply) = (peer.record(), Vec::new());
