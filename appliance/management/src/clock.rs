@@ -25,6 +25,30 @@ impl Moment {
     pub fn unix_ms(self) -> u64 {
         self.unix_ns / 1_000_000
     }
+
+    /// The wall clock's time in UTC to the millisecond, as RFC 3339 writes it.
+    pub fn rfc3339(self) -> String {
+        let (seconds, rest_ms) = (self.unix_ms() / 1000, self.unix_ms() % 1000);
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        let (year, month, day) = civil(days);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{rest_ms:03}Z")
+    }
+}
+
+/// Year, month and day of a day counted from the Unix epoch, in the Gregorian calendar. Years are
+/// counted from March, so that the leap day is the last of its year.
+fn civil(days: u64) -> (u64, u64, u64) {
+    const DAYS_OF_ERA: u64 = 146_097;
+    // From 0000-03-01, the begin of an era of 400 years, to the epoch.
+    let days = days + 719_468;
+    let (era, day) = (days / DAYS_OF_ERA, days % DAYS_OF_ERA);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day_of_month)
 }
 
 /// Reads both clocks.
@@ -52,6 +76,22 @@ mod tests {
         let second = now();
         assert!(second.monotonic_ns >= first.monotonic_ns);
         assert_eq!(Moment::default().since(second), Duration::ZERO);
+    }
+
+    #[test]
+    fn times_are_written_as_calendars_have_them() {
+        for (unix_ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_199_000, "2024-02-29T23:59:59.000Z"),
+            (1_709_251_200_000, "2024-03-01T00:00:00.000Z"),
+            (1_798_761_599_000, "2026-12-31T23:59:59.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            let moment = Moment { monotonic_ns: 0, unix_ns: unix_ms * 1_000_000 };
+            assert_eq!(moment.rfc3339(), text);
+        }
     }
 
     #[test]

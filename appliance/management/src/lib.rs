@@ -1,5 +1,6 @@
 //! The management core: configuration, the gateway's bookkeeping, the stats socket and metrics.
 
+pub mod accounts;
 pub mod clock;
 pub mod config;
 pub mod counter_table;
@@ -8,6 +9,7 @@ pub mod directory;
 pub mod documents;
 pub mod gateway;
 pub mod hlog;
+pub mod journal;
 pub mod limits;
 pub mod metrics;
 pub mod node;

@@ -65,6 +65,28 @@ pub const CLIENT_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// it answers in the negative.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Accounts of identities without a link, which are kept for the next one: 0.5 KiB each, so 8 MiB.
+/// A day's visitors of a busy box.
+pub const ACCOUNTS_RESTING_MAX: usize = 16_384;
+/// Accounts in use that are passed over for one to give up: ends of pipes whose node has no link.
+pub const ACCOUNTS_EVICTION_TRIES_MAX: usize = 64;
+/// Events that are kept for whoever asks later: 0.5 KiB each, so 2 MiB. A quiet day, or a minute of
+/// nodes coming and going by the dozen each second.
+pub const EVENTS_KEPT_MAX: usize = 4096;
+/// Events in one answer, or one piece of a stream: half a MiB at most.
+pub const EVENTS_PER_ANSWER_MAX: usize = 1024;
+/// Events of one kind and identity within [`EVENT_QUIET_TIME`]: what happens more often is counted
+/// and told with the next one.
+pub const EVENT_BURST_MAX: u32 = 4;
+/// How long a kind of event that came too often stays quiet about an identity.
+pub const EVENT_QUIET_TIME: Duration = Duration::from_secs(60);
+/// Pairs of kind and identity that are watched for coming too often; the rest share one.
+pub const EVENT_SUBJECTS_MAX: usize = 4096;
+/// Readers that follow the events at a time, of the connections to the stats socket.
+pub const EVENT_FOLLOWERS_MAX: usize = 4;
+/// How long such a reader may leave a piece of the stream unread.
+pub const EVENT_READER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Columns of everything printed for a terminal, except values that are meant to be copied.
 pub const TERMINAL_COLUMNS: usize = 80;
 

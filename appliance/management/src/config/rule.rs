@@ -170,6 +170,35 @@ impl<C: Clone> Rule<C> {
         Ok(())
     }
 
+    /// Takes a value over from another configuration.
+    pub(super) fn copy(&self, from: &C, to: &mut C) {
+        // Places are reached through a mutable reference, so that each is named once per key.
+        let mut from = from.clone();
+        let from = &mut from;
+        match *self {
+            Self::Flag { at } => *at(to) = *at(from),
+            Self::Count { at, .. } | Self::PowerOfTwo { at, .. } => *at(to) = *at(from),
+            Self::OptionalCount { at, .. } => *at(to) = *at(from),
+            Self::Counts { at, .. } => at(to).clone_from(at(from)),
+            Self::Size { at, .. } => *at(to) = *at(from),
+            Self::OptionalSize { at, .. } => *at(to) = *at(from),
+            Self::Rate { at, .. } => *at(to) = *at(from),
+            Self::OptionalRate { at, .. } => *at(to) = *at(from),
+            Self::Span { at, .. } => *at(to) = *at(from),
+            Self::SpanOrNone { at, .. } => *at(to) = *at(from),
+            Self::Text { at, .. } | Self::LogFilter { at } => at(to).clone_from(at(from)),
+            Self::Addresses { at } => at(to).clone_from(at(from)),
+            Self::OptionalAddress { at, .. } | Self::Proxy { at } => *at(to) = *at(from),
+            Self::SocketPath { at } => at(to).clone_from(at(from)),
+            Self::Port { at } => *at(to) = *at(from),
+            Self::LogLines { at } => *at(to) = *at(from),
+            Self::Mode { at } => *at(to) = *at(from),
+            Self::Identity { at } => *at(to) = *at(from),
+            Self::Identities { at } => at(to).clone_from(at(from)),
+            Self::Endpoints { at } => at(to).clone_from(at(from)),
+        }
+    }
+
     /// The value in TOML, or nothing if the key is absent.
     pub(super) fn show(&self, config: &C) -> Option<String> {
         // Places are reached through a mutable reference, so that each is named once per key.
