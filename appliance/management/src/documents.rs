@@ -4,9 +4,11 @@
 //! under one version, never changed or removed. Times are milliseconds since the Unix epoch or
 //! lengths with their unit in the name; tags are text; nonces are 16 hex digits.
 
+use crate::accounts::NETWORKS;
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::counter_table::{CounterField, FIELDS, Kind};
+use crate::dialing::DialCounts;
 use crate::gateway::GatewayCounts;
 use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Span, Window, bucket_counts,
@@ -36,6 +38,25 @@ pub struct StatusExtra {
     pub readiness: Readiness,
     pub gateway: GatewayCounts,
     pub capacity: CoreCapacity,
+    pub operations: Operations,
+}
+
+/// What is counted about operating the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operations {
+    /// Identities that have an account.
+    pub identities: usize,
+    /// Open links over tcp, tor and gw.
+    pub network_links: [usize; NETWORKS.len()],
+    /// Links closed because they were too many.
+    pub refused_links: u64,
+    /// New configurations in force since the start, and those refused.
+    pub reloads_applied: u64,
+    pub reloads_refused: u64,
+    /// Events told since the start, and those counted instead.
+    pub events: u64,
+    pub events_held_back: u64,
+    pub dials: DialCounts,
 }
 
 /// Whether the program does its work.

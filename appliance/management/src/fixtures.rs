@@ -1,7 +1,7 @@
 //! What the tests of this room observe: two cores, some traffic, some drops.
 
 use crate::clock::Moment;
-use crate::documents::{CoreCapacity, CoreListing, Readiness, StatusExtra};
+use crate::documents::{CoreCapacity, CoreListing, Operations, Readiness, StatusExtra};
 use crate::gateway::GatewayCounts;
 use crate::observations::Observations;
 use waystation_astral::frame::Profile;
@@ -74,6 +74,7 @@ pub(crate) fn extra() -> StatusExtra {
             sockets_max: 20,
             queue_bytes_max: 4096,
         },
+        operations: Operations { reloads_applied: 2, reloads_refused: 1, ..Operations::default() },
     }
 }
 

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod metrics;
 pub mod node;
 pub mod observations;
+pub mod peer_document;
 pub mod registrations_file;
 pub mod render;
 pub mod runtime;

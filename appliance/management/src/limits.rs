@@ -48,6 +48,9 @@ pub const STATS_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the management core to answer: listings wait for the data cores' next turn, which is
 /// milliseconds away even under load.
 pub const STATS_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a dial by hand, which the dialing room ends much sooner: the longest connect timeout and
+/// handshake timeout that can be configured.
+pub const STATS_DIAL_TIMEOUT: Duration = Duration::from_secs(720);
 /// Time for a whole connection, from accept to the last byte read by the client: what a terminal
 /// over a slow line needs for the largest listing. Readers slower than that are cut.
 pub const STATS_CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -84,6 +87,9 @@ pub const EVENT_QUIET_TIME: Duration = Duration::from_secs(60);
 pub const EVENT_SUBJECTS_MAX: usize = 4096;
 /// Readers that follow the events at a time, of the connections to the stats socket.
 pub const EVENT_FOLLOWERS_MAX: usize = 4;
+/// How long a request for newer events waits before it is asked again, so that the runtime forgets
+/// those whose reader has gone.
+pub const EVENT_WAIT: Duration = Duration::from_secs(30);
 /// How long such a reader may leave a piece of the stream unread.
 pub const EVENT_READER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -94,6 +100,9 @@ pub const TERMINAL_COLUMNS: usize = 80;
 pub const CORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long commands wait for a full ring before they are tried again: some turns of a data core.
 pub const COMMAND_RETRY_PAUSE: Duration = Duration::from_millis(1);
+/// How long the data cores may take to acknowledge a new configuration before the reload counts as
+/// done without them: some waits of an idle core, which are half a second.
+pub const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reports taken from one core before the next has its turn: half a ring.
 pub const REPORTS_PER_ROUND: usize = 2048;
 /// How long the data cores may take to close everything when the program ends.

@@ -4,14 +4,12 @@ use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use waystation_astral::endpoint::Endpoint;
-use waystation_astral::identity::{Identity, SecretKey};
-use waystation_astral::node_info::NodeInfo;
+use waystation_astral::identity::SecretKey;
 use waystation_engine::core::CoreLimits;
 use waystation_engine::cores::{Engine, EngineSettings, PortChoice};
 use waystation_engine::port::{PortKind, PortLimits};
 use waystation_management::config::{self, Config};
-use waystation_management::runtime::{Management, RuntimeSettings};
+use waystation_management::runtime::{Management, ReloadSource, RuntimeSettings};
 
 /// A running appliance.
 #[derive(Debug)]
@@ -28,16 +26,17 @@ pub(crate) struct Surroundings {
     /// Where registrations are kept over a restart, if anywhere.
     pub(crate) registrations: Option<PathBuf>,
     pub(crate) handle_signals: bool,
+    /// How the configuration is read again, if it can be.
+    pub(crate) reload: Option<ReloadSource>,
     pub(crate) on_ready: Box<dyn FnOnce() + Send>,
 }
 
 impl Appliance {
     /// Starts the data cores, then the management core. Listens when it returns.
-    pub(crate) fn start(mut config: Config, around: Surroundings) -> anyhow::Result<Self> {
+    pub(crate) fn start(config: Config, around: Surroundings) -> anyhow::Result<Self> {
         let identity = around.secret.identity();
         let cpus = data_cpus(&config);
         let management_cpu = config.management.cpu.or_else(|| management_cpu(&cpus));
-        config.management.cpu = management_cpu;
         let settings = EngineSettings {
             secret: around.secret,
             listen: config.listen.addresses.clone(),
@@ -52,16 +51,16 @@ impl Appliance {
             tracing::warn!(reason, port = engine.port().name(), "io_uring is not used");
         }
         let listen = engine.listen().to_vec();
-        let node_info = node_info(&config, identity, &listen);
         let runtime = RuntimeSettings {
             config,
+            cpu: management_cpu,
             identity,
-            node_info,
             listen,
             socket: around.socket.clone(),
             registrations: around.registrations,
             version: env!("CARGO_PKG_VERSION"),
             handle_signals: around.handle_signals,
+            reload: around.reload,
             on_ready: around.on_ready,
         };
         // Without a management core nobody can stop the data cores in order; the process ends.
@@ -96,18 +95,6 @@ impl Appliance {
         self.engine.join();
         Ok(())
     }
-}
-
-/// The `node1…` text with the addresses others can dial (spec §2.1).
-pub(crate) fn node_info(config: &Config, identity: Identity, listen: &[SocketAddr]) -> String {
-    let announced = config.gateway.announce.as_slice();
-    let addresses = if announced.is_empty() { listen } else { announced };
-    let endpoints = addresses
-        .iter()
-        .filter(|address| !address.ip().is_unspecified())
-        .map(|&address| Endpoint::Tcp(address))
-        .collect();
-    NodeInfo { alias: config.node.alias.clone(), identity, endpoints }.to_string()
 }
 
 /// The CPU of each data core. CPU 0 is left to the kernel and the management core where there are

@@ -4,7 +4,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use waystation_astral::endpoint::Endpoint;
+use waystation_astral::identity::Identity;
 use waystation_engine::statistics::Stage;
+use waystation_relay::ids::{LegTag, LinkTag};
 
 /// A relay for Astral links: strangers who cannot reach each other meet here.
 #[derive(Debug, Parser)]
@@ -25,9 +28,18 @@ pub(crate) enum Verb {
     /// What the running appliance is and does
     Status(StatusArguments),
     /// Its links
-    Links(ListingArguments),
+    #[command(args_conflicts_with_subcommands = true)]
+    Links(LinksArguments),
     /// Its sessions and pipes
-    Sessions(ListingArguments),
+    #[command(args_conflicts_with_subcommands = true)]
+    Sessions(SessionsArguments),
+    /// Links that it is to make
+    #[command(subcommand)]
+    Link(LinkCommand),
+    /// Whom it knows, and what they have used
+    Peers(ListingArguments),
+    /// What has happened to it lately, one JSON object on each line
+    Events(EventsArguments),
     /// What it did not forward, by reason
     Drops(DropsArguments),
     /// Its latency histograms
@@ -126,6 +138,73 @@ pub(crate) struct ListingArguments {
     /// The document as it is
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LinksArguments {
+    #[command(flatten)]
+    pub(crate) listing: ListingArguments,
+    #[command(subcommand)]
+    pub(crate) command: Option<LinksCommand>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LinksCommand {
+    /// Close a link and every session on it
+    Close {
+        /// The link, as the listing shows it
+        #[arg(value_name = "ID")]
+        id: LinkTag,
+        #[command(flatten)]
+        socket: SocketArgument,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SessionsArguments {
+    #[command(flatten)]
+    pub(crate) listing: ListingArguments,
+    #[command(subcommand)]
+    pub(crate) command: Option<SessionsCommand>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// Close a session, and the one it is joined to
+    Close {
+        /// The leg, as the listing shows it
+        #[arg(value_name = "ID")]
+        id: LegTag,
+        #[command(flatten)]
+        socket: SocketArgument,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LinkCommand {
+    /// Dial a node, and wait for the link or for why there is none
+    Dial {
+        /// Where: tcp:ADDRESS:PORT, tor:NAME.onion:PORT or gw:GATEWAY:TARGET
+        #[arg(value_name = "NETWORK:ADDRESS")]
+        endpoint: Endpoint,
+        /// Who is to answer there: 66 hex digits
+        #[arg(value_name = "IDENTITY")]
+        identity: Identity,
+        #[command(flatten)]
+        socket: SocketArgument,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EventsArguments {
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
+    /// Only events behind this number
+    #[arg(long, value_name = "SEQUENCE")]
+    pub(crate) after: Option<u64>,
+    /// Go on with events as they happen
+    #[arg(long)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -4,11 +4,15 @@ mod appliance;
 mod arguments;
 mod demo;
 mod exit;
+mod orders;
 mod questions;
 mod run;
 mod state;
 
-use arguments::{Arguments, ConfigCommand, Verb};
+use arguments::{
+    Arguments, ConfigCommand, LinkCommand, LinksArguments, LinksCommand, SessionsArguments,
+    SessionsCommand, Verb,
+};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -22,8 +26,22 @@ fn main() -> ExitCode {
         Verb::Run(run) => run::run(&run),
         Verb::Identity(identity) => run::identity(&identity),
         Verb::Status(status) => questions::status(&status),
-        Verb::Links(listing) => questions::links(&listing),
-        Verb::Sessions(listing) => questions::sessions(&listing),
+        Verb::Links(LinksArguments { command: None, listing }) => questions::links(&listing),
+        Verb::Links(LinksArguments {
+            command: Some(LinksCommand::Close { id, socket }), ..
+        }) => orders::close_link(id, &socket),
+        Verb::Sessions(SessionsArguments { command: None, listing }) => {
+            questions::sessions(&listing)
+        }
+        Verb::Sessions(SessionsArguments {
+            command: Some(SessionsCommand::Close { id, socket }),
+            ..
+        }) => orders::close_session(id, &socket),
+        Verb::Link(LinkCommand::Dial { endpoint, identity, socket }) => {
+            orders::dial(&endpoint, &identity, &socket)
+        }
+        Verb::Peers(listing) => questions::peers(&listing),
+        Verb::Events(events) => questions::events(&events),
         Verb::Drops(drops) => questions::drops(&drops),
         Verb::Hist(hist) => questions::histograms(&hist),
         Verb::Config(ConfigCommand::Default) => run::config_default(),

@@ -1,7 +1,8 @@
-//! `status`, `links`, `sessions`, `drops` and `hist`: questions to the stats socket.
+//! `status`, `links`, `sessions`, `peers`, `events`, `drops` and `hist`: questions to the stats socket.
 
 use crate::arguments::{
-    DropsArguments, HistArguments, ListingArguments, SocketArgument, StatusArguments,
+    DropsArguments, EventsArguments, HistArguments, ListingArguments, SocketArgument,
+    StatusArguments,
 };
 use crate::state;
 use serde_json::Value;
@@ -38,6 +39,53 @@ pub(crate) fn sessions(arguments: &ListingArguments) -> anyhow::Result<()> {
     show(&answer, arguments.json, render::sessions)
 }
 
+/// `waystation peers`
+pub(crate) fn peers(arguments: &ListingArguments) -> anyhow::Result<()> {
+    let answer = client::get(&socket(&arguments.socket)?, "/v1/peers")?;
+    show(&answer, arguments.json, render::peers)
+}
+
+/// `waystation events`
+pub(crate) fn events(arguments: &EventsArguments) -> anyhow::Result<()> {
+    let socket = socket(&arguments.socket)?;
+    let mut after = arguments.after;
+    if arguments.follow {
+        let after = after.map(|after| format!("&after={after}")).unwrap_or_default();
+        let uri = format!("/v1/events?follow=true{after}");
+        let followed = client::follow(&socket, &uri, &mut |piece| {
+            let mut out = std::io::stdout().lock();
+            out.write_all(piece).and_then(|()| out.flush())
+        });
+        return match followed {
+            // A reader that has gone, like `head`, is no failure.
+            Err(ClientError::Connection { error, .. })
+                if error.kind() == std::io::ErrorKind::BrokenPipe =>
+            {
+                Ok(())
+            }
+            other => Ok(other?),
+        };
+    }
+    // One answer holds a part of them; each begins behind the last.
+    loop {
+        let query = after.map(|after| format!("?after={after}")).unwrap_or_default();
+        let answer = client::get(&socket, &format!("/v1/events{query}"))?;
+        let last = last_sequence(&answer);
+        print(&answer)?;
+        match last {
+            Some(last) => after = Some(last),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The number of the last event in an answer; none if there is no event.
+fn last_sequence(answer: &[u8]) -> Option<u64> {
+    let line = answer.trim_ascii_end().rsplit(|byte| *byte == b'\n').next()?;
+    let event: Value = serde_json::from_slice(line).ok()?;
+    event["sequence"].as_u64()
+}
+
 /// `waystation drops`
 pub(crate) fn drops(arguments: &DropsArguments) -> anyhow::Result<()> {
     let uri = if arguments.all { "/v1/drops?all=true" } else { "/v1/drops" };
@@ -71,7 +119,7 @@ pub(crate) fn histograms(arguments: &HistArguments) -> anyhow::Result<()> {
     }
 }
 
-fn socket(argument: &SocketArgument) -> anyhow::Result<PathBuf> {
+pub(crate) fn socket(argument: &SocketArgument) -> anyhow::Result<PathBuf> {
     match &argument.socket {
         Some(socket) => Ok(socket.clone()),
         None => Ok(state::socket(None)?),

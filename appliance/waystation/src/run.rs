@@ -1,20 +1,24 @@
 //! `run`, `identity` and `config`.
 
-use crate::appliance::{Appliance, Surroundings, node_info};
+use crate::appliance::{Appliance, Surroundings};
 use crate::arguments::{IdentityArguments, RunArguments};
 use crate::exit::Unmet;
 use crate::questions::print;
 use crate::state;
 use anyhow::Context;
-use std::fs;
+use sd_notify::NotifyState;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use tracing_subscriber::EnvFilter;
 use waystation_astral::identity::Identity;
 use waystation_management::config::{self, Config, LogFormat};
+use waystation_management::limits::CONFIG_BYTES_MAX;
+use waystation_management::runtime::{ReloadSource, ReloadStage, SetLog};
 
 /// Runs the appliance until a signal or a failure ends it.
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
-    start_log(&configuration(arguments, None)?)?;
+    let set_log = start_log(&configuration(arguments, None)?)?;
     let directory = state::directory(arguments.state_dir.as_deref())?;
     let (secret, new) = state::key(&directory)?;
     let config = configuration(arguments, Some(secret.identity()))?;
@@ -32,15 +36,16 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         socket,
         registrations: Some(directory.join("registrations")),
         handle_signals: true,
+        reload: arguments.config.is_some().then(|| reload_source(arguments, identity, set_log)),
         on_ready: Box::new(|| {
             tracing::info!("ready");
             // Nobody listens unless systemd started the program.
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            let _ = sd_notify::notify(&[NotifyState::Ready]);
         }),
     };
     let node = config.clone();
     let appliance = Appliance::start(config, surroundings)?;
-    let info = node_info(&node, identity, appliance.listen());
+    let info = config::node_info(&node, identity, appliance.listen());
     tracing::info!(%identity, node_info = info, "this is");
     for address in appliance.listen() {
         tracing::info!(%address, port = appliance.port().name(), "listening");
@@ -55,7 +60,7 @@ pub(crate) fn identity(arguments: &IdentityArguments) -> anyhow::Result<()> {
     let (secret, _) = state::key(&directory)?;
     let identity = secret.identity();
     let config = Config::default();
-    let info = node_info(&config, identity, &config.listen.addresses);
+    let info = config::node_info(&config, identity, &config.listen.addresses);
     print(format!("{identity}\n{info}\n").as_bytes())
 }
 
@@ -82,9 +87,33 @@ fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Res
     Ok(config)
 }
 
+/// How the running program reads its configuration again.
+fn reload_source(arguments: &RunArguments, own: Identity, set_log: SetLog) -> ReloadSource {
+    let arguments = arguments.clone();
+    ReloadSource {
+        read: Box::new(move || {
+            configuration(&arguments, Some(own)).map_err(|error| format!("{error:#}"))
+        }),
+        set_log,
+        on_stage: Box::new(|stage| {
+            let told = match stage {
+                // Without the time, a service manager takes it for a reload of its own asking.
+                ReloadStage::Begun => match NotifyState::monotonic_usec_now() {
+                    Ok(now) => sd_notify::notify(&[NotifyState::Reloading, now]),
+                    Err(error) => Err(error),
+                },
+                ReloadStage::Ended => sd_notify::notify(&[NotifyState::Ready]),
+            };
+            if let Err(error) = told {
+                tracing::debug!(%error, "the service manager was not told");
+            }
+        }),
+    }
+}
+
 /// Reads a file, for the node of this identity if that is known.
 fn read_config(file: &Path, own: Option<Identity>) -> anyhow::Result<Config> {
-    let text = fs::read_to_string(file)
+    let text = read_text(file)
         .with_context(|| format!("cannot read the configuration {}", file.display()))?;
     let name = file.display().to_string();
     Ok(match own {
@@ -93,14 +122,36 @@ fn read_config(file: &Path, own: Option<Identity>) -> anyhow::Result<Config> {
     })
 }
 
-fn start_log(config: &Config) -> anyhow::Result<()> {
+/// A file's text, or so much of it that the parser refuses it as too long.
+fn read_text(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let limit = CONFIG_BYTES_MAX as u64 + 1;
+    File::open(file)?.take(limit).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn start_log(config: &Config) -> anyhow::Result<SetLog> {
     let filter = EnvFilter::try_new(&config.management.log)
         .map_err(|error| Unmet(format!("management.log: {error}")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match config.management.log_format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let (started, set_log): (_, SetLog) = match config.management.log_format {
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let filter = builder.reload_handle();
+            let set = move |text: &str| filter.reload(log_filter(text)?).map_err(|e| e.to_string());
+            (builder.try_init(), Box::new(set))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let filter = builder.reload_handle();
+            let set = move |text: &str| filter.reload(log_filter(text)?).map_err(|e| e.to_string());
+            (builder.try_init(), Box::new(set))
+        }
     };
     started.map_err(|error| Unmet(format!("the log cannot be started: {error}")))?;
-    Ok(())
+    Ok(set_log)
+}
+
+fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())
 }

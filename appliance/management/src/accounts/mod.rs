@@ -52,7 +52,8 @@ impl Used {
         self.link_time_ns = self.link_time_ns.saturating_add(totals.age_ns);
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds what somebody else has used.
+    pub fn add(&mut self, other: &Self) {
         self.links += other.links;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;

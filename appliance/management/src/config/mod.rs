@@ -4,6 +4,7 @@
 //! and which values they take stands in one table ([`keys`]), which validates and documents alike.
 //! Nothing here opens a file or a socket.
 
+mod announcement;
 mod changes;
 mod default_text;
 pub mod keys;
@@ -14,6 +15,7 @@ mod reader;
 mod rule;
 mod snapshot;
 
+pub use announcement::node_info;
 pub use changes::{Reloaded, reloaded, room};
 pub use default_text::documented_default;
 pub use peer::{PEER_KEYS, PeerConfig};

@@ -218,6 +218,50 @@ fn footer(document: &Value, name: &str) -> String {
     out
 }
 
+/// `waystation peers`.
+pub fn peers(document: &Value) -> String {
+    let mut table = Table::new(vec![
+        Column::left("IDENTITY"),
+        Column::flexible("NETWORKS"),
+        Column::left("PROF"),
+        Column::right("SESS"),
+        Column::right("IN"),
+        Column::right("OUT"),
+        Column::right("PIPES"),
+        Column::right("FRAMES"),
+        Column::right("TIME"),
+        Column::left("DIAL"),
+    ]);
+    for peer in array(&document["peers"]) {
+        let used = &peer["used"];
+        let sum = |one: &str, other: &str| -> Option<u64> {
+            Some(used[one].as_u64()?.saturating_add(used[other].as_u64()?))
+        };
+        let time_ns = used["link_time_ms"].as_u64().map(|ms| ms.saturating_mul(1_000_000));
+        let profiles: Vec<_> = array(&peer["profiles"]).iter().map(text).collect();
+        table.row(vec![
+            identity(&peer["identity"]),
+            networks(&peer["networks"]),
+            profiles.join("+"),
+            count(&peer["sessions"]),
+            bytes(&used["bytes_in"]),
+            bytes(&used["bytes_out"]),
+            sum("pipe_bytes_in", "pipe_bytes_out").map_or_else(dash, human_bytes),
+            sum("frames_in", "frames_out").map_or_else(dash, human_count),
+            time_ns.map_or_else(dash, human_ns),
+            text(&peer["dial"]["state"]),
+        ]);
+    }
+    table.render() + &footer(document, "peers")
+}
+
+/// `2 tcp, 1 gw`.
+fn networks(value: &Value) -> String {
+    let links = value.as_object().into_iter().flatten();
+    let links: Vec<_> = links.map(|(name, links)| format!("{} {name}", count(links))).collect();
+    if links.is_empty() { dash() } else { links.join(", ") }
+}
+
 /// `waystation drops`.
 pub fn drops(document: &Value) -> String {
     let mut table = Table::new(vec![

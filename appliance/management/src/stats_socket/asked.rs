@@ -7,7 +7,7 @@ use super::request::{Document, Question};
 use super::routes::{self, Surface};
 use hyper::{Method, Uri};
 
-/// Judges a method and a target, such as `/v1/links?limit=10`, as the Unix socket does; `None` when
+/// Judges a method and a target, such as `/v1/links?limit=10`, as the Unix socket does for who may command; `None` when
 /// they are not HTTP, which the library refuses before us.
 ///
 /// # Errors
@@ -16,6 +16,6 @@ pub fn asked(method: &[u8], target: &[u8]) -> Option<Result<Question, Document>>
     let method = Method::from_bytes(method).ok()?;
     let uri = Uri::try_from(target).ok()?;
     let query = uri.query().unwrap_or_default();
-    let question = routes::question(&method, uri.path(), query, Surface::Everything);
+    let question = routes::question(&method, uri.path(), query, Surface::Everything, true);
     Some(question.map_err(|refusal| refusal.document()))
 }

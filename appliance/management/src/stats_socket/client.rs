@@ -6,10 +6,12 @@
 use crate::limits::{CLIENT_ANSWER_BYTES_MAX, CLIENT_TIMEOUT};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
 use hyper::header::HOST;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,7 +67,11 @@ pub enum ClientError {
 impl ClientError {
     /// Whether another user could have got an answer (exit code 77 of sysexits).
     pub fn is_permission(&self) -> bool {
-        matches!(self, Self::PermissionDenied { .. })
+        match self {
+            Self::PermissionDenied { .. } => true,
+            Self::Refused { status, .. } => *status == StatusCode::FORBIDDEN.as_u16(),
+            _ => false,
+        }
     }
 
     /// Whether a running and ready program would have answered (exit code 69 of sysexits).
@@ -94,14 +100,49 @@ pub fn get(path: &Path, uri: &str) -> Result<Vec<u8>, ClientError> {
     get_within(path, uri, CLIENT_TIMEOUT)
 }
 
+/// Has something done, such as `/v1/links/close?id=0.1.2`, and waits for the outcome.
+///
+/// Must not be called inside a tokio runtime.
+///
+/// # Errors
+/// See [`get`].
+pub fn post(path: &Path, uri: &str, limit: Duration) -> Result<Vec<u8>, ClientError> {
+    within(path, limit, exchange(path, Method::POST, uri))
+}
+
+/// Asks for something that goes on, and gives each piece of the answer to `take` as it comes, until
+/// the other side ends it or `take` fails.
+///
+/// Must not be called inside a tokio runtime.
+///
+/// # Errors
+/// See [`get`]; [`ClientError::Connection`] with the error of `take`.
+pub fn follow(
+    path: &Path,
+    uri: &str,
+    take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), ClientError> {
+    let failed = |error| ClientError::Connection { path: path.to_owned(), error };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(failed)?.block_on(listen(path, uri, take))
+}
+
 /// [`get`] with a deadline of the caller's.
 ///
 /// # Errors
 /// See [`get`].
 pub fn get_within(path: &Path, uri: &str, limit: Duration) -> Result<Vec<u8>, ClientError> {
+    within(path, limit, exchange(path, Method::GET, uri))
+}
+
+fn within(
+    path: &Path,
+    limit: Duration,
+    exchange: impl Future<Output = Result<Vec<u8>, ClientError>>,
+) -> Result<Vec<u8>, ClientError> {
     let failed = |error| ClientError::Connection { path: path.to_owned(), error };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(failed)?.block_on(fetch(path, uri, limit))
+    runtime.map_err(failed)?.block_on(timed(path, limit, exchange))
 }
 
 /// [`get_within`] for callers inside a tokio runtime.
@@ -109,7 +150,15 @@ pub fn get_within(path: &Path, uri: &str, limit: Duration) -> Result<Vec<u8>, Cl
 /// # Errors
 /// See [`get`].
 pub async fn fetch(path: &Path, uri: &str, limit: Duration) -> Result<Vec<u8>, ClientError> {
-    match timeout(limit, exchange(path, uri)).await {
+    timed(path, limit, exchange(path, Method::GET, uri)).await
+}
+
+async fn timed(
+    path: &Path,
+    limit: Duration,
+    exchange: impl Future<Output = Result<Vec<u8>, ClientError>>,
+) -> Result<Vec<u8>, ClientError> {
+    match timeout(limit, exchange).await {
         Ok(answer) => answer,
         Err(_elapsed) => {
             Err(ClientError::Timeout { path: path.to_owned(), seconds: limit.as_secs() })
@@ -117,24 +166,59 @@ pub async fn fetch(path: &Path, uri: &str, limit: Duration) -> Result<Vec<u8>, C
     }
 }
 
-async fn exchange(path: &Path, uri: &str) -> Result<Vec<u8>, ClientError> {
+async fn exchange(path: &Path, method: Method, uri: &str) -> Result<Vec<u8>, ClientError> {
+    converse(path, method, uri, async |response| whole(path, response).await).await
+}
+
+/// All of an answer, within its bound.
+async fn whole(path: &Path, response: Response<Incoming>) -> Result<Vec<u8>, ClientError> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), CLIENT_ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+        Ok(error) => ClientError::Protocol { path: path.to_owned(), error: *error },
+        Err(_limit) => ClientError::TooLong { path: path.to_owned() },
+    })?;
+    judge(status, body.to_bytes().to_vec())
+}
+
+async fn listen(
+    path: &Path,
+    uri: &str,
+    take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), ClientError> {
+    let failed = |error| ClientError::Connection { path: path.to_owned(), error };
     let protocol = |error| ClientError::Protocol { path: path.to_owned(), error };
-    let request = Request::get(uri).header(HOST, "waystation").body(Empty::<Bytes>::new());
+    converse(path, Method::GET, uri, async |response: Response<Incoming>| {
+        if response.status() != StatusCode::OK {
+            return whole(path, response).await.map(drop);
+        }
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            if let Ok(piece) = frame.map_err(protocol)?.into_data() {
+                take(&piece).map_err(failed)?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Connects, asks, and lets `read` take the answer.
+async fn converse<T>(
+    path: &Path,
+    method: Method,
+    uri: &str,
+    read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let protocol = |error| ClientError::Protocol { path: path.to_owned(), error };
+    let request = Request::builder().method(method).uri(uri).header(HOST, "waystation");
+    let request = request.body(Empty::<Bytes>::new());
     let request = request.map_err(|_bad| ClientError::BadUri { uri: uri.to_owned() })?;
     let stream = UnixStream::connect(path).await.map_err(|error| not_connected(path, error))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(protocol)?;
     // The connection is driven beside the exchange and ends with it.
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(protocol)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), CLIENT_ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
-            Ok(error) => protocol(*error),
-            Err(_limit) => ClientError::TooLong { path: path.to_owned() },
-        })?;
-        judge(status, body.to_bytes().to_vec())
-    };
+    let answer = async { read(sender.send_request(request).await.map_err(protocol)?).await };
     tokio::pin!(answer);
     tokio::pin!(connection);
     tokio::select! {

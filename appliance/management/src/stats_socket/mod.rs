@@ -1,20 +1,22 @@
-//! HTTP over a Unix socket, read-only: what the operator and the tools ask the node.
+//! HTTP over a Unix socket: what the operator and the tools ask the node, and tell it.
 //!
 //! [`server`] speaks HTTP on the management thread's tokio runtime and passes each request as a
 //! [`StatsRequest`] to the runtime that owns the observations, because listings need a round trip
-//! to the data cores. [`client`] is the other end, for the sub-commands. There are no commands
-//! here: nothing that is asked changes anything.
+//! to the data cores. [`client`] is the other end, for the sub-commands. Whoever may connect may
+//! ask with `GET`, which changes nothing; commands are `POST`, and taken only from the user that the
+//! program runs as and from root, by what the kernel says of the peer.
 
 mod asked;
 mod bind;
 pub mod client;
+mod event_stream;
 mod request;
 mod routes;
 mod server;
 
 pub use asked::asked;
 pub use bind::{BindError, bind};
-pub use request::{Document, ListingRequest, Question, StatsRequest};
+pub use request::{Document, ListingRequest, Order, Question, StatsRequest};
 pub use server::{StatsLimits, StatsServer, channel};
 
 #[cfg(test)]

@@ -3,16 +3,35 @@
 use crate::clock::Moment;
 use crate::documents::{self, CoreListing, HistogramSelection, StatusExtra};
 use crate::hlog::{self, LogSelection};
+use crate::journal::EventLines;
+use crate::limits::LISTING_ROWS_MAX;
 use crate::metrics;
 use crate::observations::{Observations, Scope};
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use waystation_astral::endpoint::Endpoint;
+use waystation_astral::identity::Identity;
 use waystation_engine::control::Listing;
+use waystation_relay::ids::{LegTag, LinkTag};
 
-/// One thing to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The media type of events: JSON objects, one on each line.
+pub(super) const EVENTS_CONTENT_TYPE: &str = "application/x-ndjson";
+
+/// One thing to do, for those who may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// `/v1/links/close`
+    CloseLink(LinkTag),
+    /// `/v1/sessions/close`
+    CloseSession(LegTag),
+    /// `/v1/links/dial`
+    Dial { endpoint: Endpoint, identity: Identity },
+}
+
+/// One thing to know or to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// `/ready`
     Ready,
@@ -22,6 +41,12 @@ pub enum Question {
     Links { limit: usize },
     /// `/v1/sessions`, at most so many rows.
     Sessions { limit: usize },
+    /// `/v1/peers`, at most so many rows.
+    Peers { limit: usize },
+    /// `/v1/events` behind this number; `follow`: answered when there is one.
+    Events { after: Option<u64>, follow: bool },
+    /// Something to do.
+    Order(Order),
     /// `/v1/drops`; `all`: also reasons that never occurred.
     Drops { all: bool },
     /// `/v1/histograms`
@@ -58,6 +83,11 @@ impl StatsRequest {
                 let kind = ListingKind::Sessions;
                 return Some(ListingRequest { kind, limit, reply: self.reply });
             }
+            Question::Peers { limit } => {
+                return Some(ListingRequest { kind: ListingKind::Peers, limit, reply: self.reply });
+            }
+            // These are about what the runtime keeps itself, and it answers them.
+            Question::Events { .. } | Question::Order(_) => internal("asked of the wrong side"),
             Question::Ready => ready(extra),
             Question::Status => Document::json(&documents::status(observations, extra, now)),
             Question::Drops { all } => Document::json(&documents::drops(observations, extra, all)),
@@ -83,15 +113,47 @@ pub struct ListingRequest {
 enum ListingKind {
     Links,
     Sessions,
+    /// Accounts of identities, with what their open links have carried so far.
+    Peers,
+    /// The sessions, to find the one to be closed.
+    SessionToClose(LegTag),
 }
 
 impl ListingRequest {
+    /// A listing in which a session to be closed is looked for.
+    pub fn of_session(leg: LegTag, reply: oneshot::Sender<Document>) -> Self {
+        Self { kind: ListingKind::SessionToClose(leg), limit: LISTING_ROWS_MAX, reply }
+    }
+
+    /// The session to be closed, if that is what this is for.
+    pub fn session_to_close(&self) -> Option<LegTag> {
+        match self.kind {
+            ListingKind::SessionToClose(leg) => Some(leg),
+            ListingKind::Links | ListingKind::Sessions | ListingKind::Peers => None,
+        }
+    }
+
+    /// How many peers are to be shown, if that is what this is for.
+    pub fn peers_limit(&self) -> Option<usize> {
+        (self.kind == ListingKind::Peers).then_some(self.limit)
+    }
+
+    /// Answers with a document made elsewhere.
+    pub fn answer(self, document: Document) {
+        // Whoever asked may have gone in the meantime.
+        let _ = self.reply.send(document);
+    }
+
     /// A listing for one core to fill, with the capacity it may use.
     pub fn empty_listing(&self) -> Box<Listing> {
         let mut listing = Box::new(Listing::default());
         match self.kind {
             ListingKind::Links => listing.links.reserve_exact(self.limit),
-            ListingKind::Sessions => listing.sessions.reserve_exact(self.limit),
+            // What a peer's links have carried is in all of its links.
+            ListingKind::Peers => listing.links.reserve_exact(LISTING_ROWS_MAX),
+            ListingKind::Sessions | ListingKind::SessionToClose(_) => {
+                listing.sessions.reserve_exact(self.limit);
+            }
         }
         listing
     }
@@ -104,11 +166,12 @@ impl ListingRequest {
     /// Answers with what the cores have filled, in order of core.
     pub fn complete(self, listings: &[CoreListing]) {
         let document = match self.kind {
-            ListingKind::Links => documents::links(listings, self.limit),
-            ListingKind::Sessions => documents::sessions(listings, self.limit),
+            ListingKind::Links | ListingKind::Peers => documents::links(listings, self.limit),
+            ListingKind::Sessions | ListingKind::SessionToClose(_) => {
+                documents::sessions(listings, self.limit)
+            }
         };
-        // Whoever asked may have gone in the meantime.
-        let _ = self.reply.send(Document::json(&document));
+        self.answer(Document::json(&document));
     }
 }
 
@@ -118,6 +181,8 @@ pub struct Document {
     pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
     pub(super) body: Bytes,
+    /// The number of the newest event in it, if it is about events.
+    pub(super) newest_event: Option<u64>,
 }
 
 impl Document {
@@ -129,7 +194,32 @@ impl Document {
     pub(super) fn json_with(status: StatusCode, value: &Value) -> Self {
         let mut text = value.to_string();
         text.push('\n');
-        Self { status, content_type: "application/json", body: Bytes::from(text) }
+        Self::new(status, "application/json", text)
+    }
+
+    fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type, body: body.into(), newest_event: None }
+    }
+
+    /// Events, one on each line.
+    pub fn events(lines: EventLines) -> Self {
+        let newest_event = Some(lines.newest);
+        Self { newest_event, ..Self::new(StatusCode::OK, EVENTS_CONTENT_TYPE, lines.text) }
+    }
+
+    /// What there is no such thing of.
+    pub fn not_found(code: &str, message: &str) -> Self {
+        Self::error(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// Something that was tried and has failed.
+    pub fn failed(code: &str, message: &str) -> Self {
+        Self::error(StatusCode::BAD_GATEWAY, code, message)
+    }
+
+    /// Something that cannot be done now.
+    pub fn unavailable(code: &str, message: &str) -> Self {
+        Self::error(StatusCode::SERVICE_UNAVAILABLE, code, message)
     }
 
     /// `{"schema":1,"error":{"code":…,"message":…}}`
@@ -166,22 +256,14 @@ fn histogram_log(observations: &Observations, selection: &LogSelection, now: Mom
         return refusal;
     }
     match hlog::write_log(observations, selection, now) {
-        Ok(log) => Document {
-            status: StatusCode::OK,
-            content_type: "text/plain; charset=utf-8",
-            body: Bytes::from(log),
-        },
+        Ok(log) => Document::new(StatusCode::OK, "text/plain; charset=utf-8", log),
         Err(error) => internal(&error.to_string()),
     }
 }
 
 fn metrics_text(observations: &Observations, extra: &StatusExtra, now: Moment) -> Document {
     match metrics::text(observations, extra, now) {
-        Ok(text) => Document {
-            status: StatusCode::OK,
-            content_type: metrics::CONTENT_TYPE,
-            body: Bytes::from(text),
-        },
+        Ok(text) => Document::new(StatusCode::OK, metrics::CONTENT_TYPE, text),
         Err(error) => internal(&error.to_string()),
     }
 }

@@ -1,12 +1,15 @@
 //! From a path and its parameters to a question, or to what is wrong with them.
 
-use super::request::{Document, Question};
+use super::request::{Document, Order, Question};
 use crate::documents::{self, HistogramSelection};
 use crate::hlog::LogSelection;
 use crate::limits::{LISTING_ROWS_DEFAULT, LISTING_ROWS_MAX};
 use crate::observations::{Scope, Window};
 use hyper::{Method, StatusCode};
 use serde_json::json;
+use std::str::FromStr;
+use waystation_astral::endpoint::Endpoint;
+use waystation_astral::identity::Identity;
 use waystation_engine::statistics::{Stage, TrafficClass};
 use waystation_relay::ids::CoreId;
 
@@ -19,8 +22,28 @@ pub(super) enum Surface {
     Metrics,
 }
 
+/// How a path is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    /// To know something.
+    Get,
+    /// To have something done.
+    Post,
+}
+
+impl Verb {
+    /// The method's name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        }
+    }
+}
+
 struct Route {
     path: &'static str,
+    verb: Verb,
     on: &'static [Surface],
     parameters: &'static [&'static str],
     question: fn(&Parameters<'_>) -> Result<Question, Refusal>,
@@ -30,40 +53,109 @@ const BOTH: &[Surface] = &[Surface::Everything, Surface::Metrics];
 const UNIX: &[Surface] = &[Surface::Everything];
 
 const ROUTES: &[Route] = &[
-    Route { path: "/ready", on: UNIX, parameters: &[], question: |_| Ok(Question::Ready) },
-    Route { path: "/v1/status", on: UNIX, parameters: &[], question: |_| Ok(Question::Status) },
+    Route {
+        path: "/ready",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &[],
+        question: |_| Ok(Question::Ready),
+    },
+    Route {
+        path: "/v1/status",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &[],
+        question: |_| Ok(Question::Status),
+    },
     Route {
         path: "/v1/links",
+        verb: Verb::Get,
         on: UNIX,
         parameters: &["limit"],
         question: |given| Ok(Question::Links { limit: limit(given)? }),
     },
     Route {
         path: "/v1/sessions",
+        verb: Verb::Get,
         on: UNIX,
         parameters: &["limit"],
         question: |given| Ok(Question::Sessions { limit: limit(given)? }),
     },
     Route {
+        path: "/v1/peers",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &["limit"],
+        question: |given| Ok(Question::Peers { limit: limit(given)? }),
+    },
+    Route {
+        path: "/v1/events",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &["after", "follow"],
+        question: |given| {
+            let after =
+                given.value("after").map(|_| parsed(given, "after", "a number")).transpose();
+            Ok(Question::Events { after: after?, follow: flag(given, "follow")?.unwrap_or(false) })
+        },
+    },
+    Route {
+        path: "/v1/links/close",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["id"],
+        question: |given| {
+            Ok(Question::Order(Order::CloseLink(parsed(given, "id", "a link's id")?)))
+        },
+    },
+    Route {
+        path: "/v1/sessions/close",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["id"],
+        question: |given| {
+            Ok(Question::Order(Order::CloseSession(parsed(given, "id", "a session's id")?)))
+        },
+    },
+    Route {
+        path: "/v1/links/dial",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["endpoint", "identity"],
+        question: dial,
+    },
+    Route {
         path: "/v1/drops",
+        verb: Verb::Get,
         on: UNIX,
         parameters: &["all"],
         question: |given| Ok(Question::Drops { all: flag(given, "all")?.unwrap_or(false) }),
     },
     Route {
         path: "/v1/histograms",
+        verb: Verb::Get,
         on: UNIX,
         parameters: &["stage", "class", "core", "window", "format", "header"],
         question: histograms,
     },
-    Route { path: "/metrics", on: BOTH, parameters: &[], question: |_| Ok(Question::Metrics) },
+    Route {
+        path: "/metrics",
+        verb: Verb::Get,
+        on: BOTH,
+        parameters: &[],
+        question: |_| Ok(Question::Metrics),
+    },
 ];
 
 /// What is wrong with a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error("only GET is understood here")]
-    Method,
+    #[error("only {} is understood here", .allowed.name())]
+    Method { allowed: Verb },
+    #[error("commands are taken from the user that waystation runs as, and from root")]
+    NotPermitted,
+    #[error("parameter {name} is missing")]
+    Missing { name: &'static str },
     #[error("there is nothing at this path")]
     Path { on: Surface },
     #[error("unknown parameter {name}")]
@@ -80,7 +172,9 @@ impl Refusal {
     /// The answer that says so, with what would be right.
     pub(super) fn document(&self) -> Document {
         let (status, code) = match self {
-            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::NotPermitted => (StatusCode::FORBIDDEN, "not_permitted"),
+            Self::Missing { .. } => (StatusCode::BAD_REQUEST, "missing_parameter"),
             Self::Path { .. } => (StatusCode::NOT_FOUND, "unknown_path"),
             Self::UnknownParameter { .. } => (StatusCode::BAD_REQUEST, "unknown_parameter"),
             Self::RepeatedParameter { .. } => (StatusCode::BAD_REQUEST, "repeated_parameter"),
@@ -91,7 +185,9 @@ impl Refusal {
         match self {
             Self::Path { on } => error["paths"] = json!(paths(*on)),
             Self::UnknownParameter { known, .. } => error["parameters"] = json!(known),
-            Self::Method
+            Self::Method { .. }
+            | Self::NotPermitted
+            | Self::Missing { .. }
             | Self::RepeatedParameter { .. }
             | Self::Value { .. }
             | Self::Together { .. } => {}
@@ -105,17 +201,26 @@ pub(super) fn paths(on: Surface) -> Vec<&'static str> {
     ROUTES.iter().filter(|route| route.on.contains(&on)).map(|route| route.path).collect()
 }
 
-/// Finds out what is asked.
+/// Finds out what is asked, or told by somebody who may command.
 pub(super) fn question(
     method: &Method,
     path: &str,
     query: &str,
     on: Surface,
+    may_command: bool,
 ) -> Result<Question, Refusal> {
     let found = ROUTES.iter().find(|route| route.path == path && route.on.contains(&on));
     let Some(route) = found else { return Err(Refusal::Path { on }) };
-    if method != Method::GET {
-        return Err(Refusal::Method);
+    let asked = match *method {
+        Method::GET => Some(Verb::Get),
+        Method::POST => Some(Verb::Post),
+        _ => None,
+    };
+    if asked != Some(route.verb) {
+        return Err(Refusal::Method { allowed: route.verb });
+    }
+    if route.verb == Verb::Post && !may_command {
+        return Err(Refusal::NotPermitted);
     }
     (route.question)(&Parameters::parse(query, route.parameters)?)
 }
@@ -149,6 +254,24 @@ fn limit(given: &Parameters<'_>) -> Result<usize, Refusal> {
     let Some(value) = given.value("limit") else { return Ok(LISTING_ROWS_DEFAULT) };
     let number = value.parse().ok().filter(|limit| (1..=LISTING_ROWS_MAX).contains(limit));
     number.ok_or_else(|| refuse("limit", value, format!("between 1 and {LISTING_ROWS_MAX}")))
+}
+
+fn dial(given: &Parameters<'_>) -> Result<Question, Refusal> {
+    let endpoint: Endpoint = parsed(given, "endpoint", "NETWORK:ADDRESS")?;
+    let identity: Identity = parsed(given, "identity", "66 hex digits")?;
+    Ok(Question::Order(Order::Dial { endpoint, identity }))
+}
+
+fn parsed<T: FromStr>(
+    given: &Parameters<'_>,
+    name: &'static str,
+    wanted: &str,
+) -> Result<T, Refusal>
+where
+    T::Err: std::fmt::Display,
+{
+    let value = given.value(name).ok_or(Refusal::Missing { name })?;
+    value.parse().map_err(|error| refuse(name, value, format!("{wanted}: {error}")))
 }
 
 fn flag(given: &Parameters<'_>, name: &'static str) -> Result<Option<bool>, Refusal> {

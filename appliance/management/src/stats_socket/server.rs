@@ -6,14 +6,16 @@
 //! gone is cut. It never waits for a data core itself: the runtime answers, or the client gets
 //! status 503.
 
-use super::request::{Document, Question, StatsRequest};
+use super::event_stream::{self, EventStream};
+use super::request::{Document, Order, Question, StatsRequest};
 use super::routes::{self, Refusal, Surface};
 use crate::limits::{
-    STATS_ACCEPT_PAUSE, STATS_CONNECTION_TIMEOUT, STATS_CONNECTIONS_MAX, STATS_HEAD_TIMEOUT,
-    STATS_HEADERS_MAX, STATS_LISTENERS_MAX, STATS_REPLY_TIMEOUT, STATS_REQUEST_BYTES_MAX,
+    EVENT_FOLLOWERS_MAX, EVENT_WAIT, STATS_ACCEPT_PAUSE, STATS_CONNECTION_TIMEOUT,
+    STATS_CONNECTIONS_MAX, STATS_DIAL_TIMEOUT, STATS_HEAD_TIMEOUT, STATS_HEADERS_MAX,
+    STATS_LISTENERS_MAX, STATS_REPLY_TIMEOUT, STATS_REQUEST_BYTES_MAX,
 };
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
@@ -23,11 +25,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -68,40 +72,76 @@ impl Default for StatsLimits {
 pub struct StatsServer {
     requests: mpsc::Sender<StatsRequest>,
     limits: StatsLimits,
+    followers: Arc<Semaphore>,
 }
+
+/// Who is at the other end, and whether its connection has a reason to last.
+#[derive(Clone, Debug)]
+struct Client {
+    on: Surface,
+    may_command: bool,
+    /// Answers under way that may take longer than a connection usually lasts.
+    lasting: Arc<AtomicUsize>,
+}
+
+impl Client {
+    fn last(&self) -> Lasting {
+        self.lasting.fetch_add(1, Ordering::Relaxed);
+        Lasting(Arc::clone(&self.lasting))
+    }
+}
+
+/// Held while a connection may last.
+#[derive(Debug)]
+struct Lasting(Arc<AtomicUsize>);
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type Answer = Either<Full<Bytes>, EventStream>;
 
 /// A server, and the requests that the runtime answers.
 pub fn channel(limits: StatsLimits) -> (StatsServer, mpsc::Receiver<StatsRequest>) {
     // One request per connection, so the channel is full only with requests that timed out.
     let (requests, receiver) = mpsc::channel(STATS_LISTENERS_MAX * limits.connections_max.max(1));
-    (StatsServer { requests, limits }, receiver)
+    let followers = Arc::new(Semaphore::new(EVENT_FOLLOWERS_MAX));
+    (StatsServer { requests, limits, followers }, receiver)
 }
 
 impl StatsServer {
     /// Serves every path on a Unix socket, until the future is dropped; that closes its
     /// connections.
     pub async fn serve_socket(&self, listener: UnixListener) -> Infallible {
-        self.serve(Surface::Everything, || async { Ok(listener.accept().await?.0) }).await
+        let accept = || async {
+            let stream = listener.accept().await?.0;
+            let may_command = may_command(&stream);
+            Ok((stream, may_command))
+        };
+        self.serve(Surface::Everything, accept).await
     }
 
     /// Serves `/metrics` alone on a TCP address, until the future is dropped.
     pub async fn serve_metrics(&self, listener: TcpListener) -> Infallible {
-        self.serve(Surface::Metrics, || async { Ok(listener.accept().await?.0) }).await
+        self.serve(Surface::Metrics, || async { Ok((listener.accept().await?.0, false)) }).await
     }
 
     async fn serve<S, A, F>(&self, on: Surface, accept: A) -> Infallible
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         A: Fn() -> F,
-        F: Future<Output = io::Result<S>>,
+        F: Future<Output = io::Result<(S, bool)>>,
     {
         let mut connections = JoinSet::new();
         loop {
             match accept().await {
-                Ok(stream) => {
+                Ok((stream, may_command)) => {
                     while connections.try_join_next().is_some() {}
                     if connections.len() < self.limits.connections_max {
-                        connections.spawn(self.clone().connection(stream, on));
+                        let client = Client { on, may_command, lasting: Arc::default() };
+                        connections.spawn(self.clone().connection(stream, client));
                     } else {
                         turn_away(stream).await;
                     }
@@ -114,11 +154,11 @@ impl StatsServer {
         }
     }
 
-    async fn connection<S>(self, stream: S, on: Surface)
+    async fn connection<S>(self, stream: S, client: Client)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = service_fn(|request| self.respond(request, on));
+        let service = service_fn(|request| self.respond(request, &client));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_timeout)
@@ -126,37 +166,91 @@ impl StatsServer {
             .max_headers(STATS_HEADERS_MAX)
             .max_buf_size(STATS_REQUEST_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service);
-        match timeout(self.limits.connection_timeout, connection).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "a connection to the stats socket failed"),
-            Err(_elapsed) => tracing::debug!("cut a slow connection to the stats socket"),
+        tokio::pin!(connection);
+        loop {
+            match timeout(self.limits.connection_timeout, &mut connection).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    return tracing::debug!(%error, "a connection to the stats socket failed");
+                }
+                Err(_elapsed) if client.lasting.load(Ordering::Relaxed) > 0 => {}
+                Err(_elapsed) => {
+                    return tracing::debug!("cut a slow connection to the stats socket");
+                }
+            }
         }
     }
 
     async fn respond(
         &self,
         request: Request<Incoming>,
-        on: Surface,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        client: &Client,
+    ) -> Result<Response<Answer>, Infallible> {
         let query = request.uri().query().unwrap_or_default();
-        let question = routes::question(request.method(), request.uri().path(), query, on);
-        let refused_method = question == Err(Refusal::Method);
+        let (method, path) = (request.method(), request.uri().path());
+        let question = routes::question(method, path, query, client.on, client.may_command);
+        let mut allowed = None;
         let document = match question {
+            Ok(Question::Events { after, follow: true }) => {
+                return Ok(self.follow(after, client).await);
+            }
+            Ok(question @ Question::Order(Order::Dial { .. })) => {
+                let _lasting = client.last();
+                self.ask_within(question, STATS_DIAL_TIMEOUT).await
+            }
             Ok(question) => self.ask(question).await,
-            Err(refusal) => refusal.document(),
+            Err(refusal) => {
+                if let Refusal::Method { allowed: verb } = &refusal {
+                    allowed = Some(verb.name());
+                }
+                refusal.document()
+            }
         };
-        let mut response = Response::new(Full::new(document.body));
-        *response.status_mut() = document.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(document.content_type));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if refused_method {
-            headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        let mut response = response(
+            document.status,
+            document.content_type,
+            Either::Left(Full::new(document.body)),
+        );
+        if let Some(allowed) = allowed {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         }
         Ok(response)
     }
 
+    /// Events from now on, and those behind the number that is given.
+    async fn follow(&self, after: Option<u64>, client: &Client) -> Response<Answer> {
+        let Ok(permit) = Arc::clone(&self.followers).try_acquire_owned() else {
+            let busy = unavailable("busy", "too many readers follow the events");
+            return response(busy.status, busy.content_type, Either::Left(Full::new(busy.body)));
+        };
+        let first = self.ask(Question::Events { after, follow: false }).await;
+        if first.newest_event.is_none() {
+            return response(first.status, first.content_type, Either::Left(Full::new(first.body)));
+        }
+        let (status, content_type) = (first.status, first.content_type);
+        let stream = event_stream::begin(self.clone(), &first, (permit, client.last()));
+        response(status, content_type, Either::Right(stream))
+    }
+
+    /// Events behind this number, as soon as there are any; `None` when there will be none.
+    pub(super) async fn newer_events(&self, after: u64) -> Option<Document> {
+        loop {
+            let question = Question::Events { after: Some(after), follow: true };
+            let document = self.ask_within(question, EVENT_WAIT).await;
+            if document.newest_event.is_some() {
+                return Some(document);
+            }
+            if self.requests.is_closed() {
+                return None;
+            }
+        }
+    }
+
     async fn ask(&self, what: Question) -> Document {
+        self.ask_within(what, self.limits.reply_timeout).await
+    }
+
+    async fn ask_within(&self, what: Question, limit: Duration) -> Document {
         let (reply, answer) = oneshot::channel();
         match self.requests.try_send(StatsRequest { what, reply }) {
             Ok(()) => {}
@@ -167,7 +261,7 @@ impl StatsServer {
                 return unavailable("unavailable", "the node is stopping");
             }
         }
-        match timeout(self.limits.reply_timeout, answer).await {
+        match timeout(limit, answer).await {
             Ok(Ok(document)) => document,
             Ok(Err(_dropped)) => unavailable("unavailable", "the management core does not answer"),
             Err(_elapsed) => unavailable("timeout", "the management core did not answer in time"),
@@ -175,8 +269,23 @@ impl StatsServer {
     }
 }
 
+fn response(status: StatusCode, content_type: &'static str, body: Answer) -> Response<Answer> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Whether the kernel says that the peer is the user that this program runs as, or root.
+fn may_command(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}
+
 fn unavailable(code: &str, message: &str) -> Document {
-    Document::error(StatusCode::SERVICE_UNAVAILABLE, code, message)
+    Document::unavailable(code, message)
 }
 
 /// Sends what fits into the socket's buffer, which is empty, and closes.

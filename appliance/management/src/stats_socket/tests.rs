@@ -261,7 +261,7 @@ async fn slow_reader_is_cut_within_the_limit() {
     // More than the kernel buffers for a Unix socket.
     let body = bytes::Bytes::from(vec![b'x'; 16 * 1024 * 1024]);
     let status = hyper::StatusCode::OK;
-    let document = Document { status, content_type: "text/plain", body };
+    let document = Document { status, content_type: "text/plain", body, newest_event: None };
     requests.recv().await.unwrap().reply.send(document).unwrap();
     let mut first = [0; 1000];
     slow.read_exact(&mut first).await.unwrap();

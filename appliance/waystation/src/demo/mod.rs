@@ -54,6 +54,7 @@ pub(crate) fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
         registrations: None,
         // A signal ends the appliance, then the nodes notice, then the directory goes.
         handle_signals: true,
+        reload: None,
         on_ready: Box::new(move || {
             // Nobody listens when it took too long.
             let _ = ready.send(());

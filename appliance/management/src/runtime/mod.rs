@@ -5,20 +5,26 @@
 //! stopped by the program. It never blocks on a data core: a full command ring makes commands wait
 //! here, an answer that does not come in time is answered without.
 
-use crate::clock::{self, Moment};
-use crate::config::Config;
-use crate::dialing::{Around, DialSettings, Dialer};
-use crate::documents::{CoreCapacity, CoreListing, Readiness, StatusExtra};
+use crate::accounts::{AccountSettings, Accounts};
+use crate::clock;
+use crate::config::{self, Config};
+use crate::dialing::{DialSettings, Dialer};
+use crate::documents::{CoreCapacity, Operations, Readiness, StatusExtra};
 use crate::gateway::GatewayCounts;
-use crate::limits::{COMMAND_RETRY_PAUSE, CORE_ANSWER_TIMEOUT, REPORTS_PER_ROUND, STOP_TIMEOUT};
-use crate::node::{Context, Node, NodeSettings};
+use crate::journal::Journal;
+use crate::limits::{COMMAND_RETRY_PAUSE, STOP_TIMEOUT};
+use crate::node::{Node, NodeSettings};
 use crate::observations::Observations;
 use crate::registrations_file::RegistrationsFile;
 use crate::stats_socket::{
-    self, BindError, ListingRequest, Question, StatsLimits, StatsRequest, StatsServer,
+    self, BindError, Document, ListingRequest, StatsLimits, StatsRequest, StatsServer,
 };
+use orders::{Closing, DialedByHand};
+use reloading::PendingReload;
 use ring::rand::{SecureRandom, SystemRandom};
-use std::collections::VecDeque;
+use rounds::{ListingRound, Round};
+use signals::{Signals, Wish};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -27,23 +33,32 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::unix::pipe;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use waystation_astral::identity::Identity;
-use waystation_engine::control::{Command, Report};
+use waystation_engine::control::Command;
 use waystation_engine::cores::pin;
 use waystation_engine::management_end::ManagementEnd;
 use waystation_engine::statistics::CoreStatistics;
-use waystation_relay::drop_reason::DropReason;
-use waystation_relay::ids::CoreId;
+use waystation_relay::drop_reason::DropCounters;
+use waystation_relay::ids::{CoreId, LinkTag};
+
+mod governing;
+mod orders;
+mod reloading;
+mod reports;
+mod rounds;
+mod signals;
+
+pub use reloading::{ReloadSource, ReloadStage, SetLog};
 
 /// What the management thread is made of.
 pub struct RuntimeSettings {
     pub config: Config,
+    /// The CPU to run on, if any.
+    pub cpu: Option<usize>,
     pub identity: Identity,
-    /// The `node1…` text (spec §2.1).
-    pub node_info: String,
     pub listen: Vec<SocketAddr>,
     /// Where the stats socket is made.
     pub socket: PathBuf,
@@ -52,6 +67,8 @@ pub struct RuntimeSettings {
     pub version: &'static str,
     /// Whether `SIGINT` and `SIGTERM` stop the program.
     pub handle_signals: bool,
+    /// How the configuration is read again; absent: it is not.
+    pub reload: Option<ReloadSource>,
     /// Called once, when every core serves.
     pub on_ready: Box<dyn FnOnce() + Send>,
 }
@@ -130,7 +147,7 @@ fn run(
     stop: &Notify,
     started: &std_mpsc::Sender<()>,
 ) -> Result<(), RuntimeError> {
-    if let Some(cpu) = settings.config.management.cpu
+    if let Some(cpu) = settings.cpu
         && pin(cpu).is_none()
     {
         tracing::warn!(cpu, "the management core could not be pinned");
@@ -196,50 +213,6 @@ async fn serve_stats(
     }
 }
 
-/// Signals that stop the program, or none.
-struct Signals {
-    terminate: Option<tokio::signal::unix::Signal>,
-    interrupt: Option<tokio::signal::unix::Signal>,
-    hang_up: Option<tokio::signal::unix::Signal>,
-}
-
-impl Signals {
-    fn new(wanted: bool) -> io::Result<Self> {
-        let listen = |kind| if wanted { signal(kind).map(Some) } else { Ok(None) };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hang_up: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            () = next(&mut self.terminate) => {}
-            () = next(&mut self.interrupt) => {}
-            () = ignored(&mut self.hang_up) => {}
-        }
-    }
-}
-
-async fn next(signal: &mut Option<tokio::signal::unix::Signal>) {
-    match signal {
-        Some(signal) => {
-            signal.recv().await;
-        }
-        None => std::future::pending().await,
-    }
-}
-
-async fn ignored(signal: &mut Option<tokio::signal::unix::Signal>) {
-    loop {
-        next(signal).await;
-        tracing::warn!(
-            "nothing can be reloaded while running; restart to change the configuration"
-        );
-    }
-}
-
 /// Everything the thread keeps between two events.
 struct ManagementCore {
     end: ManagementEnd,
@@ -268,20 +241,28 @@ struct ManagementCore {
     more_reports: bool,
     stopped_cores: usize,
     failure: Option<RuntimeError>,
-}
-
-struct Round {
-    missing: Vec<CoreId>,
-    requests: Vec<StatsRequest>,
-    closes_interval: bool,
-    deadline: Instant,
-}
-
-struct ListingRound {
-    request: ListingRequest,
-    filled: Vec<CoreListing>,
-    missing: Vec<CoreId>,
-    deadline: Instant,
+    /// What is in force.
+    config: Config,
+    /// Connections that a core has had room for since the start.
+    room_max: usize,
+    /// Of the newest snapshot.
+    epoch: u64,
+    reload_source: Option<ReloadSource>,
+    reload: Option<PendingReload>,
+    reload_again: bool,
+    accounts: Accounts,
+    journal: Journal,
+    /// Registered nodes, and links on which somebody has subscribed: they are kept.
+    registered: BTreeSet<Identity>,
+    subscribed: BTreeSet<LinkTag>,
+    /// What was refused here, before the node had a say.
+    refusals: DropCounters,
+    /// Failed rounds of dials to each peer that are in the journal.
+    dial_failures: BTreeMap<Identity, u32>,
+    closing: Vec<Closing>,
+    hand_dials: JoinSet<DialedByHand>,
+    /// Who waits for events newer than this.
+    followers: Vec<(u64, oneshot::Sender<Document>)>,
 }
 
 impl ManagementCore {
@@ -295,11 +276,12 @@ impl ManagementCore {
         let extra = StatusExtra {
             version: settings.version,
             identity: settings.identity,
-            node_info: settings.node_info,
+            node_info: config::node_info(config, settings.identity, &settings.listen),
             listen: settings.listen,
             readiness: Readiness::Starting { waiting_for: "the data cores".to_owned() },
             gateway: GatewayCounts::default(),
             capacity: CoreCapacity::from(config),
+            operations: Operations::default(),
         };
         let mut node = Node::new(settings.identity, NodeSettings::of(config));
         let registrations = settings
@@ -326,6 +308,21 @@ impl ManagementCore {
             more_reports: false,
             stopped_cores: 0,
             failure: None,
+            room_max: config::room(config),
+            accounts: Accounts::new(AccountSettings::of_config(config)),
+            config: settings.config,
+            epoch: 0,
+            reload_source: settings.reload,
+            reload: None,
+            reload_again: false,
+            journal: Journal::default(),
+            registered: BTreeSet::new(),
+            subscribed: BTreeSet::new(),
+            refusals: DropCounters::default(),
+            dial_failures: BTreeMap::new(),
+            closing: Vec::new(),
+            hand_dials: JoinSet::new(),
+            followers: Vec::new(),
         }
     }
 
@@ -344,13 +341,18 @@ impl ManagementCore {
                 _ = seconds.tick() => {
                     self.interval_due = true;
                     self.save_registrations();
+                    self.note_dials(clock::now());
                 }
                 Some(request) = requests.recv() => self.on_request(request),
                 () = sleep_until(self.next_deadline()) => {}
                 connected = self.dialer.next_connected() => {
                     self.dial(|dialer, around| dialer.on_connected(around, connected));
                 }
-                () = signals.stop() => break,
+                Some(Ok(dialed)) = self.hand_dials.join_next() => self.on_dialed_by_hand(dialed),
+                wish = signals.next() => match wish {
+                    Wish::Reload => self.reload(),
+                    Wish::Stop => break,
+                },
                 () = stop.notified() => break,
             }
             self.work();
@@ -398,6 +400,9 @@ impl ManagementCore {
         self.end_late_rounds();
         self.begin_round();
         self.begin_listing();
+        self.end_late_closings();
+        self.end_late_reload();
+        self.tell_followers();
     }
 
     fn next_deadline(&self) -> Instant {
@@ -417,6 +422,12 @@ impl ManagementCore {
         }
         if let Some(listing) = &self.listing {
             next = next.min(listing.deadline);
+        }
+        for closing in &self.closing {
+            next = next.min(closing.deadline);
+        }
+        if let Some(reload) = &self.reload {
+            next = next.min(reload.deadline);
         }
         if !self.backlog.is_empty() {
             next = next.min(now + COMMAND_RETRY_PAUSE);
@@ -445,237 +456,6 @@ impl ManagementCore {
             }
         }
     }
-
-    // Reports
-
-    fn drain_reports(&mut self) {
-        let now = clock::now();
-        self.more_reports = false;
-        for core in self.cores() {
-            let mut taken = 0;
-            while let Some(report) = self.end.next_report(core) {
-                self.on_report(now, report);
-                taken += 1;
-                if taken == REPORTS_PER_ROUND {
-                    self.more_reports = true;
-                    break;
-                }
-            }
-        }
-        self.extra.gateway = self.node.counts();
-        for event in self.node.take_events() {
-            tracing::trace!(?event, "node");
-        }
-    }
-
-    fn on_report(&mut self, now: Moment, report: Report) {
-        log_report(&report);
-        let random = &self.random;
-        let mut draw = || draw(random);
-        let mut context = Context {
-            now_ns: now.monotonic_ns,
-            unix_now_s: now.unix_ns / 1_000_000_000,
-            random: &mut draw,
-            quota_of: &mut |_| None,
-        };
-        self.node.report(&mut context, &report, &mut self.decided);
-        self.send_decided();
-        self.dial(|dialer, around| dialer.report(around, &report));
-        match report {
-            Report::Statistics(block) => self.on_statistics(block),
-            Report::Listing { core, listing } => {
-                self.on_listing(CoreListing { core, listing: Some(listing) });
-            }
-            Report::JoinFailed { idle } => {
-                let reason = DropReason::HandoffTimeout;
-                self.command(idle.core, Command::CloseSocket { socket: idle, reason });
-            }
-            Report::Stopped { core, error } => {
-                self.stopped_cores += 1;
-                if let Some(error) = error {
-                    self.failure = Some(RuntimeError::CoreStopped { core, error });
-                }
-            }
-            Report::LinkUp(_)
-            | Report::LinkDown { .. }
-            | Report::HandshakeFailed { .. }
-            | Report::Query(_)
-            | Report::QueryCancelled { .. }
-            | Report::SocketPresented { .. }
-            | Report::SocketClosed { .. }
-            | Report::Asked { .. }
-            | Report::Input { .. }
-            | Report::SessionEnded { .. }
-            | Report::Migration { .. }
-            | Report::Adopted { .. }
-            | Report::DialFailed { .. }
-            | Report::Incident { .. } => {}
-        }
-    }
-
-    fn tick_node(&mut self) {
-        self.node.tick(clock::now().monotonic_ns, &mut self.decided);
-        self.send_decided();
-    }
-
-    /// Calls the dialer, which looks at the node's links.
-    fn dial<T>(&mut self, call: impl FnOnce(&mut Dialer, &mut Around<'_>) -> T) -> T {
-        let random = &self.random;
-        let mut around = Around {
-            now_ns: clock::now().monotonic_ns,
-            directory: self.node.directory(),
-            random: &mut || draw(random),
-            commands: &mut self.decided,
-        };
-        let result = call(&mut self.dialer, &mut around);
-        self.send_decided();
-        result
-    }
-
-    fn send_decided(&mut self) {
-        let mut decided = std::mem::take(&mut self.decided);
-        for (core, command) in decided.drain(..) {
-            self.command(core, command);
-        }
-        self.decided = decided;
-    }
-
-    fn save_registrations(&mut self) {
-        let Some(file) = &mut self.registrations else { return };
-        if let Err(error) = file.write(self.node.saved_registrations().collect()) {
-            tracing::warn!(%error, "registrations will be lost on a restart");
-        }
-    }
-
-    // Statistics
-
-    fn on_request(&mut self, request: StatsRequest) {
-        match request.what {
-            // These say what is known; the others ask the cores first.
-            Question::Ready => self.answer(request),
-            Question::Links { .. } | Question::Sessions { .. } => self.answer(request),
-            Question::Status
-            | Question::Drops { .. }
-            | Question::Histograms(_)
-            | Question::HistogramLog(_)
-            | Question::Metrics => self.waiting.push(request),
-        }
-    }
-
-    fn answer(&mut self, request: StatsRequest) {
-        let listing = request.answer(&self.observations, &self.extra, clock::now());
-        self.listings.extend(listing);
-    }
-
-    /// Asks every core for its statistics if somebody wants them and nobody is being asked.
-    fn begin_round(&mut self) {
-        if self.round.is_some() || (self.waiting.is_empty() && !self.interval_due) {
-            return;
-        }
-        let missing: Vec<CoreId> = self.cores().collect();
-        for &core in &missing {
-            let recycled = self.spare.get_mut(core.index()).and_then(Option::take);
-            self.command(core, Command::ReportStatistics { recycled });
-        }
-        self.round = Some(Round {
-            missing,
-            requests: std::mem::take(&mut self.waiting),
-            closes_interval: std::mem::take(&mut self.interval_due),
-            deadline: Instant::now() + CORE_ANSWER_TIMEOUT,
-        });
-    }
-
-    fn on_statistics(&mut self, block: Box<CoreStatistics>) {
-        let core = block.core;
-        let recycled = self.observations.accept(block);
-        if let Some(spare) = self.spare.get_mut(core.index()) {
-            *spare = Some(recycled);
-        }
-        if self.observations.all_reported() && !self.extra.readiness.is_ready() {
-            self.become_ready();
-        }
-        if let Some(round) = &mut self.round {
-            round.missing.retain(|&missing| missing != core);
-            if round.missing.is_empty() {
-                self.end_round();
-            }
-        }
-    }
-
-    fn become_ready(&mut self) {
-        if let Some(on_ready) = self.on_ready.take() {
-            self.extra.readiness = Readiness::Ready;
-            on_ready();
-            if let Some(settings) = self.dial_settings.take() {
-                self.dial(|dialer, around| dialer.set_settings(around, settings));
-            }
-        }
-    }
-
-    fn end_round(&mut self) {
-        let Some(round) = self.round.take() else { return };
-        if round.closes_interval {
-            self.observations.close_interval(clock::now());
-        }
-        for request in round.requests {
-            self.answer(request);
-        }
-    }
-
-    /// Answers without the cores that did not.
-    fn end_late_rounds(&mut self) {
-        let now = Instant::now();
-        if let Some(round) = &self.round
-            && round.deadline <= now
-        {
-            for core in &round.missing {
-                tracing::warn!(%core, "a data core does not answer");
-            }
-            self.end_round();
-        }
-        if self.listing.as_ref().is_some_and(|listing| listing.deadline <= now) {
-            self.end_listing();
-        }
-    }
-
-    // Listings
-
-    fn begin_listing(&mut self) {
-        while self.listing.is_none() {
-            let Some(request) = self.listings.pop_front() else { return };
-            if request.is_abandoned() {
-                continue;
-            }
-            let missing: Vec<CoreId> = self.cores().collect();
-            for &core in &missing {
-                let listing = request.empty_listing();
-                self.command(core, Command::ReportListing { listing });
-            }
-            let deadline = Instant::now() + CORE_ANSWER_TIMEOUT;
-            self.listing = Some(ListingRound { request, filled: Vec::new(), missing, deadline });
-        }
-    }
-
-    fn on_listing(&mut self, listing: CoreListing) {
-        let Some(round) = &mut self.listing else { return };
-        let before = round.missing.len();
-        round.missing.retain(|&missing| missing != listing.core);
-        // A listing of an earlier round, whose core was late, answers nothing.
-        if round.missing.len() < before {
-            round.filled.push(listing);
-        }
-        if round.missing.is_empty() {
-            self.end_listing();
-        }
-    }
-
-    fn end_listing(&mut self) {
-        let Some(mut round) = self.listing.take() else { return };
-        let late = round.missing.into_iter().map(|core| CoreListing { core, listing: None });
-        round.filled.extend(late);
-        round.filled.sort_by_key(|listing| listing.core);
-        round.request.complete(&round.filled);
-    }
 }
 
 /// 64 bits that nobody can predict.
@@ -698,47 +478,4 @@ fn restore(path: PathBuf, limit: usize, node: &mut Node) -> RegistrationsFile {
         Err(error) => tracing::warn!(%error, "registered nodes have to register again"),
     }
     file
-}
-
-/// Data cores do not log; what they report is logged here, without peers above debug.
-fn log_report(report: &Report) {
-    match report {
-        Report::LinkUp(up) => {
-            let (link, identity, profile) = (up.link, up.identity, up.profile);
-            tracing::debug!(%link, %identity, %profile, remote = %up.remote, "link up");
-        }
-        Report::LinkDown { link, identity, reason, .. } => {
-            let reason = reason.map_or("ended by the peer", DropReason::name);
-            tracing::debug!(%link, %identity, reason, "link down");
-        }
-        Report::HandshakeFailed { core, remote, reason } => {
-            tracing::debug!(%core, %remote, reason = reason.name(), "no link");
-        }
-        Report::Incident { link, reason, nonce } => {
-            let session = format_args!("{nonce:016x}");
-            tracing::debug!(%link, reason = reason.name(), %session, "not carried on");
-        }
-        Report::SocketClosed { socket, reason, .. } => {
-            let reason = reason.map_or("ended", DropReason::name);
-            tracing::debug!(%socket, reason, "raw socket closed");
-        }
-        Report::JoinFailed { idle } => {
-            tracing::debug!(socket = %idle, "caller gone before the handoff")
-        }
-        Report::Stopped { core, error: Some(error) } => {
-            tracing::error!(%core, error, "data core failed")
-        }
-        Report::Query(_)
-        | Report::QueryCancelled { .. }
-        | Report::SocketPresented { .. }
-        | Report::Asked { .. }
-        | Report::Input { .. }
-        | Report::SessionEnded { .. }
-        | Report::Migration { .. }
-        | Report::Adopted { .. }
-        | Report::DialFailed { .. }
-        | Report::Statistics(_)
-        | Report::Listing { .. }
-        | Report::Stopped { error: None, .. } => {}
-    }
 }

@@ -1,0 +1,180 @@
+//! What the data cores report: logged, decided upon by the node and the dialer, entered in accounts
+//! and in the journal.
+
+use super::{ManagementCore, RuntimeError, draw};
+use crate::clock::{self, Moment};
+use crate::dialing::{Around, Dialer};
+use crate::documents::CoreListing;
+use crate::limits::REPORTS_PER_ROUND;
+use crate::node::Context;
+use std::sync::Arc;
+use waystation_engine::control::{Command, Report};
+use waystation_relay::drop_reason::DropReason;
+
+impl ManagementCore {
+    pub(super) fn drain_reports(&mut self) {
+        let now = clock::now();
+        self.more_reports = false;
+        for core in self.cores() {
+            let mut taken = 0;
+            while let Some(report) = self.end.next_report(core) {
+                self.on_report(now, report);
+                taken += 1;
+                if taken == REPORTS_PER_ROUND {
+                    self.more_reports = true;
+                    break;
+                }
+            }
+        }
+        self.note_node_events(now);
+        self.count();
+    }
+
+    fn on_report(&mut self, now: Moment, report: Report) {
+        log_report(&report);
+        if !self.refuse_registration(now, &report) {
+            self.decide(now, &report);
+        }
+        self.enter(now, &report);
+        match report {
+            Report::Statistics(block) => self.on_statistics(block),
+            Report::Listing { core, listing } => {
+                self.on_listing(CoreListing { core, listing: Some(listing) });
+            }
+            Report::Adopted { core, epoch } => self.on_adopted(core, epoch),
+            Report::JoinFailed { idle } => {
+                let reason = DropReason::HandoffTimeout;
+                self.command(idle.core, Command::CloseSocket { socket: idle, reason });
+            }
+            Report::Stopped { core, error } => {
+                self.stopped_cores += 1;
+                if let Some(error) = error {
+                    self.failure = Some(RuntimeError::CoreStopped { core, error });
+                }
+            }
+            Report::LinkUp(_)
+            | Report::LinkDown { .. }
+            | Report::HandshakeFailed { .. }
+            | Report::Query(_)
+            | Report::QueryCancelled { .. }
+            | Report::SocketPresented { .. }
+            | Report::SocketClosed { .. }
+            | Report::Asked { .. }
+            | Report::Input { .. }
+            | Report::SessionEnded { .. }
+            | Report::Migration { .. }
+            | Report::DialFailed { .. }
+            | Report::Incident { .. } => {}
+        }
+    }
+
+    /// Lets the node and the dialer decide, and sends what they command.
+    fn decide(&mut self, now: Moment, report: &Report) {
+        let random = &self.random;
+        let accounts = &mut self.accounts;
+        // The quotas that were asked for tell whose sockets a command joins.
+        let mut asked = Vec::new();
+        let mut context = Context {
+            now_ns: now.monotonic_ns,
+            unix_now_s: now.unix_ns / 1_000_000_000,
+            random: &mut || draw(random),
+            quota_of: &mut |identity| {
+                let quota = accounts.quota_of(now, identity);
+                asked.push((*identity, Arc::clone(&quota)));
+                Some(quota)
+            },
+        };
+        self.node.report(&mut context, report, &mut self.decided);
+        for (_, command) in &self.decided {
+            if let Command::JoinSockets { idle, caller_quota, idle_quota, .. } = command {
+                let owner = |wanted: &Option<Arc<_>>| {
+                    let wanted = wanted.as_ref()?;
+                    let found = asked.iter().find(|(_, quota)| Arc::ptr_eq(quota, wanted));
+                    found.map(|(identity, _)| *identity)
+                };
+                if let (Some(caller), Some(target)) = (owner(caller_quota), owner(idle_quota)) {
+                    self.accounts.joined(*idle, caller, target);
+                }
+            }
+        }
+        self.send_decided();
+        self.dial(|dialer, around| dialer.report(around, report));
+    }
+
+    pub(super) fn tick_node(&mut self) {
+        self.node.tick(clock::now().monotonic_ns, &mut self.decided);
+        self.send_decided();
+    }
+
+    /// Calls the dialer, which looks at the node's links.
+    pub(super) fn dial<T>(&mut self, call: impl FnOnce(&mut Dialer, &mut Around<'_>) -> T) -> T {
+        let random = &self.random;
+        let mut around = Around {
+            now_ns: clock::now().monotonic_ns,
+            directory: self.node.directory(),
+            random: &mut || draw(random),
+            commands: &mut self.decided,
+        };
+        let result = call(&mut self.dialer, &mut around);
+        self.send_decided();
+        result
+    }
+
+    fn send_decided(&mut self) {
+        let mut decided = std::mem::take(&mut self.decided);
+        for (core, command) in decided.drain(..) {
+            self.command(core, command);
+        }
+        self.decided = decided;
+    }
+
+    pub(super) fn save_registrations(&mut self) {
+        let Some(file) = &mut self.registrations else { return };
+        if let Err(error) = file.write(self.node.saved_registrations().collect()) {
+            tracing::warn!(%error, "registrations will be lost on a restart");
+        }
+    }
+}
+
+/// Data cores do not log; what they report is logged here, without peers above debug.
+fn log_report(report: &Report) {
+    match report {
+        Report::LinkUp(up) => {
+            let (link, identity, profile) = (up.link, up.identity, up.profile);
+            tracing::debug!(%link, %identity, %profile, remote = %up.remote, "link up");
+        }
+        Report::LinkDown { link, identity, reason, .. } => {
+            let reason = reason.map_or("ended by the peer", DropReason::name);
+            tracing::debug!(%link, %identity, reason, "link down");
+        }
+        Report::HandshakeFailed { core, remote, reason } => {
+            tracing::debug!(%core, %remote, reason = reason.name(), "no link");
+        }
+        Report::Incident { link, reason, nonce } => {
+            let session = format_args!("{nonce:016x}");
+            tracing::debug!(%link, reason = reason.name(), %session, "not carried on");
+        }
+        Report::SocketClosed { socket, reason, .. } => {
+            let reason = reason.map_or("ended", DropReason::name);
+            tracing::debug!(%socket, reason, "raw socket closed");
+        }
+        Report::JoinFailed { idle } => {
+            tracing::debug!(socket = %idle, "caller gone before the handoff")
+        }
+        Report::Stopped { core, error: Some(error) } => {
+            tracing::error!(%core, error, "data core failed")
+        }
+        Report::Query(_)
+        | Report::QueryCancelled { .. }
+        | Report::SocketPresented { .. }
+        | Report::Asked { .. }
+        | Report::Input { .. }
+        | Report::SessionEnded { .. }
+        | Report::Migration { .. }
+        | Report::Adopted { .. }
+        | Report::DialFailed { .. }
+        | Report::Statistics(_)
+        | Report::Listing { .. }
+        | Report::Stopped { error: None, .. } => {}
+    }
+}
