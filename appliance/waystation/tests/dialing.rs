@@ -65,13 +65,19 @@ fn silent() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-fn start_in(home: &Path, settings: &Settings) -> Appliance {
+/// Starts an appliance with the key it has in this place.
+fn start_in(home: &Path, text: &str) -> Appliance {
     let file = home.join("waystation.toml");
-    fs::write(&file, settings.text()).unwrap();
+    fs::write(&file, text).unwrap();
     let state = home.join("state");
     let mut command = command(&binary());
     command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state);
     Appliance::spawn(&mut command, TempDir::new().unwrap(), &state)
+}
+
+/// These settings at an address that was the kernel's choice before.
+fn at(address: SocketAddr, settings: &Settings) -> String {
+    settings.text().replace("127.0.0.1:0", &address.to_string())
 }
 
 #[test]
@@ -89,7 +95,7 @@ fn peer_that_restarts_is_linked_again(port: PortName) {
         return;
     }
     let home = TempDir::new().unwrap();
-    let mut peer = start_in(home.path(), &Settings::new(port, 2));
+    let mut peer = start_in(home.path(), &Settings::new(port, 2).text());
     let (address, identity) = (peer.address, peer.identity);
     let appliance = Appliance::start(&with_peer(settings(port), &identity, &[tcp(address)]));
     linked(&appliance, &identity);
@@ -97,17 +103,38 @@ fn peer_that_restarts_is_linked_again(port: PortName) {
     assert!(peer.stop().success());
     eventually("the link is gone", || appliance.link_row(&identity).is_none().then_some(()));
     drop(peer);
-    let mut again = Settings::new(port, 2).text();
-    again = again.replace("127.0.0.1:0", &address.to_string());
-    fs::write(home.path().join("again.toml"), &again).unwrap();
-    let state = home.path().join("state");
-    let mut command = command(&binary());
-    let file = home.path().join("again.toml");
-    command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state);
-    let peer = Appliance::spawn(&mut command, TempDir::new().unwrap(), &state);
+    let peer = start_in(home.path(), &at(address, &Settings::new(port, 2)));
     assert_eq!(peer.identity, identity);
     linked(&appliance, &identity);
     linked(&peer, &appliance.identity);
+}
+
+#[test]
+fn two_that_keep_each_other_linked_do_not_close_each_others_links() {
+    let port = PortName::Epoll;
+    let homes = [(); 2].map(|()| TempDir::new().unwrap());
+    let known = homes.each_ref().map(|home| {
+        let mut once = start_in(home.path(), &Settings::new(port, 1).text());
+        assert!(once.stop().success());
+        (once.address, once.identity)
+    });
+    let [(first_address, first), (second_address, second)] = known;
+    let one = with_peer(settings(port), &second, &[tcp(second_address)]);
+    let other = with_peer(settings(port), &first, &[tcp(first_address)]);
+    let (one, other) = thread::scope(|scope| {
+        let one = scope.spawn(|| start_in(homes[0].path(), &at(first_address, &one)));
+        let other = scope.spawn(|| start_in(homes[1].path(), &at(second_address, &other)));
+        (one.join().unwrap(), other.join().unwrap())
+    });
+    linked(&one, &second);
+    linked(&other, &first);
+    let opened = |appliance: &Appliance| appliance.total("links_opened");
+    let settled = [opened(&one), opened(&other)];
+    // Longer than the longest pause between two dials.
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!([opened(&one), opened(&other)], settled);
+    assert!(one.link_row(&second).is_some() && other.link_row(&first).is_some());
+    assert_eq!(one.drops()["surplus_link"] + other.drops()["surplus_link"], 0);
 }
 
 #[test]
