@@ -230,6 +230,10 @@ pub struct Query {
 /// Links and sessions of one core, copied on request.
 #[derive(Debug, Default)]
 pub struct Listing {
+    /// Says what it was asked for; the core leaves it as it is.
+    pub round: u64,
+    /// Whose links and sessions to list; absent: everybody's, and raw pipes.
+    pub only: Option<Identity>,
     pub links: Vec<LinkRow>,
     pub sessions: Vec<SessionRow>,
     /// How many links and sessions there were, when more than the capacity given.

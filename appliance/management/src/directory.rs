@@ -91,6 +91,22 @@ impl Directory {
         self.preference.range(first..=last).rev().filter_map(|(_, link)| self.get(*link))
     }
 
+    /// At most so many links of one identity, or of all, in the order in which they were opened.
+    pub fn oldest_first(&self, of: Option<&Identity>, max: usize) -> Vec<&LinkUp> {
+        let mut entries: Vec<_> = self
+            .links
+            .values()
+            .filter(|entry| of.is_none_or(|of| entry.up.identity == *of))
+            .collect();
+        entries.sort_by_key(|entry| entry.opened);
+        entries.into_iter().take(max).map(|entry| &entry.up).collect()
+    }
+
+    /// Whether an identity has a link that this node dialed.
+    pub fn is_dialed(&self, identity: &Identity) -> bool {
+        self.best_first(identity).any(|up| up.dial.is_some())
+    }
+
     /// Whether an identity has a link of any kind.
     pub fn is_linked(&self, identity: &Identity) -> bool {
         self.pick(identity).is_some()

@@ -84,6 +84,7 @@ pub(crate) fn listings() -> Vec<CoreListing> {
         sessions: vec![session_row(SessionKind::Caller), session_row(SessionKind::Socket)],
         links_total: 9,
         sessions_total: 2,
+        ..Listing::default()
     };
     vec![
         CoreListing { core: CoreId(0), listing: Some(Box::new(listing)) },

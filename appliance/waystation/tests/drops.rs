@@ -301,7 +301,7 @@ fn query(text: &str) -> Frame<'_> {
 }
 
 fn query_for_nothing_known(appliance: &Appliance, _target: &Node) -> Option<HandLink> {
-    rejected(appliance, "nodes.links")
+    rejected(appliance, "nodes.new_link")
 }
 
 fn query_without_its_target(appliance: &Appliance, _target: &Node) -> Option<HandLink> {

@@ -200,18 +200,26 @@ impl<P: Port> DataCore<P> {
         listing.links.clear();
         listing.sessions.clear();
         (listing.links_total, listing.sessions_total) = (0, 0);
+        let only = listing.only;
+        let is_wanted = |identity| only.is_none_or(|only| only == identity);
         for (slot, generation, connection) in self.connections.iter() {
             let tag = LinkTag { core, slot, generation };
-            if let Some(row) = self.link_row(tag, connection) {
+            if let Some(row) = self.link_row(tag, connection).filter(|row| is_wanted(row.identity))
+            {
                 listing.links_total += 1;
                 push_within_capacity(&mut listing.links, row);
             }
-            if let Some(row) = self.pipe_row(tag, connection) {
+            if only.is_none()
+                && let Some(row) = self.pipe_row(tag, connection)
+            {
                 listing.sessions_total += 1;
                 push_within_capacity(&mut listing.sessions, row);
             }
         }
         for (tag, leg) in self.fabric.switch.legs() {
+            if !is_wanted(self.identity_of(leg)) {
+                continue;
+            }
             listing.sessions_total += 1;
             push_within_capacity(&mut listing.sessions, self.session_row(tag, leg));
         }
@@ -262,11 +270,14 @@ impl<P: Port> DataCore<P> {
         })
     }
 
-    fn session_row(&self, tag: LegTag, leg: &Leg) -> SessionRow {
-        let identity = match self.connections.at(leg.link).map(|connection| &connection.phase) {
+    fn identity_of(&self, leg: &Leg) -> Identity {
+        match self.connections.at(leg.link).map(|connection| &connection.phase) {
             Some(Phase::Link(link)) => link.identity,
             Some(_) | None => Identity::ANYONE,
-        };
+        }
+    }
+
+    fn session_row(&self, tag: LegTag, leg: &Leg) -> SessionRow {
         SessionRow {
             leg: tag,
             link: self.link_tag(leg.link),
@@ -280,7 +291,7 @@ impl<P: Port> DataCore<P> {
             },
             outbound: leg.outbound,
             query: leg.query.clone(),
-            identity,
+            identity: self.identity_of(leg),
             age_ns: self.now_ns.saturating_sub(leg.opened_ns),
             bytes_in: leg.bytes_in,
             bytes_out: leg.bytes_out,

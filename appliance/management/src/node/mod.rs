@@ -12,6 +12,7 @@ pub mod limits;
 mod migrating;
 mod recent;
 mod relaying;
+mod services;
 mod settings;
 pub(crate) mod verdict;
 
@@ -20,6 +21,7 @@ mod tests;
 
 pub use events::{NodeEvent, UnregisteredBecause};
 pub use relaying::RelayPolicy;
+pub use services::{ObservedRow, ServiceSettings};
 pub use settings::NodeSettings;
 
 use crate::directory::Directory;
@@ -30,16 +32,23 @@ use events::Events;
 use migrating::{Channel, Migrating};
 use recent::RecentQueries;
 use relaying::{PreparationError, Relaying};
+use services::deliveries::{Deliveries, Delivery};
+use services::listings::{self, Listed, Listings, Waiting};
+use services::observed::Observed;
+use services::reflection::{self, Reflections};
+use services::{Era, Eras, binary_of};
 use std::sync::Arc;
 use verdict::{Offer, Verdict};
+use waystation_astral::endpoint::Endpoint;
 use waystation_astral::frame::Profile;
 use waystation_astral::gateway::GatewayOperation;
 use waystation_astral::identity::Identity;
+use waystation_astral::object::Encoding;
 use waystation_astral::objects::Ack;
-use waystation_astral::operations::{self, Operation, OperationError, Request};
-use waystation_engine::control::{Command, LinkTotals, LinkUp, Query, Report};
+use waystation_astral::operations::{self, Operation, OperationError};
+use waystation_engine::control::{Command, LinkTotals, LinkUp, Listing, Query, Report};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
-use waystation_relay::ids::{CoreId, LinkTag};
+use waystation_relay::ids::{CoreId, LegTag, LinkTag};
 use waystation_relay::quota::Quota;
 use waystation_relay::switch::Relayed;
 
@@ -74,6 +83,12 @@ pub struct QueryCounts {
     pub forwarded_total: u64,
     /// Sessions that their peers have moved to another link.
     pub migrated_total: u64,
+    /// Waiting for a listing.
+    pub listings_waiting: usize,
+    /// Sessions on which peers deliver objects.
+    pub deliveries: usize,
+    /// Peers being told the address they are seen at.
+    pub reflections: usize,
 }
 
 #[derive(Debug, Default)]
@@ -92,14 +107,21 @@ pub struct Node {
     gateway: Gateway,
     relaying: Relaying,
     migrating: Migrating,
+    services: ServiceSettings,
+    eras: Eras,
+    listings: Listings,
+    deliveries: Deliveries,
+    reflections: Reflections,
+    observed: Observed,
     events: Events,
     totals: Totals,
     refusals: DropCounters,
 }
 
 impl Node {
-    /// A node without links, registrations or sockets. `identity` is this node's own.
-    pub fn new(identity: Identity, settings: NodeSettings) -> Self {
+    /// A node without links, registrations or sockets, in front of so many data cores. `identity`
+    /// is its own.
+    pub fn new(identity: Identity, cores: usize, settings: NodeSettings) -> Self {
         Self {
             identity,
             directory: Directory::default(),
@@ -107,6 +129,12 @@ impl Node {
             gateway: Gateway::new(settings.gateway),
             relaying: Relaying::new(settings.relay),
             migrating: Migrating::default(),
+            services: settings.services,
+            eras: Eras::default(),
+            listings: Listings::new(cores),
+            deliveries: Deliveries::default(),
+            reflections: Reflections::default(),
+            observed: Observed::default(),
             events: Events::default(),
             totals: Totals::default(),
             refusals: DropCounters::default(),
@@ -127,7 +155,7 @@ impl Node {
         self.tick(context.now_ns, out);
         let now_ns = context.now_ns;
         match report {
-            Report::LinkUp(up) => self.link_up(now_ns, up),
+            Report::LinkUp(up) => self.link_up(now_ns, up, out),
             Report::LinkDown { link, identity, reason, totals } => {
                 self.link_down(now_ns, *link, *identity, (*reason, *totals));
             }
@@ -135,28 +163,29 @@ impl Node {
             Report::SocketPresented { socket, nonce, .. } => {
                 self.gateway.socket_presented(context, *socket, *nonce, out);
             }
-            Report::Input { leg, bytes } => {
-                self.migrating.input(*leg, bytes, out);
-            }
-            Report::SessionEnded { leg } => {
-                self.migrating.ended(*leg, out);
-            }
             Report::Migration { operation, step } => self.migrating.step(*operation, *step, out),
             Report::SocketClosed { socket, .. } => self.gateway.socket_closed(now_ns, *socket),
-            // The verdict was given as the query came in; its nonce stays known, for copies of it.
+            // Most verdicts were given as the query came in; its nonce stays known, for copies.
+            Report::QueryCancelled { leg } => self.listings.cancel(*leg),
+            Report::Asked { ask, leg, code } => self.reflections.asked(*ask, *leg, *code, out),
+            Report::Input { leg, bytes } => self.on_input(now_ns, *leg, bytes, out),
+            Report::SessionEnded { leg } => {
+                self.migrating.ended(*leg, out);
+                self.deliveries.forget(*leg);
+                self.reflections.session_ended(*leg);
+            }
+            Report::Listing { core, listing } => self.on_listing(*core, listing, out),
             // An idle socket whose joining failed left the tables with its reservation; the
             // runtime closes it, and its node dials again at once.
-            Report::QueryCancelled { .. }
-            | Report::JoinFailed { .. }
+            Report::JoinFailed { .. }
             | Report::HandshakeFailed { .. }
             | Report::Statistics(_)
-            | Report::Listing { .. }
             | Report::Incident { .. }
-            | Report::Asked { .. }
             | Report::Adopted { .. }
             | Report::DialFailed { .. }
             | Report::Stopped { .. } => {}
         }
+        self.listings.begin(now_ns, out);
         self.note_registrations();
     }
 
@@ -165,6 +194,12 @@ impl Node {
         self.gateway.tick(now_ns);
         self.relaying.expire(now_ns);
         self.migrating.tick(now_ns, out);
+        self.deliveries.expire(now_ns, out);
+        self.reflections.expire(now_ns, out);
+        if let Some(leg) = self.listings.expire(now_ns) {
+            self.give(leg, &[], Verdict::Reject(listings::REFUSED), out);
+        }
+        self.listings.begin(now_ns, out);
         self.note_registrations();
     }
 
@@ -174,6 +209,9 @@ impl Node {
             self.gateway.next_deadline_ns(),
             self.relaying.next_deadline_ns(),
             self.migrating.next_deadline_ns(),
+            self.deliveries.next_deadline_ns(),
+            self.reflections.next_deadline_ns(),
+            self.listings.next_deadline_ns(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -203,6 +241,7 @@ impl Node {
     pub fn set_settings(&mut self, settings: NodeSettings) {
         self.gateway.set_limits(settings.gateway);
         self.relaying.policy = settings.relay;
+        self.services = settings.services;
     }
 
     /// All registrations, in order of identity.
@@ -247,12 +286,20 @@ impl Node {
             relayed_total: self.totals.relayed,
             forwarded_total: self.totals.forwarded,
             migrated_total: self.migrating.done(),
+            listings_waiting: self.listings.len(),
+            deliveries: self.deliveries.len(),
+            reflections: self.reflections.len(),
         }
+    }
+
+    /// Where peers that this node dialed say they see it, the most agreed on first.
+    pub fn observed_endpoints(&self) -> Vec<ObservedRow> {
+        self.observed.rows()
     }
 
     // Links and registrations
 
-    fn link_up(&mut self, now_ns: u64, up: &LinkUp) {
+    fn link_up(&mut self, now_ns: u64, up: &LinkUp, out: &mut Vec<(CoreId, Command)>) {
         if self.directory.get(up.link).is_some() {
             return;
         }
@@ -265,6 +312,10 @@ impl Node {
             self.events.push(NodeEvent::Linked { identity: up.identity });
         }
         self.events.push(NodeEvent::LinkUp(up.clone()));
+        if self.services.reflects && reflection::is_due(up) {
+            let era = self.eras.of(&up.identity, up.profile);
+            self.reflections.begin(now_ns, up, era, out);
+        }
     }
 
     fn link_down(
@@ -290,6 +341,7 @@ impl Node {
         self.gateway.set_linked(now_ns, identity, linked);
         self.events.push(NodeEvent::LinkDown { link, identity, reason, totals });
         if !linked {
+            self.eras.forget(&identity);
             self.events.push(NodeEvent::Unlinked { identity });
         }
     }
@@ -316,10 +368,53 @@ impl Node {
         out: &mut Vec<(CoreId, Command)>,
     ) {
         let verdict = self.decide(context, query);
+        self.give(query.leg, &query.query, verdict, out);
+    }
+
+    fn give(
+        &mut self,
+        leg: LegTag,
+        query: &[u8],
+        verdict: Verdict,
+        out: &mut Vec<(CoreId, Command)>,
+    ) {
         if let Some(reason) = verdict.refusal() {
             self.refusals.count(reason, 0);
         }
-        verdict.carry_out(query, out);
+        verdict.carry_out(leg, query, out);
+    }
+
+    fn on_listing(&mut self, core: CoreId, listing: &Listing, out: &mut Vec<(CoreId, Command)>) {
+        let answer = self.listings.take_in(core, listing, self.identity, &self.directory);
+        if let Some((leg, verdict)) = answer {
+            self.give(leg, &[], verdict, out);
+        }
+    }
+
+    fn on_input(
+        &mut self,
+        now_ns: u64,
+        leg: LegTag,
+        bytes: &[u8],
+        out: &mut Vec<(CoreId, Command)>,
+    ) {
+        if self.migrating.input(leg, bytes, out) {
+            return;
+        }
+        let (directory, observed, events) = (&self.directory, &mut self.observed, &mut self.events);
+        // Only those whom we chose to dial: anybody else could send us astray.
+        let mut judge = |identity: Identity, endpoint: &Endpoint| {
+            let noted = match directory.is_dialed(&identity) {
+                true => observed.note(now_ns, identity, endpoint),
+                false => None,
+            };
+            if noted == Some(true) {
+                events.push(NodeEvent::Observed { identity, endpoint: endpoint.clone() });
+            }
+            noted.is_some()
+        };
+        self.deliveries.input(leg, bytes, &mut judge, out);
+        self.reflections.input(leg, out);
     }
 
     fn decide(&mut self, context: &mut Context<'_>, query: &Query) -> Verdict {
@@ -342,28 +437,94 @@ impl Node {
             Ok(request) => request,
             Err(error) => return Verdict::Reject(self.fault(&error)),
         };
+        let era = self.note_era(query, &request.operation);
+        let output = binary_of(era, request.output);
         match request.operation {
             Operation::Gateway(operation) if self.gateway.limits().enabled => {
                 self.decide_gateway(context, query, caller, operation)
+            }
+            Operation::Profile => self.services.profile(context.unix_now_s, query),
+            Operation::Links => self.list(query, caller, Listed::Links, output),
+            Operation::Streams => self.list(query, caller, Listed::Streams, output),
+            Operation::Sessions => self.list(query, caller, Listed::Sessions, output),
+            Operation::ResolveEndpoints { identity } => {
+                self.services.resolve(&self.identity, query, &identity, output, era)
+            }
+            Operation::DiscoverServices => {
+                let gateway = self.gateway.limits().enabled;
+                self.services.discover(&self.identity, gateway, output)
+            }
+            Operation::Push { size_bytes } => {
+                let input = binary_of(era, request.input);
+                self.take_delivery(context.now_ns, query, size_bytes, (input, output))
             }
             // Only a peer itself prepares queries, and P4 has a frame for what this is about.
             Operation::Relay { nonce, set_caller, set_target }
                 if caller == query.caller && query.profile != Profile::P4 =>
             {
-                self.prepare(context.now_ns, query, &request, (nonce, set_caller, set_target))
+                self.prepare(context.now_ns, query, output, (nonce, set_caller, set_target))
             }
             Operation::MigrateSession { link_id, session_id } => {
-                self.migrate(context.now_ns, query, &request, (link_id, session_id))
+                self.migrate(context.now_ns, query, (request.input, output), (link_id, session_id))
             }
-            Operation::Gateway(_)
-            | Operation::Profile
-            | Operation::Links
-            | Operation::Streams
-            | Operation::Sessions
-            | Operation::ResolveEndpoints { .. }
-            | Operation::Relay { .. }
-            | Operation::DiscoverServices
-            | Operation::Push { .. } => Verdict::Reject(DropReason::UnknownQuery),
+            Operation::Gateway(_) | Operation::Relay { .. } => {
+                Verdict::Reject(DropReason::UnknownQuery)
+            }
+        }
+    }
+
+    /// What a query tells of its peer's build (spec §1.1, §12.1, §14).
+    fn note_era(&mut self, query: &Query, operation: &Operation) -> Era {
+        let shown = match operation {
+            Operation::Profile | Operation::Push { size_bytes: Some(_) } => Some(Era::Old),
+            Operation::Push { size_bytes: None } | Operation::Sessions | Operation::Links => {
+                Some(Era::New)
+            }
+            _ => None,
+        };
+        if let Some(era) = shown
+            && self.directory.is_linked(&query.caller)
+        {
+            self.eras.note(query.caller, query.profile, era);
+        }
+        self.eras.of(&query.caller, query.profile)
+    }
+
+    fn list(
+        &mut self,
+        query: &Query,
+        caller: Identity,
+        listed: Listed,
+        output: Encoding,
+    ) -> Verdict {
+        let has_room = self.listings.wait(Waiting {
+            leg: query.leg,
+            peer: query.caller,
+            view: self.services.view_of(caller),
+            listed,
+            output,
+            era: self.eras.of(&query.caller, query.profile),
+            profile: query.profile,
+        });
+        if has_room { Verdict::Later } else { Verdict::Reject(listings::REFUSED) }
+    }
+
+    fn take_delivery(
+        &mut self,
+        now_ns: u64,
+        query: &Query,
+        size_bytes: Option<u32>,
+        (input, output): (Encoding, Encoding),
+    ) -> Verdict {
+        let delivery = match (size_bytes, input.channel_form()) {
+            (Some(bytes), _) => Delivery::Sized { bytes },
+            (None, Some(input)) => Delivery::Channel { input, output },
+            // No object of ours is read as text.
+            (None, None) => return Verdict::Reject(DropReason::MalformedQuery),
+        };
+        match self.deliveries.begin(now_ns, query.leg, query.caller, delivery) {
+            Some(input_max_bytes) => Verdict::Accept { input_max_bytes },
+            None => Verdict::Reject(DropReason::ManagementBusy),
         }
     }
 
@@ -372,10 +533,9 @@ impl Node {
         &mut self,
         now_ns: u64,
         query: &Query,
-        request: &Request,
+        output: Encoding,
         (nonce, caller, target): (u64, Option<Identity>, Option<Identity>),
     ) -> Verdict {
-        let output = request.output;
         match self.relaying.prepare(now_ns, query.caller, nonce, caller, target) {
             Ok(()) => verdict::answer(output, &[&Ack]),
             Err(error) => {
@@ -392,13 +552,13 @@ impl Node {
         &mut self,
         now_ns: u64,
         query: &Query,
-        request: &Request,
+        (input, output): (Encoding, Encoding),
         link_and_session: (u64, u64),
     ) -> Verdict {
-        let Some(input) = request.input.channel_form() else {
+        let Some(input) = input.channel_form() else {
             return Verdict::Reject(DropReason::MalformedQuery);
         };
-        let channel = Channel { input, output: request.output };
+        let channel = Channel { input, output };
         match self.migrating.ask(now_ns, &self.directory, query, link_and_session, channel) {
             Ok(input_max_bytes) => Verdict::Accept { input_max_bytes },
             Err(reason) => Verdict::Reject(reason),

@@ -3,8 +3,10 @@
 //! Made from the configuration on the management thread, at the start and at every reload.
 
 use super::relaying::RelayPolicy;
+use super::services::ServiceSettings;
 use crate::config::Config;
 use crate::gateway::GatewayLimits;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Everything the node is told; a reload gives it a new one.
@@ -14,12 +16,31 @@ pub struct NodeSettings {
     pub gateway: GatewayLimits,
     /// Who may speak for others, and who is asked about identities not linked here.
     pub relay: RelayPolicy,
+    /// What its services say, and to whom.
+    pub services: ServiceSettings,
 }
 
 impl NodeSettings {
-    /// What the configuration says.
-    pub fn of(config: &Config) -> Self {
-        Self { gateway: gateway_limits(config), relay: relay_policy(config) }
+    /// What the configuration says, of a node that listens there.
+    pub fn of(config: &Config, listen: &[SocketAddr]) -> Self {
+        Self {
+            gateway: gateway_limits(config),
+            relay: relay_policy(config),
+            services: services(config, listen),
+        }
+    }
+}
+
+fn services(config: &Config, listen: &[SocketAddr]) -> ServiceSettings {
+    let sees_all = config.peers.iter().filter(|peer| peer.full_view);
+    let known = config.peers.iter().filter(|peer| !peer.endpoints.is_empty());
+    ServiceSettings {
+        alias: config.node.alias.clone(),
+        listen: listen.to_vec(),
+        announce: config.gateway.announce,
+        full_view: sees_all.map(|peer| peer.identity).collect(),
+        known: known.map(|peer| (peer.identity, peer.endpoints.clone())).collect(),
+        reflects: config.node.reflect_endpoints,
     }
 }
 

@@ -1,13 +1,13 @@
 //! What becomes of a query, and the commands that it amounts to.
 //!
 //! Made by the node, the gateway and the services on the management thread. Every query gets
-//! exactly one verdict, and every verdict exactly one command that answers; what it closes or paces comes on top.
+//! exactly one verdict, and every verdict exactly one command that answers, now or later; what it closes or paces comes on top.
 
 use std::sync::Arc;
 use waystation_astral::frame::Profile;
 use waystation_astral::object::{AnswerObject, AnswerWriter, Encoding};
 use waystation_astral::objects::ErrorMessage;
-use waystation_engine::control::{Command, Query};
+use waystation_engine::control::Command;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag};
 use waystation_relay::quota::Quota;
@@ -33,6 +33,8 @@ pub(crate) enum Verdict {
     Accept { input_max_bytes: u32 },
     /// Accepted; the session becomes a link to this node.
     Inside,
+    /// Answered later, once the data cores have said what it asks for.
+    Later,
     /// A copy: no answer.
     Forget,
 }
@@ -87,15 +89,15 @@ impl Verdict {
             Self::Forget => Some(DropReason::DuplicateNonce),
             Self::Answer(_)
             | Self::Unregistered(..)
-            | Self::Accept { .. }
             | Self::Offer(_)
-            | Self::Inside => None,
+            | Self::Inside
+            | Self::Accept { .. }
+            | Self::Later => None,
         }
     }
 
     /// Writes the one command that it amounts to, and what else it entails.
-    pub(crate) fn carry_out(self, query: &Query, out: &mut Vec<(CoreId, Command)>) {
-        let leg = query.leg;
+    pub(crate) fn carry_out(self, leg: LegTag, query: &[u8], out: &mut Vec<(CoreId, Command)>) {
         let answer =
             |leg: LegTag, bytes: Vec<u8>| (leg.core, Command::Answer { leg, bytes: bytes.into() });
         match self {
@@ -112,13 +114,14 @@ impl Verdict {
             Self::Offer(Offer { target, relayed, caller_pace, target_pace }) => {
                 // Before the offer, so that no answer can overtake it.
                 out.extend(target_pace.map(|pace| (leg.core, Command::Pace { leg, pace })));
-                let (query, pace) = (query.query.clone(), caller_pace);
+                let (query, pace) = (query.into(), caller_pace);
                 let offer = Command::Offer { caller: leg, target, query, relayed, pace };
                 out.push((target.core, offer));
             }
             Self::Accept { input_max_bytes } => {
                 out.push((leg.core, Command::Accept { leg, input_max_bytes }));
             }
+            Self::Later => {}
             Self::Inside => out.push((leg.core, Command::TerminateInside { leg })),
             Self::Forget => out.push((leg.core, Command::Forget { leg })),
         }

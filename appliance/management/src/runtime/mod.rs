@@ -283,7 +283,7 @@ impl ManagementCore {
             capacity: CoreCapacity::from(config),
             operations: Operations::default(),
         };
-        let mut node = Node::new(settings.identity, NodeSettings::of(config));
+        let mut node = Node::new(settings.identity, cores, NodeSettings::of(config, &extra.listen));
         let registrations = settings
             .registrations
             .map(|path| restore(path, config.gateway.registrations_max, &mut node));

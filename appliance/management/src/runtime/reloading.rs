@@ -92,7 +92,7 @@ impl ManagementCore {
             tracing::error!("management.log: {error}");
         }
         self.accounts.set(crate::accounts::AccountSettings::of_config(&self.config));
-        self.node.set_settings(NodeSettings::of(&self.config));
+        self.node.set_settings(NodeSettings::of(&self.config, &self.extra.listen));
         let dials = DialSettings::of(&self.config);
         match &mut self.dial_settings {
             // Not every core serves yet; they are taken up then.

@@ -7,6 +7,7 @@ use crate::dialing::{Around, Dialer};
 use crate::documents::CoreListing;
 use crate::limits::REPORTS_PER_ROUND;
 use crate::node::Context;
+use crate::node::limits::OPERATOR_ROUND;
 use std::sync::Arc;
 use waystation_engine::control::{Command, Report};
 use waystation_relay::drop_reason::DropReason;
@@ -38,7 +39,8 @@ impl ManagementCore {
         self.enter(now, &report);
         match report {
             Report::Statistics(block) => self.on_statistics(block),
-            Report::Listing { core, listing } => {
+            // Others are the node's, which has seen them.
+            Report::Listing { core, listing } if listing.round == OPERATOR_ROUND => {
                 self.on_listing(CoreListing { core, listing: Some(listing) });
             }
             Report::Adopted { core, epoch } => self.on_adopted(core, epoch),
@@ -64,6 +66,7 @@ impl ManagementCore {
             | Report::SessionEnded { .. }
             | Report::Migration { .. }
             | Report::DialFailed { .. }
+            | Report::Listing { .. }
             | Report::Incident { .. } => {}
         }
     }

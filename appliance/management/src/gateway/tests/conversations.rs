@@ -272,7 +272,7 @@ fn disabled_gateway_rejects_everything() {
 fn unknown_and_malformed_queries_get_code_1() {
     let mut bench = bench();
     let zero = "0".repeat(66);
-    for text in ["nodes.links", "", "gateway", "gateway.node_registers"] {
+    for text in ["nodes.new_link", "", "gateway", "gateway.node_registers"] {
         assert_rejected(&bench.ask(A, text));
     }
     assert_eq!(bench.node.counts().refusals.events(DropReason::UnknownQuery), 4);

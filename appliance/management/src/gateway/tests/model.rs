@@ -346,7 +346,7 @@ impl Run {
         let (caller, target) = (self.dice.node(), self.dice.node());
         match self.dice.below(3) {
             0 => {
-                let (answer, _) = self.ask(caller, "nodes.links?in=json");
+                let (answer, _) = self.ask(caller, "nodes.close_link?id=1");
                 assert!(matches!(answer, Command::Reject { code: 1, .. }));
             }
             1 => self.list(caller),
