@@ -75,8 +75,9 @@ pub const UNSENT_REPORTS_MAX: usize = 131_072;
 /// so that what ends a session always finds a place.
 pub const UNSENT_INPUT_MAX: usize = UNSENT_REPORTS_MAX / 2;
 
-/// Histogram marks kept per send; further ones are merged into the last.
-pub const MARKS_MAX: usize = 24;
+/// Histogram marks kept per send; further ones are merged into the last. A link holds two such lists
+/// of 32 B each for as long as it lives.
+pub const MARKS_MAX: usize = 16;
 
 /// Bytes an inner link may have waiting in the session under it before it stops sealing.
 pub const INNER_QUEUE_MAX_BYTES: usize = 256 * 1024;

@@ -120,6 +120,18 @@ impl LinkOutput {
     /// Frames are encoded for this profile from now on.
     pub fn set_profile(&mut self, profile: Profile) {
         self.profile = profile;
+        self.give_back_spare_memory();
+    }
+
+    /// Frees what is kept for the next frames; for links that have none to send.
+    pub fn give_back_spare_memory(&mut self) {
+        self.control.shrink_to_fit();
+        self.scratch = Vec::new();
+    }
+
+    /// Heap memory of this value itself; blocks are the pool's.
+    pub fn heap_bytes(&self) -> usize {
+        self.control.capacity() + self.scratch.capacity()
     }
 
     /// Whether sealing failed, so that nothing more can be sent.

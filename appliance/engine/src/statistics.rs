@@ -195,6 +195,8 @@ pub struct CoreCounters {
     pub block_bytes: u64,
     pub mesh_batches_out: u64,
     pub reports_lost: u64,
+    /// Memory of links that are open, besides buffers and sessions.
+    pub link_state_bytes: u64,
 }
 
 impl CoreCounters {

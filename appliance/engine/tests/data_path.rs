@@ -22,6 +22,8 @@ use waystation_engine::port::Port;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// Bytes this thread has allocated and not freed.
+    static HELD_BYTES: Cell<isize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -31,17 +33,20 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        hold(layout.size() as isize);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        hold(-(layout.size() as isize));
         // SAFETY: the caller's promises are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        hold(size as isize - layout.size() as isize);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -49,6 +54,14 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+fn hold(bytes: isize) {
+    HELD_BYTES.with(|held| held.set(held.get() + bytes));
+}
+
+fn held_bytes() -> isize {
+    HELD_BYTES.with(Cell::get)
+}
 
 fn allocations() -> u64 {
     ALLOCATIONS.with(Cell::get)
@@ -132,10 +145,11 @@ fn warm_core_forwards_a_million_frames_without_an_allocation() {
     on_every_port(forwards_without_allocating, forwards_without_allocating);
 }
 
+const PROFILES: [Profile; 3] = [Profile::P0, Profile::P2, Profile::P4];
+
 fn seals_in_place<P: Port>(bench: &mut Bench<P>) {
-    let profiles = [Profile::P0, Profile::P2, Profile::P4];
-    for from in profiles {
-        for to in profiles {
+    for from in PROFILES {
+        for to in PROFILES {
             bench.ups.clear();
             let (mut a, mut b, to_b, _) = join(bench, (from, to), WINDOW);
             bench.refresh_counters();
@@ -203,4 +217,47 @@ fn returns_everything<P: Port>(bench: &mut Bench<P>) {
 #[test]
 fn killed_peer_costs_its_own_sessions_and_no_buffer() {
     on_every_port(returns_everything, returns_everything);
+}
+
+/// Links, and what one of them may hold while nothing passes over it.
+const IDLE_LINKS: usize = 60;
+const IDLE_LINK_MAX_BYTES: usize = 4096;
+
+fn holds_little<P: Port>(bench: &mut Bench<P>) {
+    let (address, gateway) = (bench.address, bench.identity);
+    let dial = |indices: std::ops::Range<usize>| {
+        std::thread::spawn(move || {
+            let dial = |index: usize| {
+                let key = secret(0x21 + index as u8);
+                Peer::dial(address, gateway, &key, PROFILES[index % PROFILES.len()])
+            };
+            indices.map(dial).collect::<Vec<_>>()
+        })
+    };
+    // Tables, rings and pools are made for all with the first links.
+    let first = finish(bench, dial(0..PROFILES.len()));
+    bench.turn_until("the first links", |bench| bench.ups.len() == PROFILES.len());
+    bench.ups.reserve_exact(IDLE_LINKS);
+    bench.refresh_counters();
+    let (held, counted) = (held_bytes(), bench.counters.link_state_bytes);
+    let rest = finish(bench, dial(PROFILES.len()..IDLE_LINKS));
+    bench.turn_until("all links", |bench| bench.ups.len() == IDLE_LINKS);
+    bench.refresh_counters();
+    let links = IDLE_LINKS - PROFILES.len();
+    let held = (held_bytes() - held) as usize / links;
+    let counted = (bench.counters.link_state_bytes - counted) as usize / links;
+    println!("an idle link holds {held} bytes, of which {counted} are counted");
+    assert_eq!(bench.core.blocks_in_use(), 0, "an idle link holds no block");
+    assert!(counted <= IDLE_LINK_MAX_BYTES, "{counted} bytes");
+    // Tables grow by doubling, so some of what is held is for links to come.
+    assert!(held.abs_diff(counted) < counted / 4, "{held} bytes held, {counted} counted");
+    drop((first, rest));
+    bench.assert_everything_came_back();
+    bench.refresh_counters();
+    assert_eq!(bench.counters.link_state_bytes, 0);
+}
+
+#[test]
+fn idle_link_holds_little_memory() {
+    on_every_port(holds_little, holds_little);
 }

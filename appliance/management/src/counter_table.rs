@@ -103,6 +103,8 @@ pub const FIELDS: &[CounterField] = &[
     field!(Counter mesh_batches_out as "sent_mesh_batches" Things: "Batches sent to other cores"),
     field!(Counter reports_lost as "lost_reports" Things:
         "Reports to the management core that found their ring full"),
+    field!(Gauge link_state_bytes as "link_state" Bytes:
+        "Memory of the links that are open, besides buffers and sessions"),
 ];
 
 #[cfg(test)]
@@ -153,6 +155,7 @@ mod tests {
             block_bytes: 37,
             mesh_batches_out: 38,
             reports_lost: 39,
+            link_state_bytes: 40,
         }
     }
 

@@ -557,6 +557,27 @@ impl Switch {
         self.link(link).map_or(0, |sessions| sessions.by_nonce.len())
     }
 
+    /// Memory that a link takes here besides its sessions.
+    pub fn link_state_bytes(&self, link: u32) -> usize {
+        // An entry of the map is its key, its value and a byte of control.
+        const ENTRY_BYTES: usize = size_of::<(u64, u32)>() + 1;
+        let heap = self.link(link).map_or(0, |sessions| {
+            sessions.by_nonce.capacity() * ENTRY_BYTES
+                + sessions.turns.capacity() * size_of::<u32>()
+        });
+        size_of::<Option<LinkSessions>>() + heap
+    }
+
+    /// Frees what a link without sessions keeps for the next ones.
+    pub fn give_back_spare_memory(&mut self, link: u32) {
+        if let Some(sessions) = self.link_mut(link)
+            && sessions.by_nonce.is_empty()
+        {
+            sessions.by_nonce = HashMap::new();
+            sessions.turns.shrink_to_fit();
+        }
+    }
+
     /// Every leg with its tag.
     pub fn legs(&self) -> impl Iterator<Item = (LegTag, &Leg)> {
         self.legs

@@ -3,10 +3,11 @@
 //! Whatever ends a connection comes through [`DataCore::close`], once. Between act three and the
 //! end of a negotiation nothing may look like a clean end, which kills stock peers (spec §4.3).
 
-use super::connection::{Connection, Ended, Phase};
+use super::connection::{Connection, Ended, LinkInput, Phase};
 use super::links::Failure;
 use super::{DataCore, nanos};
 use crate::control::{LinkTotals, Report};
+use crate::fabric::LinkSide;
 use crate::limits::LINGER;
 use crate::port::{CloseMode, Port, Segment};
 use waystation_astral::frame::Frame;
@@ -113,6 +114,10 @@ impl<P: Port> DataCore<P> {
             Some((_, pinged_ns)) => Some(pinged_ns + timeout_ns),
             None if now_ns - link.received_ns.min(now_ns) >= interval_ns => {
                 link.ping = Some((nonce, now_ns));
+                self.fabric.switch.give_back_spare_memory(slot);
+                if let Some(side) = self.fabric.side(slot) {
+                    side.output.give_back_spare_memory();
+                }
                 self.fabric.control(slot, &Frame::Ping { nonce, pong: false });
                 Some(now_ns + timeout_ns)
             }
@@ -244,6 +249,20 @@ impl<P: Port> DataCore<P> {
             frames_out: sent.frames,
             age_ns: self.now_ns.saturating_sub(connection.accepted_ns),
         }
+    }
+
+    /// Memory that all links take for themselves, whatever passes over them: their places in the
+    /// tables, both halves, and what those have on the heap. Buffers and sessions are counted
+    /// elsewhere.
+    pub(super) fn link_state_bytes(&self) -> usize {
+        let place_bytes = size_of::<Connection>() + size_of::<Option<Box<LinkSide>>>();
+        let links = self.connections.iter().filter_map(|(slot, _, connection)| {
+            let Phase::Link(_) = &connection.phase else { return None };
+            let side = self.fabric.sides.get(slot as usize)?.as_deref()?;
+            let halves = size_of::<LinkInput>() + size_of::<LinkSide>() + side.output.heap_bytes();
+            Some(place_bytes + halves + self.fabric.switch.link_state_bytes(slot))
+        });
+        links.sum()
     }
 
     /// Tells the management core of a connection that has not become a link.

@@ -566,12 +566,14 @@ impl<P: Port> DataCore<P> {
         let (buffers_total, buffers_free) = self.port.receive_buffers();
         let switch = self.fabric.switch.counters();
         let drops = self.fabric.switch.drops().clone();
+        let link_state_bytes = self.link_state_bytes() as u64;
         let statistics = &mut self.fabric.statistics;
         statistics.drops = drops;
         let counters = &mut statistics.counters;
         counters.cpu_ns = clock::thread_cpu_ns();
         counters.up_ns = clock::now_ns() - self.started_ns;
         counters.links_open = self.links as u64;
+        counters.link_state_bytes = link_state_bytes;
         counters.half_open = self.half_open as u64;
         counters.sockets_open = self.sockets as u64;
         counters.pipes_open = self.pipe_halves as u64 / 2;
