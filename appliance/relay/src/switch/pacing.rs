@@ -79,6 +79,7 @@ impl Pacing {
         pacer.waiting -= usize::from(was == Pace::Waiting);
         pacer.legs -= 1;
         if pacer.legs == 0 {
+            debug_assert_eq!(pacer.waiting, 0, "nobody is left to wait");
             let address = Arc::as_ptr(&pacer.quota).addr();
             self.by_quota.remove(&address);
             self.pacers.remove(slot);
