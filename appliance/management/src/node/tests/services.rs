@@ -208,7 +208,7 @@ fn operations_that_change_something_are_rejected_at_once() {
     ] {
         assert_rejected_for(&mut bench, text, DropReason::UnknownQuery);
     }
-    let migrate = "nodes.migrate_session?link_id=1&session_id=2";
+    let migrate = "nodes.migrate_session?link_id=9&session_id=2";
     assert_rejected_for(&mut bench, migrate, DropReason::MigrationRefused);
     let unknown_encoding = "services.discover?out=xml";
     assert_rejected_for(&mut bench, unknown_encoding, DropReason::MalformedQuery);
