@@ -1,10 +1,12 @@
 //! OpenMetrics text for `/metrics`, made from a copy of what was observed.
 //!
-//! Called on the management thread. Labels are `core`, `reason`, `stage`, `class` and `port` only,
-//! and `version` on the one metric that says it: never a peer, so the number of series is bounded.
+//! Called on the management thread. Labels are `core`, `reason`, `stage`, `class`, `port`, `outcome`,
+//! `kind` and `network` only, and `version` on the one metric that says it: never a peer, so the number of series is bounded.
 
+use crate::accounts::NETWORKS;
 use crate::clock::Moment;
 use crate::counter_table::{CounterField, FIELDS, Kind, MetricUnit};
+use crate::dialing::FailureKind;
 use crate::documents::StatusExtra;
 use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Window, bucket_counts,
@@ -15,6 +17,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
+use waystation_engine::control::Network;
 use waystation_engine::statistics::{Stage, TrafficClass};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 
@@ -46,6 +49,7 @@ struct Snapshot {
     version: &'static str,
     uptime_seconds: f64,
     numbers: Vec<NodeNumber>,
+    labelled: Vec<LabelledNumber>,
     cores: Vec<CoreReport>,
     management_drops: DropCounters,
     durations: Vec<DurationHistogram>,
@@ -58,6 +62,16 @@ struct NodeNumber {
     kind: Kind,
     help: &'static str,
     value: u64,
+}
+
+/// Numbers of the node as a whole, one for each value of a label.
+#[derive(Debug)]
+struct LabelledNumber {
+    name: &'static str,
+    kind: Kind,
+    label: &'static str,
+    help: &'static str,
+    values: Vec<(&'static str, u64)>,
 }
 
 #[derive(Debug)]
@@ -76,6 +90,7 @@ impl Snapshot {
             version: extra.version,
             uptime_seconds: now.since(observations.started()).as_secs_f64(),
             numbers: node_numbers(extra),
+            labelled: labelled_numbers(extra),
             cores: observations.reports().cloned().collect(),
             management_drops: extra.gateway.refusals.clone(),
             durations: durations(observations),
@@ -110,6 +125,67 @@ fn node_numbers(extra: &StatusExtra) -> Vec<NodeNumber> {
             "Registrations dropped because their node was away",
             counts.registrations_expired_total,
         ),
+        gauge("identities", "Identities with an account", extra.operations.identities as u64),
+        total(
+            "refused_links",
+            "Links closed because their identity or network had too many",
+            extra.operations.refused_links,
+        ),
+        total("events", "Events told to operators", extra.operations.events),
+        total(
+            "held_back_events",
+            "Events that came too often and were counted instead of told",
+            extra.operations.events_held_back,
+        ),
+        gauge("active_dials", "Dials under way", extra.operations.dials.active as u64),
+        total("started_dials", "Dials started", extra.operations.dials.started_total),
+    ]
+}
+
+/// Numbers of the node by one label.
+fn labelled_numbers(extra: &StatusExtra) -> Vec<LabelledNumber> {
+    let operations = &extra.operations;
+    let dials = &operations.dials;
+    let failed = FailureKind::ALL.map(|kind| (kind.name(), dials.failed_total(kind)));
+    let ended = [
+        ("link", dials.succeeded_total),
+        ("cancelled", dials.cancelled_total),
+        ("surplus", dials.surplus_total),
+    ];
+    let networks = NETWORKS.map(Network::name).into_iter();
+    let links = operations.network_links.iter().map(|links| *links as u64);
+    vec![
+        LabelledNumber {
+            name: "config_reloads",
+            kind: Kind::Counter,
+            label: "outcome",
+            help: "Configurations read again, by what became of them",
+            values: vec![
+                ("applied", operations.reloads_applied),
+                ("refused", operations.reloads_refused),
+            ],
+        },
+        LabelledNumber {
+            name: "ended_dials",
+            kind: Kind::Counter,
+            label: "outcome",
+            help: "Dials that ended in a link, were given up, or gave one too many",
+            values: ended.to_vec(),
+        },
+        LabelledNumber {
+            name: "failed_dials",
+            kind: Kind::Counter,
+            label: "kind",
+            help: "Dials that failed, by what was in the way",
+            values: failed.to_vec(),
+        },
+        LabelledNumber {
+            name: "links",
+            kind: Kind::Gauge,
+            label: "network",
+            help: "Open links over all cores",
+            values: networks.zip(links).collect(),
+        },
     ]
 }
 
@@ -156,6 +232,15 @@ impl Snapshot {
             let kind = metric_type(number.kind);
             let metric = encoder.encode_descriptor(number.name, number.help, None, kind)?;
             encode_value(metric, number.kind, MetricUnit::Things, number.value)?;
+        }
+        for number in &self.labelled {
+            let kind = metric_type(number.kind);
+            let mut metric = encoder.encode_descriptor(number.name, number.help, None, kind)?;
+            for (value, count) in &number.values {
+                let labels = [(number.label, *value)];
+                let series = metric.encode_family(&labels)?;
+                encode_value(series, number.kind, MetricUnit::Things, *count)?;
+            }
         }
         let help = "The port a core uses";
         let mut ports = encoder.encode_descriptor("core", help, None, MetricType::Info)?;

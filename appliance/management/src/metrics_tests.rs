@@ -88,7 +88,7 @@ fn labels_are_bounded_and_never_a_peer() {
             let allowed = match name.as_str() {
                 "waystation_build_info" => &["version"][..],
                 "waystation_stage_duration_seconds_bucket" => &["stage", "class", "le"],
-                _ => &["core", "reason", "stage", "class", "port"],
+                _ => &["core", "reason", "stage", "class", "port", "outcome", "kind", "network"],
             };
             assert!(allowed.contains(&label), "{name} {label}");
         }
@@ -107,6 +107,9 @@ fn counters_are_those_that_were_observed() {
     assert_eq!(value("waystation_core_busy_ratios", &[("core", "1")]), Some(0.5));
     assert_eq!(value("waystation_core_info", &[("core", "0"), ("port", "io_uring")]), Some(1.0));
     assert_eq!(value("waystation_registrations", &[]), Some(3.0));
+    assert_eq!(value("waystation_config_reloads_total", &[("outcome", "applied")]), Some(2.0));
+    assert_eq!(value("waystation_config_reloads_total", &[("outcome", "refused")]), Some(1.0));
+    assert_eq!(value("waystation_links", &[("network", "gw")]), Some(0.0));
     assert_eq!(value("waystation_joined_sockets_total", &[]), Some(4.0));
     assert_eq!(value("waystation_ready", &[]), Some(1.0));
     assert_eq!(value("waystation_uptime_seconds", &[]), Some(2.0));

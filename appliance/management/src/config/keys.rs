@@ -383,8 +383,7 @@ pub const KEYS: &[Key] = &[
         "identities",
         "identities",
         Rule::Identities { at: |config| &mut config.access.identities },
-        "The list that mode speaks of. A link that is open when its identity is taken out stays, \
-        until it is closed with: waystation links close ID.",
+        "The list that mode speaks of. Links of identities that a reload keeps out are closed.",
     ),
     live(
         "limits",
