@@ -318,6 +318,8 @@ fn link(row: &LinkRow) -> Value {
         "profile": row.profile.name(),
         "link_id": nonce(row.link_id),
         "remote": row.remote.to_string(),
+        "network": row.network.name(),
+        "outbound": row.outbound,
         "inner": row.inner,
         "age_ns": row.age_ns,
         "idle_ns": row.idle_ns,
