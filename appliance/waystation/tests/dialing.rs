@@ -9,6 +9,7 @@
 
 mod support;
 
+use rustix::process::Signal;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -173,6 +174,7 @@ fn peer_behind_another_gateway_is_reached_inside_a_session() {
     let appliance = Appliance::start(&with_peer(mine, &gateway.identity, &to_gateway));
     linked(&appliance, &peer.identity);
     linked(&peer, &appliance.identity);
+    assert_eq!(appliance.link_row(&peer.identity).unwrap()["network"], "gw");
     let row = eventually("the gateway's link", || appliance.link_row(&gateway.identity));
     assert_eq!(row["remote"], gateway.address.to_string());
 }
@@ -194,6 +196,7 @@ fn registered_node_behind_another_gateway_is_reached_over_its_socket() {
         assert_eq!(link.remote(), appliance.identity);
         link.ping(STEP).unwrap();
         linked(&appliance, &node.identity());
+        assert_eq!(appliance.link_row(&node.identity()).unwrap()["network"], "gw");
         assert_eq!(link.list_registered().unwrap(), []);
     }
     assert_eq!(gateway.total("pipes_opened"), 2);
@@ -214,6 +217,7 @@ fn onion_service_is_reached_through_the_proxy() {
     let mine = settings(port).with("dial", &format!("tor_proxy = \"{proxy_address}\""));
     let appliance = Appliance::start(&with_peer(mine, &peer.identity, &[format!("tor:{ONION}")]));
     linked(&appliance, &peer.identity);
+    assert_eq!(appliance.link_row(&peer.identity).unwrap()["network"], "tor");
     let asked = serving.join().unwrap();
     let (name, service) = ONION.rsplit_once(':').unwrap();
     let service: u16 = service.parse().unwrap();
@@ -269,6 +273,67 @@ fn peer_that_dials_first_is_not_dialed() {
     listener.set_nonblocking(false).unwrap();
     let (second, _) = listener.accept().unwrap();
     drop(second);
+}
+
+#[test]
+fn operator_dials_by_hand_and_is_told_what_came_of_it() {
+    let peer = Appliance::start(&Settings::new(PortName::Epoll, 1));
+    let appliance = Appliance::start(&Settings::new(PortName::Epoll, 2));
+    let dial = |endpoint: &str| {
+        let mut command = command(&binary());
+        command.args(["link", "dial", endpoint, &peer.identity.to_string()]);
+        run(command.arg("--socket").arg(&appliance.socket))
+    };
+    let dialed = dial(&tcp(peer.address));
+    assert_eq!(dialed.code(), 0, "{}", dialed.stderr);
+    let row = appliance.link_row(&peer.identity).unwrap();
+    let link = row["link"].as_str().unwrap();
+    assert_eq!(row["outbound"], true);
+    assert_eq!(dialed.text(), format!("link {link} to {}\n", peer.identity));
+    for (endpoint, cause) in [
+        (tcp(dead()), "connection refused"),
+        (tcp(peer.address).replace("tcp", "utp"), "nothing is dialed over utp"),
+        (format!("tor:{ONION}"), "no Tor proxy"),
+        (format!("gw:{}:{}", secret_key().unwrap().identity(), peer.identity), "no link to"),
+    ] {
+        let refused = dial(&endpoint);
+        assert_ne!(refused.code(), 0);
+        for words in [&*endpoint, cause] {
+            assert!(refused.complaint().contains(words), "{}", refused.complaint());
+        }
+    }
+    // It was asked for once, and is not kept.
+    drop(peer);
+    eventually("all links are gone", || {
+        let document = appliance.document("/v1/links");
+        document["links"].as_array().unwrap().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn reload_changes_who_is_dialed() {
+    let port = PortName::Epoll;
+    let peer = Appliance::start(&Settings::new(port, 1));
+    let home = TempDir::new().unwrap();
+    let without = settings(port).text();
+    let with = with_peer(settings(port), &peer.identity, &[tcp(peer.address)]).text();
+    let appliance = start_in(home.path(), &without);
+    let reload = |text: &str| {
+        fs::write(home.path().join("waystation.toml"), text).unwrap();
+        appliance.process.signal(Signal::HUP);
+    };
+    reload(&with);
+    linked(&appliance, &peer.identity);
+    let is_kept = || {
+        let name = peer.identity.to_string();
+        let document = appliance.document("/v1/peers");
+        let rows = document["peers"].as_array().unwrap();
+        rows.iter().any(|row| row["identity"] == name && row["dial"]["state"] == "linked")
+    };
+    eventually("the peer is shown as linked", || is_kept().then_some(()));
+    reload(&without);
+    eventually("the peer is not kept any more", || (!is_kept()).then_some(()));
+    assert!(appliance.link_row(&peer.identity).is_some(), "its link stays");
 }
 
 #[test]
