@@ -255,7 +255,8 @@ impl Fabric {
     fn send_direct(&mut self, link: u32, nonce: u64, piece: Piece<'_>) -> Option<SealedInPlace> {
         let times = (self.reaped_ns, self.opened_ns);
         let side = self.sides.get_mut(link as usize)?.as_deref_mut()?;
-        if piece.in_place {
+        // What a link inside a session sends is copied into that session: its records lie in blocks.
+        if piece.in_place && side.inside.is_none() {
             let sealed = side.output.seal_in_place(nonce, piece.buffer, piece.range.clone(), times);
             if let Some((record, place)) = sealed {
                 self.mark_dirty(link);

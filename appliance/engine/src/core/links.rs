@@ -160,7 +160,7 @@ impl<P: Port> DataCore<P> {
             self.starved.push(slot);
             return;
         }
-        self.fabric.fill(slot);
+        let moved = self.fabric.fill(slot);
         let now_ns = clock::now_ns();
         let Fabric { sides, pool, statistics, switch, .. } = &mut self.fabric;
         let Some(Some(side)) = sides.get_mut(slot as usize) else { return };
@@ -173,7 +173,14 @@ impl<P: Port> DataCore<P> {
             }
         }
         side.output.sent(now_ns, &mut statistics.histograms);
+        let left = side.output.queued_bytes() > 0;
         self.fabric.apply_effects();
+        // No send is in flight whose end would bring this link back.
+        match self.fabric.switch.has_ready(slot) {
+            true if moved => self.fabric.mark_dirty(slot),
+            ready if ready || left => self.starved.push(slot),
+            _ => {}
+        }
     }
 
     /// Sends bytes on connections that have no output yet.

@@ -236,6 +236,7 @@ impl<P: Port> DataCore<P> {
         self.carry_out_commands();
         self.run_inner_links();
         self.close_doomed();
+        self.end_inner_links();
     }
 
     fn on_event(&mut self, event: Event) {
@@ -400,6 +401,7 @@ impl<P: Port> DataCore<P> {
         self.fire_timers();
         self.wake_paced();
         self.close_doomed();
+        self.end_inner_links();
         self.fabric.mesh.flush();
         self.fabric.ring();
         let ended_ns = clock::now_ns();
@@ -546,7 +548,13 @@ impl<P: Port> DataCore<P> {
         while let Some((slot, reason)) = self.fabric.doomed.pop() {
             self.close(slot, Some(reason), CloseMode::Reset);
         }
-        while let Some(slot) = self.fabric.inner_ended.pop() {
+    }
+
+    /// Ends links of our own whose session has ended, once what came before has been looked at.
+    fn end_inner_links(&mut self) {
+        while self.fabric.inner_inbox.is_empty()
+            && let Some(slot) = self.fabric.inner_ended.pop()
+        {
             self.on_end(slot, Ended::Cleanly);
         }
     }
