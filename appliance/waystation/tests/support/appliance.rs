@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use tempfile::TempDir;
 use waystation_astral::frame::Profile;
-use waystation_astral::identity::Identity;
+use waystation_astral::identity::{Identity, SecretKey};
+use waystation_astral::key_file;
 use waystation_management::stats_socket::client::{self, ClientError};
 use waystation_peer::LinkOptions;
 
@@ -48,6 +51,10 @@ impl PortName {
 pub struct Settings {
     /// Lines by section.
     lines: BTreeMap<&'static str, Vec<String>>,
+    /// Lines of each `[[peer]]`.
+    peers: Vec<Vec<String>>,
+    /// The node's key; absent: the program makes one.
+    key: Option<Arc<SecretKey>>,
     program: PathBuf,
 }
 
@@ -59,7 +66,8 @@ impl Settings {
 
     /// As [`Settings::new`], with the port that the program prefers.
     pub fn new_auto(cores: usize) -> Self {
-        let empty = Self { lines: BTreeMap::new(), program: binary() };
+        let (lines, peers, key) = (BTreeMap::new(), Vec::new(), None);
+        let empty = Self { lines, peers, key, program: binary() };
         empty
             .with("listen", "addresses = [\"127.0.0.1:0\"]")
             .with("engine", &format!("cores = {cores}"))
@@ -71,6 +79,20 @@ impl Settings {
     /// One more line.
     pub fn with(mut self, section: &'static str, line: &str) -> Self {
         self.lines.entry(section).or_default().push(line.to_owned());
+        self
+    }
+
+    /// A node known by name, with what else is said about it.
+    pub fn with_peer(mut self, identity: &Identity, lines: &[&str]) -> Self {
+        let mut peer = vec![format!("identity = \"{identity}\"")];
+        peer.extend(lines.iter().map(|line| (*line).to_owned()));
+        self.peers.push(peer);
+        self
+    }
+
+    /// With a key of the test's choice, so that others can know the node before it starts.
+    pub fn with_key(mut self, key: &SecretKey) -> Self {
+        self.key = Some(Arc::new(key.duplicate()));
         self
     }
 
@@ -91,6 +113,9 @@ impl Settings {
         let mut text = String::new();
         for (section, lines) in &self.lines {
             writeln!(text, "[{section}]\n{}\n", lines.join("\n")).unwrap();
+        }
+        for lines in &self.peers {
+            writeln!(text, "[[peer]]\n{}\n", lines.join("\n")).unwrap();
         }
         text
     }
@@ -113,6 +138,12 @@ impl Appliance {
         let file = directory.path().join("waystation.toml");
         fs::write(&file, settings.text()).unwrap();
         let state = directory.path().join("state");
+        if let Some(key) = &settings.key {
+            fs::create_dir(&state).unwrap();
+            let file = state.join("node_key");
+            fs::write(&file, key_file::write(key)).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
         let mut command = command(&settings.program);
         command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state);
         Self::spawn(&mut command, directory, &state)
