@@ -1,4 +1,5 @@
 //! Random sequences of reports against a model that keeps everything in flat lists.
+//! `WAYSTATION_MODEL_SEQUENCES` says how many to run.
 
 use super::*;
 use std::collections::BTreeSet;
@@ -449,7 +450,9 @@ fn closed_socket(command: &Command) -> SocketTag {
 #[test]
 fn sockets_nonces_and_answers_are_conserved_in_every_sequence() {
     let mut reached = [0_u64; 4];
-    for seed in 0..SEQUENCES {
+    let told = std::env::var("WAYSTATION_MODEL_SEQUENCES").ok();
+    let sequences = told.map_or(SEQUENCES, |number| number.parse().unwrap());
+    for seed in 0..sequences {
         let mut run = Run::new(seed);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..OPERATIONS {
@@ -468,5 +471,7 @@ fn sockets_nonces_and_answers_are_conserved_in_every_sequence() {
             *sum += count;
         }
     }
-    assert!(reached.iter().all(|events| *events > 100), "{reached:?}: hardly tested");
+    println!("{sequences} sequences reached {reached:?}");
+    let enough = sequences / 100;
+    assert!(reached.iter().all(|events| *events >= enough), "{reached:?}: hardly tested");
 }
