@@ -50,25 +50,38 @@ fn written(config: &Config) -> String {
     text
 }
 
-/// Reads the input as the first line of an HTTP request: method, a space, target.
+/// Reads the input as the first line of an HTTP request: method, a space, target; from somebody who
+/// may command, and from somebody who may not.
 pub fn stats_request(input: &[u8]) {
     let mut parts = input.splitn(2, |byte| *byte == b' ');
     let method = parts.next().unwrap_or_default();
     let target = parts.next().unwrap_or_default();
-    match asked(method, target) {
-        None => {}
-        Some(Ok(question)) => {
-            if let Question::Links { limit } | Question::Sessions { limit } = question {
-                assert!((1..=LISTING_ROWS_MAX).contains(&limit));
+    for may_command in [true, false] {
+        match asked(method, target, may_command) {
+            None => {}
+            Some(Ok(question)) => check_question(&question, method, may_command),
+            Some(Err(refusal)) => {
+                let document: serde_json::Value =
+                    serde_json::from_slice(refusal.body()).expect("a refusal is JSON");
+                assert_eq!(document["schema"], 1);
+                assert!(document["error"]["code"].is_string());
+                assert!(document["error"]["message"].is_string());
             }
-            assert_eq!(asked(method, target).and_then(Result::ok), Some(question));
-        }
-        Some(Err(refusal)) => {
-            let document: serde_json::Value =
-                serde_json::from_slice(refusal.body()).expect("a refusal is JSON");
-            assert_eq!(document["schema"], 1);
-            assert!(document["error"]["code"].is_string());
-            assert!(document["error"]["message"].is_string());
         }
     }
+}
+
+fn check_question(question: &Question, method: &[u8], may_command: bool) {
+    match question {
+        Question::Links { limit } | Question::Sessions { limit } | Question::Peers { limit } => {
+            assert!((1..=LISTING_ROWS_MAX).contains(limit));
+        }
+        Question::Order(_) => {
+            assert!(may_command, "somebody commands who may not");
+            assert_eq!(method, b"POST");
+            return;
+        }
+        _ => {}
+    }
+    assert_eq!(method, b"GET", "a question changes nothing");
 }
