@@ -57,6 +57,8 @@ pub struct Operations {
     pub events: u64,
     pub events_held_back: u64,
     pub dials: DialCounts,
+    /// What the process holds in memory, if the system says.
+    pub resident_bytes: Option<u64>,
 }
 
 /// Whether the program does its work.
@@ -141,6 +143,7 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "readiness": ready(&extra.readiness),
         "started_unix_ms": observations.started().unix_ms(),
         "uptime_ms": milliseconds(now.since(observations.started())),
+        "memory": memory(observations, extra),
         "interval": {
             "sequence": interval.sequence,
             "start_unix_ms": interval.span.start.unix_ms(),
@@ -150,6 +153,20 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "totals": totals(observations),
         "gateway": gateway(&extra.gateway),
         "drops": dropped_events(&all_drops(observations, extra)),
+    })
+}
+
+/// What the program holds in memory, and what of it links cost.
+fn memory(observations: &Observations, extra: &StatusExtra) -> Value {
+    let sum = |read: fn(&CoreCounters) -> u64| -> u64 {
+        observations.reports().map(|report| read(&report.counters)).sum()
+    };
+    let links = sum(|counters| counters.links_open);
+    let state_bytes = sum(|counters| counters.link_state_bytes);
+    json!({
+        "resident_bytes": extra.operations.resident_bytes,
+        "link_state_bytes": state_bytes,
+        "link_state_bytes_per_link": state_bytes.checked_div(links),
     })
 }
 
@@ -318,6 +335,7 @@ fn link(row: &LinkRow) -> Value {
         "profile": row.profile.name(),
         "link_id": nonce(row.link_id),
         "remote": row.remote.to_string(),
+        "local": row.local.to_string(),
         "network": row.network.name(),
         "outbound": row.outbound,
         "inner": row.inner,
@@ -341,6 +359,8 @@ fn session(row: &SessionRow) -> Value {
         "link": on_link.then(|| row.link.to_string()),
         "nonce": on_link.then(|| nonce(row.nonce)),
         "kind": kind_name(row.kind),
+        "outbound": row.outbound,
+        "query": operation(&row.query),
         "identity": row.identity.to_string(),
         "age_ns": row.age_ns,
         "bytes_in": row.bytes_in,
@@ -348,6 +368,12 @@ fn session(row: &SessionRow) -> Value {
         "queued_bytes": row.queued_bytes,
         "send_credit_bytes": row.send_credit_bytes,
     })
+}
+
+/// What a query asks, without its arguments: those are between caller and target.
+fn operation(query: &[u8]) -> String {
+    let name = query.split(|byte| *byte == b'?').next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
 }
 
 fn kind_name(kind: SessionKind) -> &'static str {

@@ -17,6 +17,7 @@ pub mod observations;
 pub mod peer_document;
 pub mod registrations_file;
 pub mod render;
+pub mod resident;
 pub mod runtime;
 pub mod stats_socket;
 pub mod units;

@@ -50,6 +50,7 @@ struct Snapshot {
     uptime_seconds: f64,
     numbers: Vec<NodeNumber>,
     labelled: Vec<LabelledNumber>,
+    resident_bytes: Option<u64>,
     cores: Vec<CoreReport>,
     management_drops: DropCounters,
     durations: Vec<DurationHistogram>,
@@ -91,6 +92,7 @@ impl Snapshot {
             uptime_seconds: now.since(observations.started()).as_secs_f64(),
             numbers: node_numbers(extra),
             labelled: labelled_numbers(extra),
+            resident_bytes: extra.operations.resident_bytes,
             cores: observations.reports().cloned().collect(),
             management_drops: extra.gateway.refusals.clone(),
             durations: durations(observations),
@@ -232,6 +234,12 @@ impl Snapshot {
             let kind = metric_type(number.kind);
             let metric = encoder.encode_descriptor(number.name, number.help, None, kind)?;
             encode_value(metric, number.kind, MetricUnit::Things, number.value)?;
+        }
+        if let Some(bytes) = self.resident_bytes {
+            let help = "Memory that the process holds";
+            encoder
+                .encode_descriptor("resident_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?
+                .encode_gauge(&bytes)?;
         }
         for number in &self.labelled {
             let kind = metric_type(number.kind);

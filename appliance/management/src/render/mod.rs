@@ -45,6 +45,15 @@ pub fn status(document: &Value) -> String {
     out.push('\n');
     out.push_str(&traffic(document));
     out.push_str(&gateway(&document["gateway"]));
+    let memory = &document["memory"];
+    line(
+        &mut out,
+        &format!(
+            "memory     {} resident, {} for each link",
+            bytes(&memory["resident_bytes"]),
+            bytes(&memory["link_state_bytes_per_link"]),
+        ),
+    );
     let dropped = document["drops"].as_object().into_iter().flatten();
     let dropped: u64 = dropped.filter_map(|(_, events)| events.as_u64()).sum();
     line(&mut out, &format!("dropped    {} events since the start", human_count(dropped)));

@@ -16,6 +16,7 @@ use crate::limits::{COMMAND_RETRY_PAUSE, STOP_TIMEOUT};
 use crate::node::{Node, NodeSettings};
 use crate::observations::Observations;
 use crate::registrations_file::RegistrationsFile;
+use crate::resident::resident_bytes;
 use crate::stats_socket::{
     self, BindError, Document, ListingRequest, StatsLimits, StatsRequest, StatsServer,
 };
@@ -342,6 +343,7 @@ impl ManagementCore {
                     self.interval_due = true;
                     self.save_registrations();
                     self.note_dials(clock::now());
+                    self.extra.operations.resident_bytes = resident_bytes();
                 }
                 Some(request) = requests.recv() => self.on_request(request),
                 () = sleep_until(self.next_deadline()) => {}

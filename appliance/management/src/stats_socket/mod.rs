@@ -20,4 +20,6 @@ pub use request::{Document, ListingRequest, Order, Question, StatsRequest};
 pub use server::{StatsLimits, StatsServer, channel};
 
 #[cfg(test)]
+mod command_tests;
+#[cfg(test)]
 mod tests;

@@ -18,10 +18,10 @@ use tokio::time::{sleep, timeout};
 use waystation_relay::drop_reason::DropReason;
 
 /// How long a test waits for what should happen at once, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server on a socket in a directory of its own, and a source that answers from the fixtures.
-struct Node {
+pub(super) struct Node {
     directory: TempDir,
     server: StatsServer,
     tasks: Vec<JoinHandle<()>>,
@@ -42,7 +42,7 @@ impl Node {
     }
 
     /// Nobody answers but the test.
-    fn start_silent(limits: StatsLimits) -> (Self, mpsc::Receiver<StatsRequest>) {
+    pub(super) fn start_silent(limits: StatsLimits) -> (Self, mpsc::Receiver<StatsRequest>) {
         let directory = TempDir::new().unwrap();
         let (server, requests) = channel(limits);
         let listener = bind(&directory.path().join("s")).unwrap();
@@ -53,11 +53,11 @@ impl Node {
         (Self { directory, server, tasks: vec![task] }, requests)
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.directory.path().join("s")
     }
 
-    async fn get(&self, uri: &str) -> Result<Vec<u8>, ClientError> {
+    pub(super) async fn get(&self, uri: &str) -> Result<Vec<u8>, ClientError> {
         client::fetch(&self.path(), uri, PATIENCE).await
     }
 
@@ -66,7 +66,7 @@ impl Node {
     }
 
     /// Sends bytes as they are and reads until the server closes.
-    async fn raw(&self, request: &[u8]) -> String {
+    pub(super) async fn raw(&self, request: &[u8]) -> String {
         let mut stream = UnixStream::connect(self.path()).await.unwrap();
         stream.write_all(request).await.unwrap();
         read_to_end(&mut stream).await
@@ -91,7 +91,7 @@ async fn answer(mut requests: mpsc::Receiver<StatsRequest>) {
     }
 }
 
-fn refused(answer: Result<Vec<u8>, ClientError>) -> (u16, Value) {
+pub(super) fn refused(answer: Result<Vec<u8>, ClientError>) -> (u16, Value) {
     let ClientError::Refused { status, body, .. } = answer.unwrap_err() else {
         panic!("refused with a document")
     };
