@@ -2,6 +2,7 @@
 
 mod deliveries;
 mod migrating;
+mod model;
 mod relaying;
 mod services;
 
