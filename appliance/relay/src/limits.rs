@@ -58,3 +58,7 @@ pub const PACE_LINE_STALE_MIN: usize = 64;
 /// Smallest burst of a quota with a rate, in nanoseconds of that rate: turns of the loop and timers
 /// that come late by less lose nothing of the rate.
 pub const BURST_MIN_NS: u64 = 20_000_000;
+
+/// Ended sessions of a link whose late credit is not answered: as many as a peer may have ended
+/// while frames of theirs were on their way, at 8 bytes each.
+pub const ENDED_SESSIONS_MAX: usize = 32;

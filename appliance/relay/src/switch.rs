@@ -171,6 +171,8 @@ pub struct Switch {
 struct LinkSessions {
     profile: Profile,
     by_nonce: HashMap<u64, u32>,
+    /// Nonces of the sessions that ended last: credit for them may still be on its way.
+    ended: VecDeque<u64>,
     /// What its sessions count against.
     quota: Option<Arc<Quota>>,
     /// Sources that have legs whose queued bytes may go out, each once, in turn.
@@ -237,6 +239,7 @@ impl Switch {
             *entry = Some(LinkSessions {
                 profile,
                 by_nonce: HashMap::new(),
+                ended: VecDeque::new(),
                 quota: None,
                 turns: VecDeque::new(),
             });
@@ -313,7 +316,11 @@ impl Switch {
     pub fn read(&mut self, link: u32, nonce: u64, bytes: u32) {
         let Some((slot, leg)) = self.find_mut(link, nonce) else {
             self.drops.count(DropReason::UnknownSessionRead, 0);
-            self.effects.push(Effect::Frame { link, frame: Frame::Reset { nonce } });
+            // A peer returns credit for the last bytes of a session when it has ended already; a
+            // reset for each of these frames would tell it nothing new (spec §7.2, trap 23).
+            if !self.link(link).is_some_and(|sessions| sessions.ended.contains(&nonce)) {
+                self.effects.push(Effect::Frame { link, frame: Frame::Reset { nonce } });
+            }
             return;
         };
         leg.credit = leg.credit.saturating_add(u64::from(bytes));
@@ -563,6 +570,7 @@ impl Switch {
         const ENTRY_BYTES: usize = size_of::<(u64, u32)>() + 1;
         let heap = self.link(link).map_or(0, |sessions| {
             sessions.by_nonce.capacity() * ENTRY_BYTES
+                + sessions.ended.capacity() * size_of::<u64>()
                 + sessions.turns.capacity() * size_of::<u32>()
         });
         size_of::<Option<LinkSessions>>() + heap

@@ -6,6 +6,8 @@ use super::{CODE_REJECTED, Effect, Switch};
 use crate::drop_reason::DropReason;
 use crate::ids::LegTag;
 use crate::leg::{Intake, LegState, Other, Signal};
+use crate::limits::ENDED_SESSIONS_MAX;
+use std::collections::VecDeque;
 use waystation_astral::frame::Frame;
 
 impl Switch {
@@ -131,6 +133,7 @@ impl Switch {
         let mut sessions = self.links.get_mut(leg.link as usize).and_then(Option::as_mut);
         if let Some(sessions) = &mut sessions {
             sessions.by_nonce.remove(&leg.nonce);
+            remember(&mut sessions.ended, leg.nonce);
         }
         self.turns.leave(slot, &mut leg, sessions);
         self.pacing.leave(&mut leg);
@@ -138,4 +141,11 @@ impl Switch {
             quota.leave_session();
         }
     }
+}
+
+fn remember(ended: &mut VecDeque<u64>, nonce: u64) {
+    if ended.len() == ENDED_SESSIONS_MAX {
+        ended.pop_front();
+    }
+    ended.push_back(nonce);
 }

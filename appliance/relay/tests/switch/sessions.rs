@@ -319,3 +319,21 @@ fn sessions_beyond_the_caps_of_a_link_and_of_a_core_are_rejected() {
     assert_eq!(world.seen(b), [Seen::Response { nonce: 51, code: 1, window: 0 }]);
     assert_eq!((world.sessions(), world.drops(DropReason::TooManySessions)), (150, 2));
 }
+
+#[test]
+fn credit_for_a_session_that_has_just_ended_is_not_answered() {
+    on_one_core_and_two(|world, a, b| {
+        let at_b = world.join(a, b, 9, (1000, 1000));
+        world.reset(a, 9);
+        assert_eq!(world.seen(b), [Seen::Reset { nonce: at_b }]);
+        world.read(a, 9, 10);
+        world.read(b, at_b, 10);
+        assert_eq!((world.seen(a), world.seen(b)), (vec![], vec![]));
+        // Data tells that the peer has not understood, and credit for what never was is odd.
+        world.data(a, 9, b"late");
+        world.read(b, 4711, 10);
+        assert_eq!(world.seen(a), [Seen::Reset { nonce: 9 }]);
+        assert_eq!(world.seen(b), [Seen::Reset { nonce: 4711 }]);
+        assert_eq!(world.drops(DropReason::UnknownSessionRead), 3);
+    });
+}
