@@ -9,8 +9,9 @@ use std::io::{Read, Write};
 use std::thread;
 use support::STEP;
 use support::appliance::{Appliance, PortName, Settings};
+use support::hand_link::{Got, HandLink};
 use support::nodes::connect;
-use waystation_astral::frame::Profile;
+use waystation_astral::frame::{Frame, Profile};
 
 /// Pairs of nodes that meet at the same time, to keep the cores busy.
 const PAIRS: usize = 4;
@@ -56,4 +57,44 @@ fn meet_again_and_again(appliance: &Appliance) {
     // What the pool still holds ends with it.
     drop(idle);
     caller.link.ping(STEP).unwrap();
+}
+
+#[test]
+fn node_is_reached_as_soon_as_its_link_is_up_over_io_uring() {
+    reach_at_once(PortName::IoUring);
+}
+
+#[test]
+fn node_is_reached_as_soon_as_its_link_is_up_over_epoll() {
+    reach_at_once(PortName::Epoll);
+}
+
+/// Callers and targets of different cores. The target's pong is all that anybody waits for.
+fn reach_at_once(port: PortName) {
+    if !port.is_given() {
+        return;
+    }
+    let appliance = Appliance::start(&Settings::new(port, 3));
+    thread::scope(|scope| {
+        for _ in 0..PAIRS {
+            scope.spawn(|| {
+                let caller = appliance.node(Profile::P4);
+                for meeting in 0..MEETINGS {
+                    let profile = Profile::ALL[meeting % Profile::ALL.len()];
+                    let mut target = HandLink::dial(&appliance, profile);
+                    let (link, identity) = (caller.link.clone(), target.identity);
+                    let asking = thread::spawn(move || link.query_relayed(&identity, "test.soon"));
+                    let (Got::Query { nonce, .. } | Got::RelayQuery { nonce, .. }) =
+                        target.receive_next()
+                    else {
+                        panic!("something else than the query");
+                    };
+                    target.send(&Frame::Response { nonce, code: 0, window: 1024 });
+                    drop(asking.join().unwrap().unwrap());
+                    target.close();
+                }
+            });
+        }
+    });
+    appliance.wait_until_whole();
 }

@@ -13,22 +13,40 @@ use waystation_engine::control::{Command, Report};
 use waystation_relay::drop_reason::DropReason;
 
 impl ManagementCore {
+    /// Takes what the cores have reported. Whoever asks for a node may have been told by it that it
+    /// is linked, on another core: that core's report lies in its ring by the time the query is
+    /// taken, though perhaps not when that ring was looked at. So all rings are looked at twice,
+    /// and links that have come up are entered before anything else.
     pub(super) fn drain_reports(&mut self) {
         let now = clock::now();
         self.more_reports = false;
+        let mut reports = self.take_reports(now);
+        reports.append(&mut self.take_reports(now));
+        for report in reports {
+            self.on_report(now, report);
+        }
+        self.note_node_events(now);
+        self.count();
+    }
+
+    /// What lies in the rings, in the order of each, but for links that have come up.
+    fn take_reports(&mut self, now: Moment) -> Vec<Report> {
+        let mut taken = Vec::new();
         for core in self.cores() {
-            let mut taken = 0;
+            let mut left = REPORTS_PER_ROUND;
             while let Some(report) = self.end.next_report(core) {
-                self.on_report(now, report);
-                taken += 1;
-                if taken == REPORTS_PER_ROUND {
+                match report {
+                    Report::LinkUp(_) => self.on_report(now, report),
+                    _ => taken.push(report),
+                }
+                left -= 1;
+                if left == 0 {
                     self.more_reports = true;
                     break;
                 }
             }
         }
-        self.note_node_events(now);
-        self.count();
+        taken
     }
 
     fn on_report(&mut self, now: Moment, report: Report) {
