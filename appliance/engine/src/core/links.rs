@@ -271,6 +271,10 @@ impl<P: Port> DataCore<P> {
                 self.pipe_halves = self.pipe_halves.saturating_add_signed(change);
                 &mut self.sockets
             }
+            PhaseKind::Dismissed => {
+                self.dismissed = self.dismissed.saturating_add_signed(change);
+                &mut self.sockets
+            }
             PhaseKind::Other => return,
         };
         *count = count.saturating_add_signed(change);
@@ -285,6 +289,8 @@ enum PhaseKind {
     Socket,
     /// A raw socket too.
     Pipe,
+    /// That too.
+    Dismissed,
     Other,
 }
 
@@ -293,6 +299,7 @@ impl PhaseKind {
         match phase {
             Phase::Link(_) => Self::Link,
             Phase::Pipe(_) => Self::Pipe,
+            Phase::Dismissed => Self::Dismissed,
             phase if phase.is_half_open() => Self::HalfOpen,
             phase if phase.is_socket() => Self::Socket,
             _ => Self::Other,

@@ -113,6 +113,8 @@ pub struct DataCore<P> {
     sockets: usize,
     /// Two for each pipe.
     pipe_halves: usize,
+    /// Raw sockets that nobody has a use for and that are still open.
+    dismissed: usize,
     links: usize,
     now_ns: u64,
     started_ns: u64,
@@ -160,6 +162,7 @@ impl<P: Port> DataCore<P> {
             half_open: 0,
             sockets: 0,
             pipe_halves: 0,
+            dismissed: 0,
             links: 0,
             now_ns,
             started_ns: now_ns,

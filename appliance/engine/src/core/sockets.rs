@@ -12,7 +12,8 @@ use crate::block::BLOCK_BYTES;
 use crate::clock;
 use crate::control::Report;
 use crate::limits::{
-    DISMISSED_FOR, EARLY_BYTES_MAX, HANDOFF_TIMEOUT, PACED_READ_MIN_BYTES, PIPE_PENDING_MAX,
+    DISMISSED_FOR, DISMISSED_MAX, EARLY_BYTES_MAX, HANDOFF_TIMEOUT, PACED_READ_MIN_BYTES,
+    PIPE_PENDING_MAX,
 };
 use crate::mesh::{MovedSocket, PipeQuotas};
 use crate::port::arena::ReceiveBuffer;
@@ -522,11 +523,11 @@ impl<P: Port> DataCore<P> {
     /// node dials again without delay when its idle connection ends (spec §11.2, trap b), so one
     /// that nobody asked to end is closed only after a while.
     pub(super) fn close_socket(&mut self, socket: SocketTag, reason: DropReason) {
+        let unwanted = self.dismissed < DISMISSED_MAX
+            && matches!(reason, DropReason::TooManyConnections | DropReason::SocketNonceUnknown);
         let Some(connection) = self.connections.get_mut(socket.slot, socket.generation) else {
             return;
         };
-        let unwanted =
-            matches!(reason, DropReason::TooManyConnections | DropReason::SocketNonceUnknown);
         let early = match &mut connection.phase {
             Phase::Presented(early) if unwanted => std::mem::take(early),
             Phase::Idle(_) if unwanted => Early::default(),
