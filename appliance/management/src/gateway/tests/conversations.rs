@@ -301,3 +301,23 @@ fn cancelled_query_changes_nothing() {
     let nonce = nonce_of(&one(commands));
     assert_joined(&bench.present(socket(A, 1), nonce), (socket(A, 1), socket(B, 1)));
 }
+
+#[test]
+fn node_that_dialed_a_private_address_registers_and_is_told_that_one_port() {
+    let mut bench = bench();
+    let mut up = bench.up(B, link_of(B), false);
+    (up.local, up.remote) =
+        ("192.168.7.1:1791".parse().unwrap(), "192.168.7.9:4000".parse().unwrap());
+    bench.tell(&Report::LinkUp(up.clone()));
+    for text in ["gateway.node_register?visibility=private", "gateway.node_list"] {
+        let mut query = bench.query(B, link_of(B), text);
+        query.local = up.local;
+        let command = one(bench.ask_as(query).1);
+        if text == "gateway.node_list" {
+            assert_eq!(bytes_of(&command), object::eos(), "it asked not to be listed");
+        } else {
+            let address = "106d6f642e7463702e656e64706f696e7404c0a8070106ff";
+            assert!(hex(bytes_of(&command)).contains(address), "{}", hex(bytes_of(&command)));
+        }
+    }
+}
