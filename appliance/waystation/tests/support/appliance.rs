@@ -97,9 +97,14 @@ impl Settings {
     }
 
     /// Without lines about every small thing, where there are thousands of those.
-    pub fn quiet(mut self) -> Self {
+    pub fn quiet(self) -> Self {
+        self.logging("info")
+    }
+
+    /// With log lines of this level.
+    pub fn logging(mut self, level: &str) -> Self {
         self.lines.get_mut("management").unwrap().retain(|line| !line.starts_with("log ="));
-        self.with("management", "log = \"info\"")
+        self.with("management", &format!("log = \"{level}\""))
     }
 
     /// With another build of the program.
