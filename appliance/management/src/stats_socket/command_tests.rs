@@ -5,9 +5,10 @@ use super::*;
 use crate::journal::EventLines;
 use crate::limits::EVENT_FOLLOWERS_MAX;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use waystation_relay::ids::{CoreId, LegTag, LinkTag};
 
 fn post(uri: &str) -> Vec<u8> {
@@ -87,7 +88,7 @@ async fn read_until(stream: &mut UnixStream, wanted: &str) {
 
 #[tokio::test]
 async fn follower_gets_events_behind_the_last_as_they_come_and_outlasts_the_limit() {
-    let limit = std::time::Duration::from_millis(100);
+    let limit = Duration::from_millis(100);
     let limits = StatsLimits { connection_timeout: limit, ..StatsLimits::default() };
     let (node, mut requests) = Node::start_silent(limits);
     let mut stream = follow(&node).await;
@@ -129,4 +130,61 @@ async fn followers_beyond_the_limit_are_turned_away_and_others_are_served() {
         }
     };
     timeout(PATIENCE, freed).await.unwrap();
+}
+
+/// Bytes of one answer with events: a few of them are more than the kernel buffers for a socket.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// A node where as much happens as its readers can take.
+async fn tell_much(mut requests: tokio::sync::mpsc::Receiver<StatsRequest>) {
+    while let Some(request) = requests.recv().await {
+        let Question::Events { after, .. } = request.what else {
+            panic!("nobody asks for {:?}", request.what)
+        };
+        let newest = after.unwrap_or_default() + 1;
+        let text = format!("{newest:06}{}\n", ".".repeat(PIECE_BYTES - 7));
+        // A reader that has gone needs no answer.
+        let _ = request.reply.send(Document::events(EventLines { text, newest }));
+    }
+}
+
+/// Waits until the server has closed, whatever is still to be read.
+async fn closed(stream: &UnixStream) {
+    while !stream.ready(Interest::READABLE).await.unwrap().is_read_closed() {
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn followers_that_never_read_are_cut_within_their_limit_and_hold_up_nobody() {
+    let limit = Duration::from_secs(2);
+    let limits = StatsLimits { event_reader_timeout: limit, ..StatsLimits::default() };
+    let (node, requests) = Node::start_silent(limits);
+    let telling = tokio::spawn(tell_much(requests));
+    let mut reader = follow(&node).await;
+    read_until(&mut reader, "000001").await;
+    let begun = Instant::now();
+    let mut stuck = Vec::new();
+    for _ in 1..EVENT_FOLLOWERS_MAX {
+        stuck.push(follow(&node).await);
+    }
+    // Who reads gets everything meanwhile, many times what the others have left unread.
+    let (mut piece, mut read_bytes) = (vec![0; PIECE_BYTES], 0);
+    while read_bytes < 20 * PIECE_BYTES {
+        let bytes = timeout(PATIENCE, reader.read(&mut piece)).await.unwrap().unwrap();
+        assert!(bytes > 0, "ended after {read_bytes}");
+        read_bytes += bytes;
+    }
+    assert!(begun.elapsed() < limit, "{:?}: the others are still waited for", begun.elapsed());
+    for stream in &stuck {
+        timeout(PATIENCE, closed(stream)).await.unwrap();
+    }
+    let took = begun.elapsed();
+    assert!(took >= limit && took < StatsLimits::default().event_reader_timeout, "{took:?}");
+    // Their places are free at once.
+    for stream in &mut stuck {
+        *stream = follow(&node).await;
+        read_until(stream, "000001").await;
+    }
+    telling.abort();
 }

@@ -6,13 +6,13 @@
 
 use super::request::Document;
 use super::server::StatsServer;
-use crate::limits::EVENT_READER_TIMEOUT;
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 /// The body of a response that goes on.
@@ -33,18 +33,25 @@ impl Body for EventStream {
     }
 }
 
-/// Begins a stream with a first answer. `held` is dropped when it ends.
+/// Begins a stream with a first answer. `held` is dropped when it ends; `cut` is told when it ends
+/// because its reader does not read, whose connection would otherwise wait for that reader.
 pub(super) fn begin<H: Send + 'static>(
     server: StatsServer,
     first: &Document,
     held: H,
+    cut: Arc<Notify>,
 ) -> EventStream {
     // One piece in the channel and one in flight are all that a slow reader can hold.
     let (sender, pieces) = mpsc::channel(1);
     let (body, newest) = (first.body.clone(), first.newest_event.unwrap_or_default());
     tokio::spawn(async move {
         tokio::select! {
-            () = feed(&server, &sender, body, newest) => {}
+            end = feed(&server, &sender, body, newest) => {
+                if end == End::NotRead {
+                    tracing::debug!("cut a reader of events that does not read");
+                    cut.notify_one();
+                }
+            }
             // The reader has gone.
             () = sender.closed() => {}
         }
@@ -53,14 +60,28 @@ pub(super) fn begin<H: Send + 'static>(
     EventStream { pieces }
 }
 
-async fn feed(server: &StatsServer, sender: &mpsc::Sender<Bytes>, first: Bytes, newest: u64) {
+/// Why there is nothing more to pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A piece has waited for its reader for too long.
+    NotRead,
+    /// The runtime has stopped.
+    NoMore,
+}
+
+async fn feed(
+    server: &StatsServer,
+    sender: &mpsc::Sender<Bytes>,
+    first: Bytes,
+    newest: u64,
+) -> End {
+    let limit = server.event_reader_timeout();
     let (mut piece, mut after) = (first, newest);
     loop {
-        if !piece.is_empty() && timeout(EVENT_READER_TIMEOUT, sender.send(piece)).await.is_err() {
-            tracing::debug!("cut a reader of events that does not read");
-            return;
+        if !piece.is_empty() && timeout(limit, sender.send(piece)).await.is_err() {
+            return End::NotRead;
         }
-        let Some(document) = server.newer_events(after).await else { return };
+        let Some(document) = server.newer_events(after).await else { return End::NoMore };
         after = document.newest_event.unwrap_or(after);
         piece = document.body;
     }

@@ -10,9 +10,9 @@ use super::event_stream::{self, EventStream};
 use super::request::{Document, Order, Question, StatsRequest};
 use super::routes::{self, Refusal, Surface};
 use crate::limits::{
-    EVENT_FOLLOWERS_MAX, EVENT_WAIT, STATS_ACCEPT_PAUSE, STATS_CONNECTION_TIMEOUT,
-    STATS_CONNECTIONS_MAX, STATS_DIAL_TIMEOUT, STATS_HEAD_TIMEOUT, STATS_HEADERS_MAX,
-    STATS_LISTENERS_MAX, STATS_REPLY_TIMEOUT, STATS_REQUEST_BYTES_MAX,
+    EVENT_FOLLOWERS_MAX, EVENT_READER_TIMEOUT, EVENT_WAIT, STATS_ACCEPT_PAUSE,
+    STATS_CONNECTION_TIMEOUT, STATS_CONNECTIONS_MAX, STATS_DIAL_TIMEOUT, STATS_HEAD_TIMEOUT,
+    STATS_HEADERS_MAX, STATS_LISTENERS_MAX, STATS_REPLY_TIMEOUT, STATS_REQUEST_BYTES_MAX,
 };
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -31,7 +31,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -54,6 +54,8 @@ pub struct StatsLimits {
     pub reply_timeout: Duration,
     /// Time for the whole connection.
     pub connection_timeout: Duration,
+    /// Time that one who follows the events may leave a piece unread.
+    pub event_reader_timeout: Duration,
 }
 
 impl Default for StatsLimits {
@@ -63,6 +65,7 @@ impl Default for StatsLimits {
             head_timeout: STATS_HEAD_TIMEOUT,
             reply_timeout: STATS_REPLY_TIMEOUT,
             connection_timeout: STATS_CONNECTION_TIMEOUT,
+            event_reader_timeout: EVENT_READER_TIMEOUT,
         }
     }
 }
@@ -82,6 +85,8 @@ struct Client {
     may_command: bool,
     /// Answers under way that may take longer than a connection usually lasts.
     lasting: Arc<AtomicUsize>,
+    /// Told when an answer has ended because nobody reads it.
+    cut: Arc<Notify>,
 }
 
 impl Client {
@@ -140,7 +145,12 @@ impl StatsServer {
                 Ok((stream, may_command)) => {
                     while connections.try_join_next().is_some() {}
                     if connections.len() < self.limits.connections_max {
-                        let client = Client { on, may_command, lasting: Arc::default() };
+                        let client = Client {
+                            on,
+                            may_command,
+                            lasting: Arc::default(),
+                            cut: Arc::default(),
+                        };
                         connections.spawn(self.clone().connection(stream, client));
                     } else {
                         turn_away(stream).await;
@@ -168,7 +178,11 @@ impl StatsServer {
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         loop {
-            match timeout(self.limits.connection_timeout, &mut connection).await {
+            let outcome = tokio::select! {
+                outcome = timeout(self.limits.connection_timeout, &mut connection) => outcome,
+                () = client.cut.notified() => return,
+            };
+            match outcome {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => {
                     return tracing::debug!(%error, "a connection to the stats socket failed");
@@ -228,8 +242,13 @@ impl StatsServer {
             return response(first.status, first.content_type, Either::Left(Full::new(first.body)));
         }
         let (status, content_type) = (first.status, first.content_type);
-        let stream = event_stream::begin(self.clone(), &first, (permit, client.last()));
+        let held = (permit, client.last());
+        let stream = event_stream::begin(self.clone(), &first, held, Arc::clone(&client.cut));
         response(status, content_type, Either::Right(stream))
+    }
+
+    pub(super) fn event_reader_timeout(&self) -> Duration {
+        self.limits.event_reader_timeout
     }
 
     /// Events behind this number, as soon as there are any; `None` when there will be none.
