@@ -103,8 +103,8 @@ pub struct Moving {
 /// What becomes of a session that is to move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationStep {
-    /// It stays where it is: it is unknown, not open, on another core than the link, or that link
-    /// has no room for it.
+    /// It stays where it is: it is unknown, not open, on another core than the link, that link has
+    /// no room for it, or bytes from before its last move are still held.
     Refused,
     /// Our marker is on the old link; the peer may send so much on the new one.
     Begun { leg: LegTag, window_bytes: u32 },

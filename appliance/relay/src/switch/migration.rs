@@ -60,7 +60,7 @@ impl Switch {
     /// The peer's marker arrived on a link.
     pub fn migrate(&mut self, link: u32, nonce: u64) {
         let window = u64::from(self.limits.window_bytes);
-        let moved = self.find_mut(link, nonce).and_then(|(slot, leg)| {
+        let moved = self.find_mut(link, nonce).and_then(|(_, leg)| {
             let old_link = leg.link;
             let moving = leg.moving.as_deref_mut().filter(|moving| !moving.arrived)?;
             if old_link != link {
@@ -72,9 +72,9 @@ impl Switch {
             // The peer counts our window anew; what it has sent and we still hold is no part of it.
             leg.credit_debt += window.saturating_sub(leg.window_left);
             leg.window_left = window;
-            Some((slot, operation))
+            Some(operation)
         });
-        let Some((_, operation)) = moved else {
+        let Some(operation) = moved else {
             self.drops.count(DropReason::UnknownSessionIgnored, 0);
             return;
         };
@@ -103,7 +103,9 @@ impl Switch {
             !sessions.by_nonce.contains_key(&nonce)
                 && sessions.by_nonce.len() < self.limits.sessions_per_link
         });
-        free && leg.state == LegState::Open && leg.moving.is_none() && leg.link != to_link
+        // Each move grants a new window, so a second one waits until what was held is gone.
+        let paid = leg.credit_debt == 0;
+        free && paid && leg.state == LegState::Open && leg.moving.is_none() && leg.link != to_link
     }
 
     /// Cleans up behind a leg that ended while it was moving.

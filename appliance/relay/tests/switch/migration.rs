@@ -211,6 +211,37 @@ fn target_that_ends_meanwhile_is_heard_on_the_new_link() {
 }
 
 #[test]
+fn session_moves_again_only_when_what_it_held_before_is_gone() {
+    let mut scene = Scene::new();
+    scene.at_b = scene.world.join(scene.old, scene.b, 10, (1000, 0));
+    let there = Migration { operation: OPERATION, nonce: 10, to_link: scene.new.1, peer_window: 5 };
+    let back = Migration { to_link: scene.old.1, ..there };
+    scene.world.data(scene.old, 10, &vec![7; WINDOW as usize]);
+    scene.world.cores[0].begin_migration(&[scene.old.1], there);
+    scene.world.cores[0].migrate(scene.old.1, 10);
+    scene.world.settle();
+    let Heard::Migration(MigrationStep::Begun { leg, .. }) = scene.world.heard()[0] else {
+        panic!()
+    };
+    scene.resume(leg);
+    scene.world.data(scene.new, 10, &vec![8; WINDOW as usize]);
+    scene.world.cores[0].begin_migration(&[scene.new.1], back);
+    scene.world.settle();
+    assert_eq!(scene.world.heard(), [Heard::Migration(MigrationStep::Refused)]);
+    // A third window is not granted on top of two that are full; one that is paid for is.
+    scene.world.read(scene.b, scene.at_b, 2 * WINDOW);
+    for _ in 0..100 {
+        scene.world.fill(scene.b, 1 << 20);
+    }
+    scene.world.cores[0].begin_migration(&[scene.new.1], back);
+    scene.world.settle();
+    assert_eq!(
+        scene.world.heard(),
+        [Heard::Migration(MigrationStep::Begun { leg, window_bytes: WINDOW })]
+    );
+}
+
+#[test]
 fn data_on_the_new_link_before_the_marker_resets_the_session() {
     let mut scene = Scene::new();
     scene.begun();
