@@ -8,7 +8,7 @@
 use super::{Effect, Switch};
 use crate::drop_reason::DropReason;
 use crate::ids::LegTag;
-use crate::leg::{Leg, LegState, MigrationStep, Moving};
+use crate::leg::{Leg, LegState, MigrationStep, Moving, Other, Signal};
 use waystation_astral::frame::Frame;
 
 /// What a peer asks to be moved.
@@ -72,9 +72,9 @@ impl Switch {
             // The peer counts our window anew; what it has sent and we still hold is no part of it.
             leg.credit_debt += window.saturating_sub(leg.window_left);
             leg.window_left = window;
-            Some(operation)
+            Some((operation, leg.other, moving.to_link))
         });
-        let Some(operation) = moved else {
+        let Some((operation, other, to_link)) = moved else {
             self.drops.count(DropReason::UnknownSessionIgnored, 0);
             return;
         };
@@ -82,6 +82,11 @@ impl Switch {
             sessions.by_nonce.remove(&nonce);
         }
         self.effects.push(Effect::Migration { operation, step: MigrationStep::Arrived });
+        if let Other::Leg(to) = other {
+            // The old link's place may soon be a stranger's, who must not share this one's turns.
+            self.tell(Signal::Joined { to, core: self.core, link: to_link });
+            self.settle();
+        }
     }
 
     /// The peer is ready on the new link: what was held back goes on there.

@@ -4,7 +4,7 @@ use crate::world::{Heard, Seen, WINDOW, World, payload_of};
 use waystation_astral::frame::Profile;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag};
-use waystation_relay::leg::MigrationStep;
+use waystation_relay::leg::{MigrationStep, Source};
 use waystation_relay::switch::Migration;
 
 type Link = (usize, u32);
@@ -239,6 +239,23 @@ fn session_moves_again_only_when_what_it_held_before_is_gone() {
         scene.world.heard(),
         [Heard::Migration(MigrationStep::Begun { leg, window_bytes: WINDOW })]
     );
+}
+
+#[test]
+fn bytes_of_a_moved_session_take_turns_under_its_new_link() {
+    for cores in [1, 2] {
+        let mut world = World::new(cores);
+        let (old, new) = (world.link(0, 0, Profile::P4), world.link(0, 1, Profile::P4));
+        let b = world.link(cores - 1, 2, Profile::P4);
+        world.join(old, b, NONCE, (1000, 1000));
+        let migration =
+            Migration { operation: OPERATION, nonce: NONCE, to_link: new.1, peer_window: 500 };
+        world.cores[0].begin_migration(&[old.1], migration);
+        world.cores[0].migrate(old.1, NONCE);
+        world.settle();
+        let (_, at_b) = world.cores[b.0].legs().find(|(_, leg)| leg.link == b.1).unwrap();
+        assert_eq!(at_b.source, Source::Link { core: CoreId(0), link: new.1 });
+    }
 }
 
 #[test]
