@@ -1,11 +1,11 @@
 //! What must hold between operations, and at the end.
 
 use crate::session::{State, Verdict};
-use crate::world::{BURST_BYTES, TIMEOUT_NS, WINDOW, World};
+use crate::world::{BURST_BYTES, Link, TIMEOUT_NS, WINDOW, World};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use waystation_relay::ids::LegTag;
-use waystation_relay::leg::{Leg, LegState, Other};
+use waystation_relay::leg::{Leg, LegState, Other, Source};
 use waystation_relay::limits::{CHUNK_BYTES, PACE_PIECE_BYTES, RESET_GRACE_NS};
 use waystation_relay::switch::Switch;
 
@@ -20,9 +20,17 @@ impl World {
             let session = &self.sessions[leg.nonce as usize - 1];
             if session.state == State::Open && leg.state == LegState::Open {
                 assert_eq!(leg.credit, session.granted - session.received, "{leg:?}");
-                assert_eq!(leg.window_left, session.credit, "{leg:?}");
+                self.check_windows(leg);
             }
-            assert!(leg.window_left <= WINDOW, "{leg:?}");
+            assert!(leg.window_left <= WINDOW && leg.credit_debt <= WINDOW, "{leg:?}");
+        }
+        for &Link { core, place, .. } in self.links.iter().filter(|link| link.up) {
+            let named = |(tag, leg): &(&LegTag, &&Leg)| {
+                let comes = leg.moving.as_ref().is_some_and(|moving| moving.to_link == place);
+                tag.core.index() == core && (leg.link == place || comes)
+            };
+            let named = legs.iter().filter(named).count();
+            assert_eq!(self.cores[core].sessions_of(place), named, "a nonce is not free");
         }
         for quota in &self.quotas {
             let mine = |leg: &&&Leg| leg.quota.as_ref().is_some_and(|q| Arc::ptr_eq(q, quota));
@@ -43,6 +51,28 @@ impl World {
         }
     }
 
+    /// What a peer may still send, and what of it this node holds: two windows at most, and one
+    /// as soon as no credit is owed for what came before the session moved.
+    fn check_windows(&self, leg: &Leg) {
+        let number = leg.nonce as usize - 1;
+        let session = &self.sessions[number];
+        match (self.moving(number), leg.moving.as_deref()) {
+            (None, None) => assert_eq!(leg.window_left, session.credit, "{leg:?}"),
+            (Some(false), Some(_)) => assert!(leg.window_left >= session.credit, "{leg:?}"),
+            (Some(true), Some(moving)) => {
+                let told = leg.window_left - u64::from(moving.withheld_bytes);
+                assert_eq!(told, session.credit, "{leg:?}");
+            }
+            (expected, _) => panic!("{expected:?}: {leg:?}"),
+        }
+        let held_most = WINDOW - leg.window_left + leg.credit_debt;
+        if let Some(partner) = session.partner {
+            let held = session.sent - self.sessions[partner].received;
+            assert!(held <= held_most, "{held} bytes are held: {leg:?}");
+        }
+        assert!(session.unreturned <= held_most, "{} unread bytes: {leg:?}", session.unreturned);
+    }
+
     fn legs(&self) -> BTreeMap<LegTag, &Leg> {
         self.cores.iter().flat_map(Switch::legs).collect()
     }
@@ -57,6 +87,7 @@ impl World {
                     self.peer_reads(session);
                 }
             }
+            self.let_everything_move();
             self.cross_everything();
             self.take_reports(usize::MAX);
             for link in self.links_up() {
@@ -114,6 +145,7 @@ impl World {
 
     pub(crate) fn check_nothing_is_left(&self) {
         self.check();
+        self.check_no_move_is_left();
         for core in &self.cores {
             assert_eq!((core.sessions(), core.sources(), core.queue_bytes_in_use()), (0, 0, 0));
         }
@@ -141,6 +173,8 @@ fn check_owners(legs: &BTreeMap<LegTag, &Leg>) {
             _ => {
                 let other = other.unwrap_or_else(|| panic!("{tag} is an orphan: {leg:?}"));
                 assert_eq!(other.other, Other::Leg(*tag), "{to} has another owner than {tag}");
+                let source = Source::Link { core: tag.core, link: leg.link };
+                assert_eq!(other.source, source, "{to} sends in another's name than {tag}");
             }
         }
     }

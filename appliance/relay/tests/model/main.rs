@@ -13,11 +13,13 @@
 
 mod checks;
 mod management;
+mod moves;
 mod peers;
 mod session;
 mod world;
 
 use session::Random;
+use std::collections::BTreeMap;
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use world::World;
 
@@ -27,7 +29,7 @@ const SEQUENCES: u64 = 1500;
 const OPERATIONS_MAX: u64 = 250;
 
 /// What must have happened at least once, or the operations are too tame.
-const REACHED: [DropReason; 16] = [
+const REACHED: [DropReason; 18] = [
     DropReason::UnknownSessionData,
     DropReason::UnknownSessionRead,
     DropReason::UnknownSessionIgnored,
@@ -44,7 +46,37 @@ const REACHED: [DropReason; 16] = [
     DropReason::SessionClosedByOperator,
     DropReason::QuotaExceeded,
     DropReason::InputTooLong,
+    DropReason::MigrationRefused,
+    DropReason::MigrationFailed,
 ];
+
+/// Steps that leave no drop behind, but must have happened as well.
+const STEPS: [&str; 16] = [
+    "begun",
+    "arrived",
+    "resumed",
+    "refused",
+    "ended",
+    "asked twice",
+    "sent while moving",
+    "data too soon",
+    "data too late",
+    "credit too soon",
+    "marker repeated",
+    "resumed too soon",
+    "moving session reset",
+    "old name reset",
+    "link dropped",
+    "old link dropped",
+];
+
+/// What the sequences came to.
+#[derive(Default)]
+struct Outcome {
+    drops: DropCounters,
+    steps: BTreeMap<&'static str, u64>,
+    delivered: u64,
+}
 
 /// Says which seed failed.
 struct Seed(u64);
@@ -62,8 +94,8 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}")))
 }
 
-/// Runs one sequence, adds its drops to these, and returns how many bytes were delivered.
-fn run(seed: u64, drops: &mut DropCounters) -> u64 {
+/// Runs one sequence and adds what it came to.
+fn run(seed: u64, outcome: &mut Outcome) {
     let _seed = Seed(seed);
     let mut world = World::new(Random(seed));
     let operations = 20 + world.random.below(OPERATIONS_MAX - 20);
@@ -78,23 +110,32 @@ fn run(seed: u64, drops: &mut DropCounters) -> u64 {
     }
     world.end_everything();
     world.check_nothing_is_left();
-    world.cores.iter().for_each(|core| drops.add(core.drops()));
-    world.delivered
+    world.cores.iter().for_each(|core| outcome.drops.add(core.drops()));
+    for (step, count) in world.reached {
+        *outcome.steps.entry(step).or_default() += count;
+    }
+    outcome.delivered += world.delivered;
 }
 
 #[test]
 fn random_operations_keep_every_promise_of_the_switch() {
-    let mut drops = DropCounters::default();
+    let mut outcome = Outcome::default();
     if let Some(seed) = number("WAYSTATION_MODEL_SEED") {
-        run(seed, &mut drops);
+        run(seed, &mut outcome);
         return;
     }
     let sequences = number("WAYSTATION_MODEL_SEQUENCES").unwrap_or(SEQUENCES);
-    let delivered: u64 = (0..sequences).map(|seed| run(seed, &mut drops)).sum();
+    (0..sequences).for_each(|seed| run(seed, &mut outcome));
+    let Outcome { drops, steps, delivered } = outcome;
     println!("{sequences} sequences, {delivered} bytes delivered");
     for reason in REACHED {
         println!("{}: {}", reason.name(), drops.events(reason));
         assert!(sequences < SEQUENCES || drops.events(reason) > 0, "never {}", reason.name());
+    }
+    for step in STEPS {
+        let count = steps.get(step).copied().unwrap_or(0);
+        println!("{step}: {count}");
+        assert!(sequences < SEQUENCES || count > 0, "never {step}");
     }
     assert!(delivered > sequences * 1000, "only {delivered} bytes were delivered");
 }

@@ -190,7 +190,7 @@ impl World {
         let count = payload.len() as u64;
         entry.input_left = entry.input_left.checked_sub(count).expect("more than it takes");
         entry.unreturned += count;
-        assert!(entry.unreturned <= WINDOW, "more than a window of unread input");
+        assert!(entry.unreturned <= 2 * WINDOW, "more unread input than two windows");
         self.reports.push_back((session, leg, payload.len()));
     }
 

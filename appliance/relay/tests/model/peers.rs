@@ -13,6 +13,10 @@ impl World {
     // What peers do
 
     pub(crate) fn peer_acts(&mut self) {
+        if self.restless && self.random.one_in(3) {
+            self.somebody_moves();
+            return;
+        }
         let links = self.links_up();
         let Some(link) = self.random.of(&links) else { return };
         let on_link = |session: &usize| {
@@ -24,12 +28,19 @@ impl World {
             self.peer_asks(link);
             return;
         };
+        if self.sessions[session].moving.is_some() && self.random.one_in(2) {
+            self.peer_moves(session);
+            return;
+        }
         match (self.sessions[session].state, self.random.below(100)) {
-            (State::Open, 0..=59) => self.peer_sends(session),
-            (State::Open, 60..=84) => self.peer_reads(session),
+            (State::Open, 0..=49) => self.peer_sends(session),
+            (State::Open, 50..=69) => self.peer_reads(session),
+            (State::Open, 70..=84) => self.peer_moves(session),
             (State::Asked | State::ResetEarly, 0..=59) => self.peer_answers(session),
             (State::Pending, 0..=59) | (State::Unsent | State::Closed, _) => {}
             (_, 60..=89) => self.stray_frame(link, session),
+            // What a moving session does against the rules is a step of its move.
+            (State::Open, 90..=93) if self.sessions[session].moving.is_some() => {}
             (_, 90..=93) => self.peer_breaks_the_rules(session),
             (State::ResetEarly, _) => {}
             _ => self.peer_resets(session),
@@ -64,7 +75,7 @@ impl World {
     }
 
     /// Sends so many bytes of the session's stream, which need not be allowed.
-    fn send(&mut self, session: usize, count: u64) {
+    pub(crate) fn send(&mut self, session: usize, count: u64) {
         let nonce = session as u64 + 1;
         let Link { core, place, .. } = self.links[self.sessions[session].link];
         let entry = &mut self.sessions[session];
@@ -95,10 +106,12 @@ impl World {
     fn peer_answers(&mut self, session: usize) {
         let code = if self.random.one_in(4) { 1 + self.random.below(255) as u8 } else { 0 };
         let window = self.random.below(3 * WINDOW);
-        let Link { core, place, .. } = self.links[self.sessions[session].link];
+        let Link { core, place, profile, .. } = self.links[self.sessions[session].link];
         let entry = &mut self.sessions[session];
         entry.answer = Some(code);
-        entry.accepted_ns = self.now_ns;
+        if profile != Profile::P4 {
+            entry.hold_until_ns = self.now_ns + FIRST_DATA_HOLD_NS;
+        }
         entry.granted = window;
         entry.credit = WINDOW;
         if code == 0 && entry.state == State::Asked {
@@ -182,6 +195,11 @@ impl World {
             return;
         }
         let session = frame.nonce() as usize - 1;
+        if self.expected_reset == Some((link, session)) {
+            assert!(matches!(frame, Frame::Reset { .. }), "{frame:?}");
+            self.expected_reset = None;
+            return;
+        }
         assert_eq!(self.sessions[session].link, link, "{frame:?} on another's link");
         match *frame {
             Frame::Query { .. } => {
@@ -192,11 +210,12 @@ impl World {
             Frame::Response { code, window, .. } => self.on_response(session, code, window),
             Frame::Read { bytes, .. } => {
                 let entry = &mut self.sessions[session];
-                assert_eq!(entry.state, State::Open, "{frame:?}");
+                assert_eq!((entry.state, entry.moving), (State::Open, None), "{frame:?}");
                 entry.credit += u64::from(bytes);
                 assert!(entry.credit <= WINDOW, "more credit than the window");
             }
             Frame::Reset { .. } => self.on_reset(session),
+            Frame::Migrate { .. } => self.on_marker(session),
             ref other => panic!("{other:?}"),
         }
     }
@@ -242,8 +261,8 @@ impl World {
         let session = nonce as usize - 1;
         let entry = &mut self.sessions[session];
         assert_eq!((entry.link, entry.state), (link, State::Open), "data of session {session}");
-        let held = entry.answer.is_some() && self.links[link].profile != Profile::P4;
-        assert!(!held || self.now_ns >= entry.accepted_ns + FIRST_DATA_HOLD_NS, "too early");
+        assert!(self.now_ns >= entry.hold_until_ns, "too early");
+        assert_eq!(entry.moving, None, "data of session {session} on its way");
         let stream = match entry.feed {
             Feed::Session(source) => source as u64,
             Feed::Node => node_stream(session),

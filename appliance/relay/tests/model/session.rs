@@ -77,7 +77,8 @@ pub(crate) struct Session {
     pub(crate) link: usize,
     pub(crate) state: State,
     pub(crate) asked_ns: u64,
-    pub(crate) accepted_ns: u64,
+    /// No data may come before this time.
+    pub(crate) hold_until_ns: u64,
     /// What its peer may still send us.
     pub(crate) credit: u64,
     pub(crate) sent: u64,
@@ -107,6 +108,8 @@ pub(crate) struct Session {
     pub(crate) unreturned: u64,
     /// The place of the quota that paces what its peer gets.
     pub(crate) pace: Option<usize>,
+    /// The move that is under way.
+    pub(crate) moving: Option<usize>,
 }
 
 impl Session {
@@ -115,7 +118,7 @@ impl Session {
             link,
             state,
             asked_ns: 0,
-            accepted_ns: 0,
+            hold_until_ns: 0,
             credit: 0,
             sent: 0,
             granted,
@@ -135,6 +138,7 @@ impl Session {
             handed: 0,
             unreturned: 0,
             pace: None,
+            moving: None,
         }
     }
 }

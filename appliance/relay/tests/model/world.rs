@@ -1,7 +1,8 @@
 //! The cores, links, rings and quotas of one sequence, and how effects and bytes travel.
 
+use crate::moves::Move;
 use crate::session::{Random, Session, State};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use waystation_astral::frame::{Frame, Profile};
 use waystation_relay::ids::{CoreId, LegTag};
@@ -13,12 +14,15 @@ pub(crate) const WINDOW: u64 = 16_384;
 pub(crate) const TIMEOUT_NS: u64 = 1_000_000_000;
 pub(crate) const BURST_BYTES: u64 = 16_384;
 const LINKS_PER_CORE: u64 = 3;
+pub(crate) const SESSIONS_PER_LINK: usize = 6;
 
 /// A link, alive or not. Places of a core are used again by later links.
 pub(crate) struct Link {
     pub(crate) core: usize,
     pub(crate) place: u32,
     pub(crate) profile: Profile,
+    /// Whose it is: a peer may move sessions between its links on one core.
+    pub(crate) identity: u64,
     pub(crate) up: bool,
 }
 
@@ -50,18 +54,26 @@ pub(crate) struct World {
     pub(crate) rates: Vec<Rate>,
     /// Queue memory is so short that any session may end for want of it.
     pub(crate) scarce: bool,
+    /// Peers move their sessions all the time.
+    pub(crate) restless: bool,
     /// Resets that are answers to frames for unknown sessions.
     pub(crate) stray_resets: usize,
+    /// A reset for a session that is on another link than this.
+    pub(crate) expected_reset: Option<(usize, usize)>,
+    pub(crate) moves: Vec<Move>,
     pub(crate) delivered: u64,
+    /// How often each kind of step was reached.
+    pub(crate) reached: BTreeMap<&'static str, u64>,
 }
 
 impl World {
     pub(crate) fn new(mut random: Random) -> Self {
         let cores = 1 + random.below(3) as usize;
         let scarce = random.one_in(8);
+        let restless = random.one_in(3);
         let limits = SwitchLimits {
             window_bytes: WINDOW as u32,
-            sessions_per_link: 6,
+            sessions_per_link: SESSIONS_PER_LINK,
             sessions: 14,
             queue_bytes: if scarce { 2 * 4096 } else { 64 << 20 },
             query_timeout_ns: TIMEOUT_NS,
@@ -92,8 +104,12 @@ impl World {
             quotas: quotas.map(Quota::new).collect(),
             rates: rates.into(),
             scarce,
+            restless,
             stray_resets: 0,
+            expected_reset: None,
+            moves: Vec::new(),
             delivered: 0,
+            reached: BTreeMap::new(),
             random,
         };
         for _ in 0..3 {
@@ -131,7 +147,8 @@ impl World {
         }
         let profile = self.random.of(&Profile::ALL).unwrap_or(Profile::P4);
         self.cores[core].link_up(place, profile);
-        self.links.push(Link { core, place, profile, up: true });
+        let identity = self.random.below(2);
+        self.links.push(Link { core, place, profile, identity, up: true });
     }
 
     fn take_down_a_link(&mut self) {
@@ -145,7 +162,7 @@ impl World {
         let Link { core, place, .. } = self.links[link];
         self.links[link].up = false;
         for session in 0..self.sessions.len() {
-            if self.sessions[session].link == link {
+            if self.lives_on(session, link) {
                 self.close(session);
             }
         }
@@ -256,12 +273,16 @@ impl World {
                 Effect::Asked { ask, leg, code } => self.on_asked(ask as usize, leg, code),
                 Effect::Ended { leg } => self.on_ended(leg),
                 Effect::Incident { .. } => {}
+                Effect::Migration { operation, step } => self.on_migration(operation, step),
                 Effect::InnerOpened { .. }
                 | Effect::InnerRefused { .. }
-                | Effect::InnerEnded { .. }
-                | Effect::Migration { .. } => panic!("nobody asked for this: {effect:?}"),
+                | Effect::InnerEnded { .. } => panic!("nobody asked for this: {effect:?}"),
             }
         }
+    }
+
+    pub(crate) fn reach(&mut self, step: &'static str) {
+        *self.reached.entry(step).or_default() += 1;
     }
 
     /// The session is over for its peer, so whatever it is joined to may end.
