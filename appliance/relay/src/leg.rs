@@ -94,6 +94,8 @@ pub struct Moving {
     pub to_link: u32,
     /// What the peer takes on the new link before it has returned credit.
     pub peer_window: u32,
+    /// What we take on the new link before we have returned credit.
+    pub window_bytes: u32,
     /// Whether the peer's marker has come, and with it the new link is the leg's own.
     pub arrived: bool,
     /// Credit of the new link that waits for the peer to resume.
@@ -104,7 +106,7 @@ pub struct Moving {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationStep {
     /// It stays where it is: it is unknown, not open, on another core than the link, that link has
-    /// no room for it, or bytes from before its last move are still held.
+    /// no room for it, or too many bytes from before its last move are still held.
     Refused,
     /// Our marker is on the old link; the peer may send so much on the new one.
     Begun { leg: LegTag, window_bytes: u32 },

@@ -38,11 +38,16 @@ impl Switch {
         };
         self.leave_turns(slot);
         let leg = self.tag(slot);
+        let mut window_bytes = self.limits.window_bytes;
         if let Some(entry) = self.legs.at_mut(slot) {
+            // What is held from before an earlier move is part of this window: with what comes on
+            // the old link until the peer's marker, two windows are the most that is ever held.
+            window_bytes -= u32::try_from(entry.credit_debt).unwrap_or(0).min(window_bytes);
             entry.moving = Some(Box::new(Moving {
                 operation,
                 to_link,
                 peer_window,
+                window_bytes,
                 arrived: false,
                 withheld_bytes: 0,
             }));
@@ -53,7 +58,7 @@ impl Switch {
         if let Some(sessions) = self.link_mut(to_link) {
             sessions.by_nonce.insert(nonce, slot);
         }
-        let step = MigrationStep::Begun { leg, window_bytes: self.limits.window_bytes };
+        let step = MigrationStep::Begun { leg, window_bytes };
         self.effects.push(Effect::Migration { operation, step });
     }
 
@@ -69,9 +74,15 @@ impl Switch {
             moving.arrived = true;
             let operation = moving.operation;
             (leg.link, leg.credit) = (moving.to_link, u64::from(moving.peer_window));
-            // The peer counts our window anew; what it has sent and we still hold is no part of it.
-            leg.credit_debt += window.saturating_sub(leg.window_left);
-            leg.window_left = window;
+            // The peer counts our window anew; of what it has sent and we still hold, that is no
+            // part of it which would make it larger than a whole one.
+            let held = window.saturating_sub(leg.window_left) + leg.credit_debt;
+            let granted = held + u64::from(moving.window_bytes);
+            leg.credit_debt = granted.saturating_sub(window);
+            // Held bytes may have gone since it was granted: that credit is told with the rest.
+            let missing = window.saturating_sub(granted);
+            moving.withheld_bytes = u32::try_from(missing).unwrap_or(u32::MAX);
+            leg.window_left = u64::from(moving.window_bytes) + missing;
             Some((operation, leg.other, moving.to_link))
         });
         let Some((operation, other, to_link)) = moved else {
@@ -108,8 +119,8 @@ impl Switch {
             !sessions.by_nonce.contains_key(&nonce)
                 && sessions.by_nonce.len() < self.limits.sessions_per_link
         });
-        // Each move grants a new window, so a second one waits until what was held is gone.
-        let paid = leg.credit_debt == 0;
+        // Less than half a window is too little to move for.
+        let paid = leg.credit_debt <= u64::from(self.limits.window_bytes / 2);
         free && paid && leg.state == LegState::Open && leg.moving.is_none() && leg.link != to_link
     }
 

@@ -51,13 +51,14 @@ const REACHED: [DropReason; 18] = [
 ];
 
 /// Steps that leave no drop behind, but must have happened as well.
-const STEPS: [&str; 16] = [
+const STEPS: [&str; 17] = [
     "begun",
     "arrived",
     "resumed",
     "refused",
     "ended",
     "asked twice",
+    "begun with a debt",
     "sent while moving",
     "data too soon",
     "data too late",

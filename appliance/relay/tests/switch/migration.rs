@@ -211,7 +211,7 @@ fn target_that_ends_meanwhile_is_heard_on_the_new_link() {
 }
 
 #[test]
-fn session_moves_again_only_when_what_it_held_before_is_gone() {
+fn session_that_moves_to_and_fro_never_has_more_than_two_windows_held() {
     let mut scene = Scene::new();
     scene.at_b = scene.world.join(scene.old, scene.b, 10, (1000, 0));
     let there = Migration { operation: OPERATION, nonce: 10, to_link: scene.new.1, peer_window: 5 };
@@ -228,17 +228,49 @@ fn session_moves_again_only_when_what_it_held_before_is_gone() {
     scene.world.cores[0].begin_migration(&[scene.new.1], back);
     scene.world.settle();
     assert_eq!(scene.world.heard(), [Heard::Migration(MigrationStep::Refused)]);
-    // A third window is not granted on top of two that are full; one that is paid for is.
-    scene.world.read(scene.b, scene.at_b, 2 * WINDOW);
+    // With half of the debt paid, what is left of it is no part of the next window.
+    scene.world.read(scene.b, scene.at_b, WINDOW / 2);
     for _ in 0..100 {
         scene.world.fill(scene.b, 1 << 20);
     }
+    let debt = scene.world.cores[0].leg(leg).unwrap().credit_debt;
     scene.world.cores[0].begin_migration(&[scene.new.1], back);
     scene.world.settle();
-    assert_eq!(
-        scene.world.heard(),
-        [Heard::Migration(MigrationStep::Begun { leg, window_bytes: WINDOW })]
-    );
+    let window_bytes = WINDOW - debt as u32;
+    let begun = MigrationStep::Begun { leg, window_bytes };
+    assert_eq!((debt > 0, scene.world.heard()), (true, vec![Heard::Migration(begun)]));
+    scene.world.cores[0].migrate(scene.new.1, 10);
+    scene.world.settle();
+    scene.resume(leg);
+    scene.world.data(scene.old, 10, &vec![9; window_bytes as usize]);
+    let queued: usize = scene.world.cores[0].legs().map(|(_, leg)| leg.queue.len()).sum();
+    assert_eq!(queued, 2 * WINDOW as usize);
+    assert_eq!(scene.world.drops(DropReason::CreditOverflow), 0);
+    scene.world.data(scene.old, 10, b"one more");
+    assert_eq!(scene.world.drops(DropReason::CreditOverflow), 1);
+}
+
+#[test]
+fn session_with_little_traffic_moves_as_often_as_its_peer_likes() {
+    let mut scene = Scene::new();
+    for number in 0..10 {
+        let (from, to) = if number % 2 == 0 { (0, 1) } else { (1, 0) };
+        scene.world.data((0, from), NONCE, b"little");
+        let migration =
+            Migration { operation: OPERATION, nonce: NONCE, to_link: to, peer_window: 500 };
+        scene.world.cores[0].begin_migration(&[from], migration);
+        scene.world.cores[0].migrate(from, NONCE);
+        scene.world.settle();
+        let heard = scene.world.heard();
+        let [Heard::Migration(MigrationStep::Begun { leg, .. }), Heard::Migration(arrived)] =
+            heard[..]
+        else {
+            panic!("{heard:?}")
+        };
+        assert_eq!(arrived, MigrationStep::Arrived);
+        scene.world.cores[0].resume_migrated(leg);
+        scene.world.settle();
+    }
 }
 
 #[test]
