@@ -60,6 +60,9 @@ fn hold(port: PortName) {
     let each = grown / LINKS as u64;
     println!("{}: {each} bytes for each of {LINKS} links", port.name());
     assert!(each <= LINK_BYTES_MAX, "{each} bytes per link");
+    let said = appliance.status()["memory"]["link_state_bytes_per_link"].as_u64().unwrap();
+    println!("{}: {said} bytes of state for each, as it says itself", port.name());
+    assert!((1..=LINK_BYTES_MAX).contains(&said), "{said} bytes per link");
 
     let mut talking = [Pair::new(&appliance)];
     let waits = measure(&mut talking, Duration::from_millis(300));
