@@ -146,6 +146,7 @@ impl World {
     pub(crate) fn check_nothing_is_left(&self) {
         self.check();
         self.check_no_move_is_left();
+        assert!(self.inner.is_empty(), "a link inside never ends: {:?}", self.inner);
         for core in &self.cores {
             assert_eq!((core.sessions(), core.sources(), core.queue_bytes_in_use()), (0, 0, 0));
         }

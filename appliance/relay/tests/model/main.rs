@@ -12,6 +12,7 @@
 )]
 
 mod checks;
+mod inner;
 mod management;
 mod moves;
 mod peers;
@@ -51,7 +52,7 @@ const REACHED: [DropReason; 18] = [
 ];
 
 /// Steps that leave no drop behind, but must have happened as well.
-const STEPS: [&str; 17] = [
+const STEPS: [&str; 26] = [
     "begun",
     "arrived",
     "resumed",
@@ -69,6 +70,15 @@ const STEPS: [&str; 17] = [
     "old name reset",
     "link dropped",
     "old link dropped",
+    "inner link accepted",
+    "inner link opened",
+    "inner link refused",
+    "inner link wrote",
+    "inner link read",
+    "inner link left",
+    "inner link left early",
+    "inner link ended",
+    "inner resumed",
 ];
 
 /// What the sequences came to.

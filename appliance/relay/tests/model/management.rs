@@ -13,9 +13,11 @@ impl World {
     pub(crate) fn management_acts(&mut self) {
         match self.random.below(100) {
             0..=49 => self.decide(),
-            50..=64 => self.write(),
-            65..=79 => self.take_reports(1),
-            80..=94 => self.ask(),
+            50..=59 => self.write(),
+            60..=66 => self.inner_link_acts(),
+            67..=79 => self.take_reports(1),
+            80..=91 => self.ask(),
+            92..=94 => self.ask_inside(),
             _ => self.close_a_session(),
         }
     }
@@ -54,6 +56,7 @@ impl World {
                 entry.verdict = Verdict::Taking(leg);
                 self.cores[core].accept(leg, input_left as u32);
             }
+            40..=47 if self.terminate(session, leg) => {}
             _ => self.offer(session, leg),
         }
         self.apply_effects(core);
@@ -127,7 +130,12 @@ impl World {
         for _ in 0..most {
             let Some((session, leg, count)) = self.reports.pop_front() else { return };
             self.sessions[session].unreturned -= count as u64;
-            self.cores[leg.core.index()].input_handed_up(leg, count);
+            let core = &mut self.cores[leg.core.index()];
+            if self.sessions[session].inner {
+                core.inner_consumed(leg, count);
+            } else {
+                core.input_handed_up(leg, count);
+            }
             self.apply_effects(leg.core.index());
         }
     }
@@ -206,7 +214,7 @@ impl World {
     }
 }
 
-fn query(session: usize) -> OutboundQuery {
+pub(crate) fn query(session: usize) -> OutboundQuery {
     OutboundQuery {
         nonce: session as u64 + 1,
         query: b"objects.push".as_slice().into(),

@@ -152,7 +152,7 @@ impl World {
             Stage::Arrived(leg) => {
                 self.moves[number].stage = Stage::Resumed;
                 self.sessions[session].moving = None;
-                self.reach("resumed");
+                self.reach(if self.sessions[session].inner { "inner resumed" } else { "resumed" });
                 self.cores[core].resume_migrated(leg);
                 self.apply_effects(core);
             }

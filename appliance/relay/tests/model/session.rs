@@ -108,6 +108,8 @@ pub(crate) struct Session {
     pub(crate) unreturned: u64,
     /// The place of the quota that paces what its peer gets.
     pub(crate) pace: Option<usize>,
+    /// A link of our own runs inside.
+    pub(crate) inner: bool,
     /// The move that is under way.
     pub(crate) moving: Option<usize>,
 }
@@ -138,6 +140,7 @@ impl Session {
             handed: 0,
             unreturned: 0,
             pace: None,
+            inner: false,
             moving: None,
         }
     }

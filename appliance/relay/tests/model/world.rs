@@ -1,5 +1,6 @@
 //! The cores, links, rings and quotas of one sequence, and how effects and bytes travel.
 
+use crate::inner::Inner;
 use crate::moves::Move;
 use crate::session::{Random, Session, State};
 use std::collections::{BTreeMap, VecDeque};
@@ -61,6 +62,8 @@ pub(crate) struct World {
     /// A reset for a session that is on another link than this.
     pub(crate) expected_reset: Option<(usize, usize)>,
     pub(crate) moves: Vec<Move>,
+    /// Links of our own inside sessions, by core and place.
+    pub(crate) inner: BTreeMap<(usize, u32), Inner>,
     pub(crate) delivered: u64,
     /// How often each kind of step was reached.
     pub(crate) reached: BTreeMap<&'static str, u64>,
@@ -108,6 +111,7 @@ impl World {
             stray_resets: 0,
             expected_reset: None,
             moves: Vec::new(),
+            inner: BTreeMap::new(),
             delivered: 0,
             reached: BTreeMap::new(),
             random,
@@ -248,7 +252,7 @@ impl World {
                 self.rings[core][to.core.index()].push_back(crossing);
             }
             Route::Management { leg } => self.on_input(leg, payload),
-            Route::Inner { .. } => panic!("there are no links inside here"),
+            Route::Inner { link } => self.on_inner_payload(core, link, payload),
             Route::Nowhere => {}
         }
     }
@@ -274,9 +278,9 @@ impl World {
                 Effect::Ended { leg } => self.on_ended(leg),
                 Effect::Incident { .. } => {}
                 Effect::Migration { operation, step } => self.on_migration(operation, step),
-                Effect::InnerOpened { .. }
-                | Effect::InnerRefused { .. }
-                | Effect::InnerEnded { .. } => panic!("nobody asked for this: {effect:?}"),
+                Effect::InnerOpened { link } => self.on_inner_opened(core, link),
+                Effect::InnerRefused { link, reason } => self.on_inner_refused(core, link, reason),
+                Effect::InnerEnded { link } => self.on_inner_ended(core, link),
             }
         }
     }
