@@ -436,7 +436,7 @@ fn sessions_of_one_link_are_capped() {
         assert_others_hardly_notice(&format!("{queries} sessions, {port}"), pairs, |stop| {
             let mut link = HandLink::dial(appliance, Profile::P4);
             let mut now = 0;
-            at_rate(if long() { 20_000 } else { HARM_PER_S }, stop, |_| {
+            at_rate(HARM_PER_S, stop, |_| {
                 now += 1;
                 link.send(&Frame::Query { nonce: now, window: 1, query: query.as_bytes() });
             });
@@ -464,7 +464,9 @@ fn sessions_of_one_link_are_capped() {
             }
         });
         let drops = appliance.drops();
-        assert_eq!(drops["too_many_sessions"], refused);
+        // A burst may fill the management core's queue before it fills the link.
+        let counted = drops["too_many_sessions"] + drops["management_busy"];
+        assert_eq!(counted, refused, "{drops:?}");
         target.close();
     });
 }
