@@ -428,7 +428,7 @@ impl<P: Port> DataCore<P> {
         }
     }
 
-    /// Whether nothing may be received on this side of a pipe for now; it is asked for then as soon
+    /// Whether nothing may be received on this side of a pipe yet; it is asked for then as soon
     /// as it may.
     fn must_wait_for_quota(&mut self, slot: u32) -> bool {
         let now_ns = self.now_ns;
