@@ -4,4 +4,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod compare;
 pub mod load;
+pub mod swarm;

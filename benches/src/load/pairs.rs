@@ -179,12 +179,21 @@ fn stream_end(stream: TcpStream) -> Result<End> {
 /// The relay's two connections of a plain pair.
 pub type RelaySides = (TcpStream, TcpStream);
 
-/// Makes `pairs` pairs of plain connections; returns them and the relay's sides of each.
+/// One pair of plain connections and the relay's sides of them.
+#[derive(Debug)]
+pub struct PlainConnections {
+    pub near: TcpStream,
+    pub far: TcpStream,
+    pub near_relay: TcpStream,
+    pub far_relay: TcpStream,
+}
+
+/// Makes plain connections for `pairs` pairs.
 ///
 /// # Errors
 ///
 /// When loopback connections cannot be made.
-pub fn through_plain_forwarder(pairs: u32) -> Result<(Vec<Pair>, Vec<RelaySides>)> {
+pub fn plain_connections(pairs: u32) -> Result<Vec<PlainConnections>> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("listening on loopback")?;
     let address = listener.local_addr()?;
     let connection = || -> Result<(TcpStream, TcpStream)> {
@@ -193,12 +202,25 @@ pub fn through_plain_forwarder(pairs: u32) -> Result<(Vec<Pair>, Vec<RelaySides>
         far.set_nodelay(true)?;
         Ok((near, far))
     };
-    let (mut ends, mut relayed) = (Vec::new(), Vec::new());
+    let mut made = Vec::new();
     for _ in 0..pairs {
         let (near, near_relay) = connection()?;
         let (far, far_relay) = connection()?;
-        ends.push(Pair { near: stream_end(near)?, far: stream_end(far)? });
-        relayed.push((near_relay, far_relay));
+        made.push(PlainConnections { near, far, near_relay, far_relay });
+    }
+    Ok(made)
+}
+
+/// Makes `pairs` pairs of plain connections; returns them and the relay's sides of each.
+///
+/// # Errors
+///
+/// When loopback connections cannot be made.
+pub fn through_plain_forwarder(pairs: u32) -> Result<(Vec<Pair>, Vec<RelaySides>)> {
+    let (mut ends, mut relayed) = (Vec::new(), Vec::new());
+    for pair in plain_connections(pairs)? {
+        ends.push(Pair { near: stream_end(pair.near)?, far: stream_end(pair.far)? });
+        relayed.push((pair.near_relay, pair.far_relay));
     }
     Ok((ends, relayed))
 }

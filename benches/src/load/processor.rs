@@ -106,6 +106,17 @@ pub fn pin(processor: usize) -> Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("pinning to processor {processor}"))
 }
 
+/// Lets the calling thread, and every thread and process it starts from then on, run anywhere.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn unpin() -> Result<()> {
+    let mut set = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|processor| set.set(processor));
+    sched_setaffinity(None, &set).context("letting a thread run anywhere")
+}
+
 /// The calling thread's number, as `/proc/self/task` lists it.
 pub fn thread_number() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()

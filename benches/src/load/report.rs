@@ -249,7 +249,7 @@ impl Figures {
 }
 
 /// A Unix time as `2025-10-21 12:00 UTC` (days to civil date after Howard Hinnant).
-fn date(unix_seconds: u64) -> String {
+pub fn date(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);

@@ -1,0 +1,15 @@
+//! Comparisons: the appliance and its peers in alternating rounds of one run, as ratios against
+//! goals. The binary `compare` is a command line over [`run`].
+
+pub mod appliance;
+pub mod chart;
+pub mod contender;
+pub mod figures;
+pub mod floor;
+pub mod goals;
+pub mod options;
+pub mod process;
+pub mod report;
+pub mod rows;
+pub mod run;
+pub mod verdict;

@@ -1,0 +1,189 @@
+//! The table of the comparisons: what each row measures, and the ratios it is held to. Everything
+//! that says what is good enough stands here and nowhere else.
+
+use crate::compare::figures::Measure;
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+/// What a ratio may be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Bound {
+    /// Whether a ratio keeps it.
+    pub fn holds(self, ratio: f64) -> bool {
+        match self {
+            Self::AtMost(most) => ratio <= most,
+            Self::AtLeast(least) => ratio >= least,
+        }
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "at most {most}"),
+            Self::AtLeast(least) => write!(f, "at least {least}"),
+        }
+    }
+}
+
+/// What a figure is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Against {
+    /// The same figure of another contender in the same case.
+    Contender(&'static str),
+    /// A figure that was taken elsewhere, or 1 for a figure that is a share itself.
+    Figure { name: &'static str, value: f64 },
+}
+
+impl Against {
+    /// What to call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Contender(name) | Self::Figure { name, .. } => name,
+        }
+    }
+}
+
+/// One ratio that a row is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Goal {
+    pub case: &'static str,
+    pub measure: Measure,
+    pub contender: &'static str,
+    pub against: Against,
+    pub bound: Bound,
+}
+
+/// One comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Row {
+    pub number: u8,
+    pub name: &'static str,
+    pub workload: &'static str,
+    pub goals: &'static [Goal],
+}
+
+pub const WAYSTATION: &str = "waystation";
+pub const FLOOR: &str = "floor";
+pub const EPOLL: &str = "waystation over epoll";
+
+const COST: Measure = Measure::ProcessorMicrosecondsPerMessage;
+
+const fn goal(
+    case: &'static str,
+    measure: Measure,
+    contender: &'static str,
+    against: &'static str,
+    bound: Bound,
+) -> Goal {
+    Goal { case, measure, contender, against: Against::Contender(against), bound }
+}
+
+const fn fixed(case: &'static str, measure: Measure, name: &'static str, value: f64) -> Goal {
+    Goal {
+        case,
+        measure,
+        contender: WAYSTATION,
+        against: Against::Figure { name, value },
+        bound: Bound::AtMost(0.10),
+    }
+}
+
+use Bound::AtMost;
+
+/// Every row, by number.
+pub const ROWS: &[Row] = &[
+    Row {
+        number: 1,
+        name: "floor",
+        workload: "4 flows, coalesced records, ChaCha20-Poly1305, against plain forwarding plus one \
+                   open and seal",
+        goals: &[
+            goal("4 x 1 KiB", COST, WAYSTATION, FLOOR, AtMost(1.08)),
+            goal("4 x 8 KiB", COST, WAYSTATION, FLOOR, AtMost(1.08)),
+        ],
+    },
+    Row {
+        number: 9,
+        name: "ports",
+        workload: "coalesced records, the io_uring port against the epoll port",
+        goals: &[
+            goal("4 x 1 KiB", COST, WAYSTATION, EPOLL, AtMost(1.05)),
+            goal("4 x 8 KiB", COST, WAYSTATION, EPOLL, AtMost(1.05)),
+            goal("64 x 200 B", COST, WAYSTATION, EPOLL, AtMost(0.95)),
+        ],
+    },
+    Row {
+        number: 16,
+        name: "stock-gateway",
+        workload: "node_route between ends that lay out frames as stock nodes do, against figures \
+                   of the stock gateway",
+        goals: &[
+            fixed(
+                "8 KiB frames, bulk",
+                Measure::ProcessorSecondsPerGigabyte,
+                "stock gateway, 12.8 s/GB",
+                12.8,
+            ),
+            fixed("1 KiB ping-pong", COST, "stock gateway, 202 us", 202.0),
+        ],
+    },
+];
+
+/// The rows that a word on the command line means: a number, a name, or `all`.
+///
+/// # Errors
+///
+/// For a word that means none, with those that there are.
+pub fn select(word: &str) -> Result<Vec<&'static Row>> {
+    if word == "all" {
+        return Ok(ROWS.iter().collect());
+    }
+    let number: Option<u8> = word.parse().ok();
+    match ROWS.iter().find(|row| row.name == word || Some(row.number) == number) {
+        Some(row) => Ok(vec![row]),
+        None => {
+            let known: Vec<_> =
+                ROWS.iter().map(|row| format!("{} {}", row.number, row.name)).collect();
+            bail!("no row {word}; there are: all, {}", known.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn rows_are_found_by_number_and_name() {
+        assert_eq!(select("9").unwrap(), select("ports").unwrap());
+        assert_eq!(select("all").unwrap().len(), ROWS.len());
+        for wrong in ["0", "17", "port", ""] {
+            let error = select(wrong).unwrap_err().to_string();
+            assert!(error.contains("9 ports"), "{error}");
+        }
+    }
+
+    #[test]
+    fn rows_are_in_order_and_named_once() {
+        let numbers: Vec<_> = ROWS.iter().map(|row| row.number).collect();
+        assert!(numbers.is_sorted());
+        let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), ROWS.len());
+        assert!(ROWS.iter().all(|row| !row.goals.is_empty()));
+    }
+
+    #[test]
+    fn bounds_include_their_limit() {
+        assert!(AtMost(1.08).holds(1.08) && !AtMost(1.08).holds(1.081));
+        assert!(Bound::AtLeast(0.95).holds(0.95) && !Bound::AtLeast(0.95).holds(0.949));
+    }
+}

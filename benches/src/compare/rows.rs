@@ -1,0 +1,45 @@
+//! What each row runs. A row sets its contenders up, lets them alternate, and returns lines; what
+//! is good enough stands in [`crate::compare::goals`].
+
+mod own;
+
+use crate::compare::appliance;
+use crate::compare::contender::{Outcome, Setting};
+use crate::compare::goals::Row;
+use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs a row.
+///
+/// # Errors
+///
+/// When one of our own sides fails, or any side loses or changes a byte.
+pub fn run(row: &Row, setting: &Setting) -> Result<Outcome> {
+    match row.number {
+        1 => own::floor(setting),
+        9 => own::ports(setting),
+        16 => own::stock_gateway(setting),
+        number => bail!("row {number} has goals and no measurement"),
+    }
+}
+
+/// Versions of everything that may take part; what is not there is left out.
+pub fn versions(_setting: &Setting) -> BTreeMap<&'static str, String> {
+    let mut versions = BTreeMap::new();
+    if let Ok(program) = appliance::program()
+        && let Some(version) = version_of(&program, "--version")
+    {
+        versions.insert("waystation", version);
+    }
+    versions
+}
+
+/// The first line of what a program says its version is, on either output.
+fn version_of(program: &Path, flag: &str) -> Option<String> {
+    let output = Command::new(program).arg(flag).output().ok()?;
+    let said = [output.stdout, output.stderr].concat();
+    let line = String::from_utf8_lossy(&said).lines().next()?.trim().to_owned();
+    (!line.is_empty()).then_some(line)
+}

@@ -1,0 +1,59 @@
+//! Rows without foreign peers: the floor, our own ports, the recorded stock gateway.
+
+use crate::compare::appliance::{Port, flows};
+use crate::compare::contender::{Contender, Entry, Outcome, Setting, alternate};
+use crate::compare::floor::Floor;
+use crate::compare::goals::{EPOLL, FLOOR, WAYSTATION};
+use crate::swarm::shape::Shape;
+use anyhow::Result;
+
+pub(crate) const KIB_1: (&str, Shape) = ("4 x 1 KiB", Shape::closed(4, 1_024, 64));
+pub(crate) const KIB_8: (&str, Shape) = ("4 x 8 KiB", Shape::closed(4, 8_192, 32));
+pub(crate) const MANY: (&str, Shape) = ("64 x 200 B", Shape::closed(64, 200, 4));
+
+/// The appliance over its default port.
+pub(crate) fn waystation(shape: Shape, setting: &Setting) -> Result<Entry> {
+    let contender: Box<dyn Contender> = Box::new(flows(Port::IoUring, shape, setting)?);
+    Ok((WAYSTATION, Ok(contender)))
+}
+
+/// Row 1.
+pub(super) fn floor(setting: &Setting) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for (case, shape) in [KIB_1, KIB_8] {
+        let floor: Box<dyn Contender> = Box::new(Floor::sealed(shape, setting)?);
+        let plain: Box<dyn Contender> = Box::new(Floor::plain(shape, setting)?);
+        let entries = vec![
+            waystation(shape, setting)?,
+            (FLOOR, Ok(floor)),
+            ("of it plain forwarding", Ok(plain)),
+        ];
+        outcome.extend(alternate(case, entries, &setting.schedule)?);
+    }
+    Ok(outcome)
+}
+
+/// Row 9.
+pub(super) fn ports(setting: &Setting) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for (case, shape) in [KIB_1, KIB_8, MANY] {
+        let epoll: Box<dyn Contender> = Box::new(flows(Port::Epoll, shape, setting)?);
+        let entries = vec![waystation(shape, setting)?, (EPOLL, Ok(epoll))];
+        outcome.extend(alternate(case, entries, &setting.schedule)?);
+    }
+    Ok(outcome)
+}
+
+/// Row 16.
+pub(super) fn stock_gateway(setting: &Setting) -> Result<Outcome> {
+    let cases = [
+        ("8 KiB frames, bulk", Shape::closed(4, 8_192, 32).stock()),
+        ("1 KiB ping-pong", Shape::closed(1, 1_024, 1).stock().with_echo()),
+    ];
+    let mut outcome = Outcome::default();
+    for (case, shape) in cases {
+        let entries = vec![waystation(shape, setting)?];
+        outcome.extend(alternate(case, entries, &setting.schedule)?);
+    }
+    Ok(outcome)
+}
