@@ -11,6 +11,7 @@ use crate::limits::{INCIDENTS_PER_TURN, UNSENT_INPUT_MAX, UNSENT_REPORTS_MAX};
 use crate::management_end::CoreEnd;
 use crate::mesh::MeshEnd;
 use crate::output::{ControlOutcome, LinkOutput};
+use crate::record_reader::InputProgress;
 use crate::statistics::CoreStatistics;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -43,14 +44,12 @@ pub struct Fabric {
     pub dirty: Vec<u32>,
     /// Links to close at the end of the step.
     pub doomed: Vec<(u32, DropReason)>,
-    /// Payload for links of our own that run inside sessions.
+    /// What links of our own that run inside sessions received.
     pub inner_inbox: VecDeque<InnerPiece>,
     /// Bytes to send on connections that have no output yet: acts of a handshake.
     pub plain_out: Vec<(u32, Box<[u8]>)>,
     /// Links of our own whose session was opened: they write first.
     pub inner_opened: Vec<u32>,
-    /// Links of our own whose session has ended.
-    pub inner_ended: Vec<u32>,
     /// When this turn's events were reaped, and when the current buffer was looked at.
     pub reaped_ns: u64,
     pub opened_ns: u64,
@@ -72,11 +71,20 @@ pub struct LinkSide {
     pub inside: Option<LegTag>,
 }
 
-/// Bytes that arrived for a link inside a session.
+/// What arrived for a link inside a session.
 #[derive(Debug)]
 pub struct InnerPiece {
     pub link: u32,
-    pub bytes: Box<[u8]>,
+    pub input: InnerInput,
+}
+
+/// See [`InnerPiece`].
+#[derive(Debug)]
+pub enum InnerInput {
+    /// Bytes, and how far they were dealt with.
+    Bytes(Box<[u8]>, InputProgress),
+    /// The end of the session.
+    End,
 }
 
 /// A data frame that was sealed in the buffer it arrived in.
@@ -123,7 +131,6 @@ impl Fabric {
             inner_inbox: VecDeque::new(),
             plain_out: Vec::new(),
             inner_opened: Vec::new(),
-            inner_ended: Vec::new(),
             reaped_ns: 0,
             opened_ns: 0,
             effects: Vec::new(),
@@ -151,6 +158,19 @@ impl Fabric {
     /// Counts a drop.
     pub fn count_drop(&mut self, reason: DropReason, bytes: usize) {
         self.switch.count_drop(reason, bytes);
+    }
+
+    /// Forgets what a link inside a session received: its place may be another's before it would be
+    /// looked at.
+    pub fn forget_inner(&mut self, link: u32) {
+        let pool = &mut self.pool;
+        self.inner_inbox.retain_mut(|piece| {
+            if let (true, InnerInput::Bytes(_, progress)) = (piece.link == link, &mut piece.input) {
+                progress.discard(pool);
+            }
+            piece.link != link
+        });
+        self.inner_opened.retain(|opened| *opened != link);
     }
 
     // Frames
@@ -238,8 +258,9 @@ impl Fabric {
                 None
             }
             Route::Inner { link } => {
-                self.inner_inbox
-                    .push_back(InnerPiece { link, bytes: piece.buffer[piece.range].into() });
+                let bytes = piece.buffer[piece.range].into();
+                let input = InnerInput::Bytes(bytes, InputProgress::default());
+                self.inner_inbox.push_back(InnerPiece { link, input });
                 None
             }
             Route::Management { leg } => {
@@ -347,7 +368,9 @@ impl Fabric {
             Effect::Ended { leg } => self.report(Report::SessionEnded { leg }),
             Effect::InnerOpened { link } => self.inner_opened.push(link),
             Effect::InnerRefused { link, reason } => self.doomed.push((link, reason)),
-            Effect::InnerEnded { link } => self.inner_ended.push(link),
+            Effect::InnerEnded { link } => {
+                self.inner_inbox.push_back(InnerPiece { link, input: InnerInput::End });
+            }
             Effect::Migration { operation, step } => {
                 self.report(Report::Migration { operation, step });
             }

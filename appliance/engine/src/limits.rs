@@ -28,6 +28,26 @@ pub const BLOCKS_RESERVED: usize = 16;
 /// 16 and 24 KiB with ChaCha20-Poly1305.
 pub const IN_PLACE_MIN_BYTES: usize = 24 * 1024;
 
+/// What one link may have done for it in one turn before its further input waits for others, in the
+/// time it takes to open and seal so many bytes: two receive buffers of bulk, some 150 µs.
+pub const SHARE_BYTES: usize = 128 * 1024;
+
+/// What is done in one turn for all connections whose input waits: some 300 µs, which is what others
+/// may find themselves waiting for.
+pub const WAITING_SHARE_BYTES: usize = 256 * 1024;
+
+/// What a record costs besides its bytes: the fixed part of four AEAD calls.
+pub const RECORD_COST_BYTES: usize = 512;
+
+/// What a frame costs besides its payload: decoding, the switch, an answer.
+pub const FRAME_COST_BYTES: usize = 128;
+
+/// What a query costs: a session and a report to the management core are made.
+pub const QUERY_COST_BYTES: usize = 2048;
+
+/// What an act of a handshake costs: two operations on the curve and a key derivation.
+pub const ACT_COST_BYTES: usize = 64 * 1024;
+
 /// Batches that may wait from one core to another.
 pub const MESH_RING_BATCHES: usize = 64;
 

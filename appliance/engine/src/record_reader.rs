@@ -32,6 +32,31 @@ pub enum Found {
     Nothing,
 }
 
+/// How far an input was dealt with when its link had to let others have their turn.
+#[derive(Debug, Default)]
+pub struct InputProgress {
+    /// What is left of a record that is open.
+    pub record: Option<OpenRecord>,
+    /// Bytes of the input that are done with, that record's included.
+    pub cursor: usize,
+}
+
+/// Plaintext of a record, in part still to be dealt with.
+#[derive(Debug)]
+pub struct OpenRecord {
+    pub block: Block,
+    pub rest: Range<usize>,
+}
+
+impl InputProgress {
+    /// Gives back what it holds.
+    pub fn discard(&mut self, pool: &mut BlockPool) {
+        if let Some(record) = self.record.take() {
+            pool.give_back(record.block);
+        }
+    }
+}
+
 impl RecordReader {
     /// A reader behind a completed handshake.
     pub fn new(opener: Opener) -> Self {

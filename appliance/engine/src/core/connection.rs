@@ -2,6 +2,7 @@
 //!
 //! Plain values; [`super::DataCore`] alone changes them.
 
+use super::ingress::Share;
 use crate::block::Block;
 use crate::control::{DialId, Network};
 use crate::mesh::PipeQuotas;
@@ -158,6 +159,7 @@ pub(super) struct LinkInput {
     pub(super) prelude_pongs: u8,
     pub(super) frames_in: u64,
     pub(super) payload_bytes_in: u64,
+    pub(super) share: Share,
 }
 
 /// Bytes that came before anybody could take them.

@@ -219,10 +219,7 @@ impl<P: Port> DataCore<P> {
             }
         }
         if let Some(leg) = connection.inside {
-            // Its place may be another's before these would be looked at.
-            self.fabric.inner_inbox.retain(|piece| piece.link != slot);
-            self.fabric.inner_ended.retain(|link| *link != slot);
-            self.fabric.inner_opened.retain(|link| *link != slot);
+            self.fabric.forget_inner(slot);
             self.fabric.switch.inner_end(leg);
             self.fabric.apply_effects();
         }

@@ -7,15 +7,17 @@
 use super::connection::{
     ACT_MAX_BYTES, Connection, Due, LinkInput, Negotiating, Negotiator, Phase, Shaking,
 };
+use super::ingress::Share;
 use super::links::{Failure, Step};
 use super::{DataCore, nanos};
 use crate::control::{DialId, LinkUp, Network, Report};
 use crate::fabric::LinkSide;
 use crate::output::LinkOutput;
 use crate::port::{CloseMode, Port, ReceiveMode};
-use crate::record_reader::RecordReader;
+use crate::record_reader::{InputProgress, RecordReader};
 use crate::statistics::{Stage, TrafficClass};
 use std::net::TcpStream;
+use std::ops::Range;
 use waystation_astral::brontide::{
     ACT_ONE_BYTES, ACT_THREE_BYTES, ACT_TWO_BYTES, Initiator, Responder, Transport,
 };
@@ -357,11 +359,29 @@ impl Step<'_> {
             prelude_pongs: u8::from(accepted && profile == Profile::P2),
             frames_in: 0,
             payload_bytes_in: 0,
+            share: Share::default(),
         });
-        let whole = 0..leftover.len();
-        let outcome = self.on_frames(&mut link, &mut leftover, whole, false);
+        let end = leftover.len();
+        let outcome = self.on_frames(&mut link, &mut leftover, 0..end, false);
         *phase = Phase::Link(link);
-        outcome
+        match outcome? {
+            Some(stopped) => self.keep_leftover(phase, &mut leftover, stopped..end),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps frames that came behind the negotiation and are more than one turn's work. Without a
+    /// block for them the step goes on to its end instead.
+    fn keep_leftover(
+        &mut self,
+        phase: &mut Phase,
+        leftover: &mut [u8],
+        rest: Range<usize>,
+    ) -> Result<(), Failure> {
+        let mut progress = InputProgress::default();
+        self.copy_rest(phase, leftover, rest, &mut progress)?;
+        self.leftover = progress.record;
+        Ok(())
     }
 
     /// Lets switch and management core know of a link, before its first frame.

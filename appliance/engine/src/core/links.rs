@@ -4,13 +4,17 @@
 //! What the bytes mean is worked out by a [`Step`], in [`super::establish`] and [`super::frames`].
 
 use super::DataCore;
-use super::connection::{BufferFate, Connection, Phase};
+use super::connection::{BufferFate, Connection, Ended, Phase};
 use super::establish::first_phase;
+use super::frames::Fed;
+use super::ingress::{Budget, Input, Place, Receiving, Waiting};
 use crate::clock;
 use crate::control::{DialId, Network};
-use crate::fabric::{Fabric, SealedInPlace};
+use crate::fabric::{Fabric, InnerInput, InnerPiece, SealedInPlace};
+use crate::limits::{RECORD_COST_BYTES, SHARE_BYTES, WAITING_SHARE_BYTES};
 use crate::port::arena::ReceiveBuffer;
 use crate::port::{Port, ReceiveMode, Segment};
+use crate::record_reader::{InputProgress, OpenRecord};
 use std::net::SocketAddr;
 use waystation_astral::identity::SecretKey;
 use waystation_astral::negotiation::Farewell;
@@ -35,6 +39,9 @@ pub(super) struct Step<'a> {
     /// Whether the bytes lie in a receive buffer that can be sent from.
     pub(super) in_place: bool,
     pub(super) sealed: Option<SealedInPlace>,
+    pub(super) budget: Budget,
+    /// Frames that came in one record with the end of the negotiation, for which it had to stop.
+    pub(super) leftover: Option<OpenRecord>,
 }
 
 /// What a link's report says besides what negotiation finds out.
@@ -52,102 +59,285 @@ pub(super) struct LinkFacts {
 impl<P: Port> DataCore<P> {
     /// Bytes arrived on a connection.
     pub(super) fn on_received(&mut self, slot: u32, buffer: ReceiveBuffer) {
+        let received_bytes = buffer.len() as u64;
         self.fabric.statistics.counters.receives += 1;
         self.fabric.opened_ns = clock::now_ns();
-        if let Some(Connection { phase: Phase::Fresh, stream: Some(stream), .. }) =
-            self.connections.at(slot)
-        {
-            let stream = *stream;
-            let first = self.port.bytes_mut(&buffer).first().copied();
-            let phase = first_phase(first);
-            if matches!(phase, Phase::Shaking(_)) {
-                self.port.set_receive_mode(stream, ReceiveMode::Continuous);
-            }
-            self.set_phase(slot, phase);
-        }
+        self.begin_first_phase(slot, &buffer);
+        let turn = self.fabric.statistics.counters.turns;
+        let place = self.place(slot);
         let fate = match self.connections.at(slot).map(|connection| &connection.phase) {
-            Some(
-                Phase::Fresh
-                | Phase::Shaking(_)
-                | Phase::Negotiating(_)
-                | Phase::Link(_)
-                | Phase::Lingering,
-            ) => self.on_link_buffer(slot, buffer),
+            Some(Phase::Link(link)) => {
+                self.fabric.statistics.counters.wire_bytes_in += received_bytes;
+                let budget = link.share.budget(turn);
+                if budget.is_spent() || self.ingress.is_waiting(place) {
+                    self.let_wait(place, Input::Buffer(buffer));
+                } else {
+                    let waiting = Waiting::new(place, Input::Buffer(buffer), self.now_ns);
+                    self.serve_at_once(waiting, budget);
+                }
+                BufferFate::Kept
+            }
+            Some(Phase::Shaking(_) | Phase::Negotiating(_)) => {
+                self.fabric.statistics.counters.wire_bytes_in += received_bytes;
+                self.let_wait(place, Input::Buffer(buffer));
+                BufferFate::Kept
+            }
+            // What comes after a refusal is ignored.
+            Some(Phase::Fresh | Phase::Lingering) | None => BufferFate::Done(buffer),
             Some(_) => self.on_socket_buffer(slot, buffer),
-            None => BufferFate::Done(buffer),
         };
         if let BufferFate::Done(buffer) = fate {
             self.port.release(buffer);
         }
     }
 
-    fn on_link_buffer(&mut self, slot: u32, buffer: ReceiveBuffer) -> BufferFate {
+    /// A connection's stream has ended, behind whatever of it waits.
+    pub(super) fn on_receive_end(&mut self, slot: u32, ended: Ended) {
+        let place = self.place(slot);
+        if self.ingress.is_waiting(place) {
+            self.let_wait(place, Input::End(ended));
+        } else {
+            self.on_end(slot, ended);
+        }
+    }
+
+    /// Tells a link from a raw socket.
+    fn begin_first_phase(&mut self, slot: u32, buffer: &ReceiveBuffer) {
+        let Some(Connection { phase: Phase::Fresh, stream: Some(stream), .. }) =
+            self.connections.at(slot)
+        else {
+            return;
+        };
+        let stream = *stream;
+        let phase = first_phase(self.port.bytes_mut(buffer).first().copied());
+        if matches!(phase, Phase::Shaking(_)) {
+            self.port.set_receive_mode(stream, ReceiveMode::Continuous);
+        }
+        self.set_phase(slot, phase);
+    }
+
+    // Turns
+
+    fn let_wait(&mut self, place: Place, input: Input) {
+        let asked = self.ingress.push(Waiting::new(place, input, self.now_ns));
+        self.receive_as_asked(place, asked);
+    }
+
+    /// Serves a link that has not used up its share of this turn.
+    fn serve_at_once(&mut self, waiting: Waiting, budget: Budget) {
+        let place = waiting.place;
+        let (rest, spent_bytes) = self.serve(waiting, budget);
+        let turn = self.fabric.statistics.counters.turns;
+        if let Some(Connection { phase: Phase::Link(link), .. }) =
+            self.connections.get_mut(place.slot, place.generation)
+        {
+            link.share.spend(turn, spent_bytes);
+        }
+        if let Some(rest) = rest {
+            let asked = self.ingress.push(rest);
+            self.receive_as_asked(place, asked);
+        }
+    }
+
+    /// Lets connections whose input waits have their turns, as far as that share of this turn goes.
+    pub(super) fn serve_waiting(&mut self) {
+        let reaped_ns = self.fabric.reaped_ns;
+        let mut left_bytes = WAITING_SHARE_BYTES;
+        while left_bytes > 0
+            && let Some(waiting) = self.ingress.next()
+        {
+            let place = waiting.place;
+            self.fabric.reaped_ns = waiting.reaped_ns;
+            self.fabric.opened_ns = clock::now_ns();
+            let (rest, spent_bytes) = self.serve(waiting, Budget::new(SHARE_BYTES));
+            left_bytes = left_bytes.saturating_sub(spent_bytes.max(RECORD_COST_BYTES));
+            match rest {
+                Some(rest) => self.ingress.put_back(rest),
+                None => {
+                    let asked = self.ingress.finish();
+                    self.receive_as_asked(place, asked);
+                }
+            }
+            self.close_doomed();
+        }
+        self.fabric.reaped_ns = reaped_ns;
+    }
+
+    fn receive_as_asked(&mut self, place: Place, asked: Receiving) {
+        let mode = match asked {
+            Receiving::AsBefore => return,
+            Receiving::Pause => ReceiveMode::OnRequest,
+            Receiving::Resume => ReceiveMode::Continuous,
+        };
+        if let Some(stream) =
+            self.connections.get(place.slot, place.generation).and_then(|it| it.stream)
+        {
+            self.port.set_receive_mode(stream, mode);
+        }
+    }
+
+    /// Deals with an input as far as the budget goes. Returns what is left, and what was spent.
+    fn serve(&mut self, waiting: Waiting, budget: Budget) -> (Option<Waiting>, usize) {
+        let Place { slot, generation } = waiting.place;
+        if self.connections.get(slot, generation).is_none() {
+            self.discard(waiting);
+            return (None, 0);
+        }
+        match waiting.input {
+            Input::End(ended) => {
+                self.on_end(slot, ended);
+                (None, 0)
+            }
+            Input::Buffer(_) | Input::Copy(..) | Input::Gone => self.serve_bytes(waiting, budget),
+        }
+    }
+
+    fn serve_bytes(&mut self, mut waiting: Waiting, budget: Budget) -> (Option<Waiting>, usize) {
+        let slot = waiting.place.slot;
         let (total, free) = self.port.receive_buffers();
         let facts = self.facts(slot);
         let (Some(connection), Some(facts)) = (self.connections.at_mut(slot), facts) else {
-            return BufferFate::Done(buffer);
+            self.discard(waiting);
+            return (None, 0);
+        };
+        // Buffers in flight cannot receive; at least half of them always can.
+        let in_place = matches!(waiting.input, Input::Buffer(_)) && 2 * free >= total;
+        let bytes = match &mut waiting.input {
+            Input::Buffer(buffer) => self.port.bytes_mut(buffer),
+            Input::Copy(block, bytes) => &mut block[..*bytes],
+            Input::Gone | Input::End(_) => &mut [],
         };
         let mut phase = std::mem::replace(&mut connection.phase, Phase::Lingering);
         let before = PhaseKind::of(&phase);
-        let bytes = self.port.bytes_mut(&buffer);
-        self.fabric.statistics.counters.wire_bytes_in += bytes.len() as u64;
         let mut step = Step {
             fabric: &mut self.fabric,
             secret: &self.secret,
             access: &self.snapshot.access,
             slot,
             facts,
-            // Buffers in flight cannot receive; at least half of them always can.
-            in_place: 2 * free >= total,
+            in_place,
             sealed: None,
+            budget,
+            leftover: None,
         };
-        let outcome = step.feed(&mut phase, bytes);
-        let sealed = step.sealed;
+        let outcome = step.feed(&mut phase, bytes, &mut waiting.progress);
+        let (sealed, spent_bytes) = (step.sealed.take(), step.budget.spent_bytes());
         self.restore_phase(slot, phase, before);
         self.send_plain();
-        let fate = self.attach_sealed(sealed, buffer);
-        if let Err(failure) = outcome {
-            self.fail(slot, failure);
+        self.attach_sealed(sealed, &mut waiting);
+        match outcome {
+            Ok(Fed::Stopped) => return (Some(waiting), spent_bytes),
+            Ok(Fed::All) => self.discard(waiting),
+            Err(failure) => {
+                self.discard(waiting);
+                self.fail(slot, failure);
+            }
         }
-        fate
+        (None, spent_bytes)
     }
 
-    /// Bytes arrived for links of our own inside sessions.
+    /// Sends a buffer on with the payload that was sealed in it. What it holds besides and is not
+    /// dealt with yet goes on in a copy.
+    fn attach_sealed(&mut self, sealed: Option<SealedInPlace>, waiting: &mut Waiting) {
+        let Some(SealedInPlace { link, record, place }) = sealed else { return };
+        let Some(Some(side)) = self.fabric.sides.get_mut(link as usize) else { return };
+        let Input::Buffer(buffer) = &waiting.input else { return };
+        let rest = &self.port.bytes_mut(buffer)[waiting.progress.cursor..];
+        let copy = match rest.is_empty() {
+            true => Input::Gone,
+            false => {
+                // A step stops with something sealed only when there is a block.
+                let Some(mut block) = self.fabric.pool.take() else { return };
+                block[..rest.len()].copy_from_slice(rest);
+                Input::Copy(block, rest.len())
+            }
+        };
+        waiting.progress.cursor = 0;
+        if let Input::Buffer(buffer) = std::mem::replace(&mut waiting.input, copy) {
+            side.output.attach(place, Segment::Receive { buffer, range: record });
+        }
+    }
+
+    fn discard(&mut self, mut waiting: Waiting) {
+        waiting.progress.discard(&mut self.fabric.pool);
+        match waiting.input {
+            Input::Buffer(buffer) => self.port.release(buffer),
+            Input::Copy(block, _) => self.fabric.pool.give_back(block),
+            Input::End(_) | Input::Gone => {}
+        }
+    }
+
+    // Links inside sessions
+
+    /// Bytes arrived for links of our own inside sessions, or these ended.
     pub(super) fn run_inner_links(&mut self) {
         self.start_inner_dials();
-        while let Some(mut piece) = self.fabric.inner_inbox.pop_front() {
-            let slot = piece.link;
-            let Some(facts) = self.facts(slot) else { continue };
-            let Some(connection) = self.connections.at_mut(slot) else { continue };
-            if let Phase::Fresh = connection.phase {
-                connection.phase = first_phase(piece.bytes.first().copied());
-            }
-            let mut phase = std::mem::replace(&mut connection.phase, Phase::Lingering);
-            let before = PhaseKind::of(&phase);
-            let mut step = Step {
-                fabric: &mut self.fabric,
-                secret: &self.secret,
-                access: &self.snapshot.access,
-                slot,
-                facts,
-                in_place: false,
-                sealed: None,
-            };
-            let outcome = match phase {
-                Phase::Presenting(_) => Err(Failure::Dropped(DropReason::HandshakeRejected)),
-                _ => step.feed(&mut phase, &mut piece.bytes),
-            };
-            self.restore_phase(slot, phase, before);
-            self.send_plain();
-            if let Some(leg) = facts.inside {
-                self.fabric.switch.inner_consumed(leg, piece.bytes.len());
-                self.fabric.apply_effects();
-            }
-            if let Err(failure) = outcome {
-                self.fail(slot, failure);
+        let mut left_bytes = WAITING_SHARE_BYTES;
+        while left_bytes > 0
+            && let Some(InnerPiece { link, input }) = self.fabric.inner_inbox.pop_front()
+        {
+            match input {
+                InnerInput::End => self.on_end(link, Ended::Cleanly),
+                InnerInput::Bytes(bytes, progress) => {
+                    let spent_bytes =
+                        self.feed_inner(link, bytes, progress, Budget::new(left_bytes));
+                    left_bytes = left_bytes.saturating_sub(spent_bytes.max(RECORD_COST_BYTES));
+                }
             }
             self.close_doomed();
         }
+    }
+
+    /// Returns what was spent.
+    fn feed_inner(
+        &mut self,
+        slot: u32,
+        mut bytes: Box<[u8]>,
+        mut progress: InputProgress,
+        budget: Budget,
+    ) -> usize {
+        let facts = self.facts(slot);
+        let (Some(connection), Some(facts)) = (self.connections.at_mut(slot), facts) else {
+            progress.discard(&mut self.fabric.pool);
+            return 0;
+        };
+        if let Phase::Fresh = connection.phase {
+            connection.phase = first_phase(bytes.first().copied());
+        }
+        let mut phase = std::mem::replace(&mut connection.phase, Phase::Lingering);
+        let before = PhaseKind::of(&phase);
+        let mut step = Step {
+            fabric: &mut self.fabric,
+            secret: &self.secret,
+            access: &self.snapshot.access,
+            slot,
+            facts,
+            in_place: false,
+            sealed: None,
+            budget,
+            leftover: None,
+        };
+        let outcome = match phase {
+            Phase::Presenting(_) => Err(Failure::Dropped(DropReason::HandshakeRejected)),
+            _ => step.feed(&mut phase, &mut bytes, &mut progress),
+        };
+        let spent_bytes = step.budget.spent_bytes();
+        self.restore_phase(slot, phase, before);
+        self.send_plain();
+        if let Ok(Fed::Stopped) = outcome {
+            let input = InnerInput::Bytes(bytes, progress);
+            self.fabric.inner_inbox.push_front(InnerPiece { link: slot, input });
+            return spent_bytes;
+        }
+        progress.discard(&mut self.fabric.pool);
+        if let Some(leg) = facts.inside {
+            self.fabric.switch.inner_consumed(leg, bytes.len());
+            self.fabric.apply_effects();
+        }
+        if let Err(failure) = outcome {
+            self.fail(slot, failure);
+        }
+        spent_bytes
     }
 
     /// Sends what waits for a link inside a session.
@@ -196,21 +386,6 @@ impl<P: Port> DataCore<P> {
                 (None, None) => {}
             }
         }
-    }
-
-    fn attach_sealed(
-        &mut self,
-        sealed: Option<SealedInPlace>,
-        buffer: ReceiveBuffer,
-    ) -> BufferFate {
-        let Some(SealedInPlace { link, record, place }) = sealed else {
-            return BufferFate::Done(buffer);
-        };
-        let Some(Some(side)) = self.fabric.sides.get_mut(link as usize) else {
-            return BufferFate::Done(buffer);
-        };
-        side.output.attach(place, Segment::Receive { buffer, range: record });
-        BufferFate::Kept
     }
 
     fn facts(&self, slot: u32) -> Option<LinkFacts> {

@@ -10,6 +10,7 @@ mod connection;
 mod ends;
 mod establish;
 mod frames;
+mod ingress;
 mod links;
 mod sockets;
 
@@ -26,6 +27,7 @@ use crate::snapshot::{CoreSnapshot, ReloadableLimits};
 use crate::statistics::{CoreStatistics, Stage, TrafficClass};
 use crate::timer::Wheel;
 use connection::{Connection, Ended, Phase};
+use ingress::{Ingress, Place};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
@@ -103,6 +105,7 @@ pub struct DataCore<P> {
     wheel: Wheel<(u32, u32)>,
     events: Vec<Event>,
     accepted: VecDeque<(TcpStream, SocketAddr)>,
+    ingress: Ingress,
     fired: Vec<(u32, u32)>,
     flushing: Vec<u32>,
     /// Links that have payload and found no block.
@@ -136,6 +139,7 @@ impl<P: Port> DataCore<P> {
         let mut statistics = Box::new(CoreStatistics::new(core, port.kind().name()));
         statistics.cpu = parts.cpu;
         let now_ns = clock::now_ns();
+        let ingress = Ingress::new(port.receive_buffers().0);
         let fabric = Fabric::new(
             parts.secret.identity(),
             Switch::new(core, parts.limits.switch(&parts.snapshot.limits)),
@@ -155,6 +159,7 @@ impl<P: Port> DataCore<P> {
             wheel: Wheel::new(now_ns),
             events: Vec::with_capacity(EVENTS_MAX),
             accepted: VecDeque::with_capacity(EVENTS_MAX),
+            ingress,
             fired: Vec::new(),
             flushing: Vec::new(),
             starved: Vec::new(),
@@ -216,6 +221,9 @@ impl<P: Port> DataCore<P> {
         if self.fabric.mesh.is_backed_up() || self.fabric.has_unsent_reports() {
             return RETRY_NS;
         }
+        if !self.ingress.is_empty() || !self.fabric.inner_inbox.is_empty() {
+            return 0;
+        }
         let idle_ns = u64::try_from(IDLE_WAIT.as_nanos()).unwrap_or(u64::MAX);
         let paced = self.paced.peek().map(|&Reverse((ready_ns, _, _))| ready_ns);
         let deadlines = [self.wheel.next_due_ns(), self.fabric.switch.next_deadline_ns(), paced];
@@ -231,6 +239,7 @@ impl<P: Port> DataCore<P> {
             self.on_event(event);
         }
         self.events = events;
+        self.serve_waiting();
         // New streams come last: they may get the keys of streams that ended in this burst.
         while let Some((stream, remote)) = self.accepted.pop_front() {
             self.on_accepted(stream, remote);
@@ -239,7 +248,6 @@ impl<P: Port> DataCore<P> {
         self.carry_out_commands();
         self.run_inner_links();
         self.close_doomed();
-        self.end_inner_links();
     }
 
     fn on_event(&mut self, event: Event) {
@@ -252,12 +260,12 @@ impl<P: Port> DataCore<P> {
             },
             Event::EndOfStream { stream } => {
                 if let Some(slot) = self.slot_of(stream) {
-                    self.on_end(slot, Ended::Cleanly);
+                    self.on_receive_end(slot, Ended::Cleanly);
                 }
             }
             Event::ReceiveFailed { stream, .. } => {
                 if let Some(slot) = self.slot_of(stream) {
-                    self.on_end(slot, Ended::ByError);
+                    self.on_receive_end(slot, Ended::ByError);
                 }
             }
             Event::Sent { stream, segments, result } => self.on_sent(stream, segments, result),
@@ -404,7 +412,6 @@ impl<P: Port> DataCore<P> {
         self.fire_timers();
         self.wake_paced();
         self.close_doomed();
-        self.end_inner_links();
         self.fabric.mesh.flush();
         self.fabric.ring();
         let ended_ns = clock::now_ns();
@@ -483,6 +490,10 @@ impl<P: Port> DataCore<P> {
         self.by_stream[place] = Some(slot);
     }
 
+    fn place(&self, slot: u32) -> Place {
+        Place { slot, generation: self.connections.generation_at(slot) }
+    }
+
     fn link_tag(&self, slot: u32) -> LinkTag {
         let generation = self.connections.generation_at(slot);
         LinkTag { core: self.fabric.core, slot, generation }
@@ -550,15 +561,6 @@ impl<P: Port> DataCore<P> {
     fn close_doomed(&mut self) {
         while let Some((slot, reason)) = self.fabric.doomed.pop() {
             self.close(slot, Some(reason), CloseMode::Reset);
-        }
-    }
-
-    /// Ends links of our own whose session has ended, once what came before has been looked at.
-    fn end_inner_links(&mut self) {
-        while self.fabric.inner_inbox.is_empty()
-            && let Some(slot) = self.fabric.inner_ended.pop()
-        {
-            self.on_end(slot, Ended::Cleanly);
         }
     }
 

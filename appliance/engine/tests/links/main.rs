@@ -13,3 +13,4 @@ mod pipes;
 mod policies;
 #[path = "../support/mod.rs"]
 mod support;
+mod turns;
