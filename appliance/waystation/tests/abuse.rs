@@ -34,7 +34,7 @@ const PAIRS: usize = 2;
 const WINDOW_BYTES: usize = 256 * 1024;
 /// Frames, queries or registrations that one harmful peer begins in a second: more than a good one
 /// ever does, and less than what fills the machine that the test shares with the appliance.
-const HARM_PER_S: u64 = 5_000;
+const HARM_PER_S: u64 = 20_000;
 
 fn settings(port: PortName) -> Settings {
     let settings = Settings::new(port, 1).with("relay", "session_window = \"256KiB\"");
@@ -129,7 +129,7 @@ fn liar_about_credit_loses_only_its_sessions() {
                 |stop| {
                     let mut link = HandLink::dial(appliance, Profile::P4);
                     let mut far = None;
-                    at_rate(400, stop, |number| {
+                    at_rate(2_000, stop, |number| {
                         let nonce = number / STEPS + 1;
                         if number % STEPS == 0 {
                             let query = query.as_bytes();
