@@ -4,11 +4,14 @@
 pub mod appliance;
 pub mod chart;
 pub mod contender;
+pub mod driven;
 pub mod figures;
 pub mod floor;
 pub mod goals;
+pub mod libp2p;
 pub mod options;
 pub mod process;
+pub mod proxy;
 pub mod report;
 pub mod rows;
 pub mod run;

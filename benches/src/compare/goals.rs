@@ -72,6 +72,9 @@ pub struct Row {
 
 pub const WAYSTATION: &str = "waystation";
 pub const FLOOR: &str = "floor";
+pub const HAPROXY: &str = "haproxy";
+pub const NGINX: &str = "nginx";
+pub const LIBP2P: &str = crate::compare::libp2p::LIBP2P;
 pub const EPOLL: &str = "waystation over epoll";
 
 const COST: Measure = Measure::ProcessorMicrosecondsPerMessage;
@@ -108,6 +111,25 @@ pub const ROWS: &[Row] = &[
         goals: &[
             goal("4 x 1 KiB", COST, WAYSTATION, FLOOR, AtMost(1.08)),
             goal("4 x 8 KiB", COST, WAYSTATION, FLOOR, AtMost(1.08)),
+        ],
+    },
+    Row {
+        number: 6,
+        name: "small-messages",
+        workload: "64 flows of 200 B in a closed loop, 4 in flight, each message in a record and a \
+                   write of its own",
+        goals: &[
+            goal("64 x 200 B", COST, WAYSTATION, HAPROXY, AtMost(1.15)),
+            goal("64 x 200 B", COST, WAYSTATION, LIBP2P, AtMost(0.70)),
+        ],
+    },
+    Row {
+        number: 8,
+        name: "raw-pipe",
+        workload: "raw gateway pipes (node_connect), 4 flows of 8 KiB in bulk; no crypto anywhere",
+        goals: &[
+            goal("4 x 8 KiB", COST, WAYSTATION, HAPROXY, AtMost(1.0)),
+            goal("4 x 8 KiB", COST, WAYSTATION, NGINX, AtMost(1.0)),
         ],
     },
     Row {

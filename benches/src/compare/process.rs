@@ -123,3 +123,6 @@ pub fn beside_this_program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program")?;
     Ok(own.parent().unwrap_or(Path::new(".")).join(name))
 }
+
+/// What the line of a peer says that is not there.
+pub const NOT_INSTALLED: &str = "peer not installed";

@@ -2,10 +2,12 @@
 //! is good enough stands in [`crate::compare::goals`].
 
 mod own;
+mod proxies;
 
 use crate::compare::appliance;
 use crate::compare::contender::{Outcome, Setting};
 use crate::compare::goals::Row;
+use crate::compare::proxy::Proxy;
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +21,8 @@ use std::process::Command;
 pub fn run(row: &Row, setting: &Setting) -> Result<Outcome> {
     match row.number {
         1 => own::floor(setting),
+        6 => proxies::small_messages(setting),
+        8 => proxies::raw_pipe(setting),
         9 => own::ports(setting),
         16 => own::stock_gateway(setting),
         number => bail!("row {number} has goals and no measurement"),
@@ -26,12 +30,19 @@ pub fn run(row: &Row, setting: &Setting) -> Result<Outcome> {
 }
 
 /// Versions of everything that may take part; what is not there is left out.
-pub fn versions(_setting: &Setting) -> BTreeMap<&'static str, String> {
+pub fn versions(setting: &Setting) -> BTreeMap<&'static str, String> {
     let mut versions = BTreeMap::new();
     if let Ok(program) = appliance::program()
         && let Some(version) = version_of(&program, "--version")
     {
         versions.insert("waystation", version);
+    }
+    for proxy in [Proxy::Haproxy, Proxy::Nginx] {
+        if let Some(program) = proxy.program(&setting.peers)
+            && let Some(version) = version_of(&program, "-v")
+        {
+            versions.insert(proxy.name(), version);
+        }
     }
     versions
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
+use waystation_astral::frame::Profile;
 use waystation_astral::gateway::Visibility;
 use waystation_astral::identity::{Identity, SecretKey};
 use waystation_peer::{
@@ -97,6 +98,24 @@ fn route(
         .context("routing to the other peer")?;
     let far = joined(accepting)?.context("accepting the route")?;
     Ok((near, far))
+}
+
+/// A raw pipe between two fresh peers, and the links that have to live as long.
+///
+/// # Errors
+///
+/// When a peer cannot be linked, registered or connected.
+pub fn raw_pipe(
+    gateway: SocketAddr,
+    identity: &Identity,
+) -> Result<((TcpStream, TcpStream), [Link; 2])> {
+    let dial = || -> Result<Link> {
+        let options = LinkOptions::with_profile(Profile::P4);
+        Ok(Link::dial_with(gateway, &secret_key()?, identity, &options)?)
+    };
+    let (near, far) = (dial()?, dial()?);
+    let pipe = connect(&near, &far)?;
+    Ok((pipe, [near, far]))
 }
 
 fn connect(near: &Link, far: &Link) -> Result<(TcpStream, TcpStream)> {

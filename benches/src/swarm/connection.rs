@@ -11,8 +11,10 @@ use waystation_astral::frame::Frame;
 /// The layer above the connection.
 #[derive(Debug)]
 pub enum Layer {
-    /// Nothing: one flow's bytes as they are.
-    Plain,
+    /// Nothing: one flow's bytes as they are, each put in a write of its own if so wanted.
+    Plain {
+        single: bool,
+    },
     Link(Box<LinkLayer>),
 }
 
@@ -45,7 +47,7 @@ impl Connection {
     /// What its link has sealed; nothing without one.
     pub fn sealed(&self) -> Sealed {
         match &self.layer {
-            Layer::Plain => Sealed::default(),
+            Layer::Plain { .. } => Sealed::default(),
             Layer::Link(link) => link.sealed(),
         }
     }
@@ -62,7 +64,12 @@ impl Connection {
     /// When sealing fails.
     pub fn put(&mut self, nonce: u64, bytes: &[u8]) -> Result<()> {
         match &mut self.layer {
-            Layer::Plain => self.unsent.extend_from_slice(bytes),
+            Layer::Plain { single } => {
+                self.unsent.extend_from_slice(bytes);
+                if *single {
+                    self.cuts.push_back(self.unsent.len());
+                }
+            }
             Layer::Link(link) => {
                 link.put_data(nonce, bytes, &mut self.unsent, &mut self.cuts)?;
             }
@@ -77,7 +84,7 @@ impl Connection {
     /// When sealing fails.
     pub fn put_control(&mut self, frame: &Frame<'_>) -> Result<()> {
         match &mut self.layer {
-            Layer::Plain => Ok(()),
+            Layer::Plain { .. } => Ok(()),
             Layer::Link(link) => link.put_control(frame, &mut self.unsent, &mut self.cuts),
         }
     }
@@ -130,7 +137,7 @@ impl Connection {
             };
             let received = scratch.get(..bytes).unwrap_or_default();
             match &mut self.layer {
-                Layer::Plain => {
+                Layer::Plain { .. } => {
                     hear(Heard::Bytes { nonce: PLAIN, bytes: received, ends_frame: true })?;
                 }
                 Layer::Link(link) => {

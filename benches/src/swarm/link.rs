@@ -146,7 +146,7 @@ impl LinkLayer {
         cuts: &mut VecDeque<usize>,
     ) -> Result<()> {
         let payload_bytes_max = match self.layout {
-            Layout::Coalesced => RECORD_PLAINTEXT_MAX_BYTES - DATA_HEADER_BYTES,
+            Layout::Coalesced | Layout::Single => RECORD_PLAINTEXT_MAX_BYTES - DATA_HEADER_BYTES,
             Layout::Stock => STOCK_DATA_BYTES_MAX,
         };
         for payload in bytes.chunks(payload_bytes_max) {
@@ -183,6 +183,12 @@ impl LinkLayer {
     ) -> Result<()> {
         match self.layout {
             Layout::Coalesced => self.extend(&[head, payload], out),
+            Layout::Single => {
+                self.extend(&[head, payload], out)?;
+                self.finish(out)?;
+                cuts.push_back(out.len());
+                Ok(())
+            }
             Layout::Stock => {
                 // Length of the type name, the name, length of the object, the object.
                 let name_bytes = head.first().copied().map_or(0, usize::from);

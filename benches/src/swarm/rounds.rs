@@ -7,7 +7,7 @@ use crate::swarm::dial::{self, RelayAddress};
 use crate::swarm::flow::{End, Flow, Moment, Side};
 use crate::swarm::limits::{EVENTS_MAX, LATENCY_DIGITS, LATENCY_NS_MAX, READ_BYTES, STALL, WAIT};
 use crate::swarm::link::{Heard, Sealed};
-use crate::swarm::shape::Shape;
+use crate::swarm::shape::{Layout, Shape};
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use rustix::buffer::spare_capacity;
@@ -132,9 +132,12 @@ impl Swarm {
             bail!("{} pairs of connections for {} flows", pairs.len(), shape.flows);
         }
         for (number, (near, far)) in (0..shape.flows).zip(pairs) {
-            let near = swarm.add_connection(Connection::new(near, Layer::Plain)?);
-            let far = swarm.add_connection(Connection::new(far, Layer::Plain)?);
-            let [near, far] = [near, far].map(|index| End::new(index, PLAIN, u64::MAX / 2));
+            let single = shape.layout == Layout::Single;
+            let mut add = |stream| -> Result<usize> {
+                Ok(swarm.add_connection(Connection::new(stream, Layer::Plain { single })?))
+            };
+            let [near, far] =
+                [add(near)?, add(far)?].map(|index| End::new(index, PLAIN, u64::MAX / 2));
             swarm.add_flow(number, (0, shape), near, far)?;
         }
         swarm.watch()?;

@@ -9,6 +9,8 @@ pub enum Layout {
     /// Everything of one turn in as few records as hold it, one write.
     #[default]
     Coalesced,
+    /// Each message in a record and a write of its own.
+    Single,
     /// As stock nodes send: a record per field, header and body in separate writes, credit for
     /// every chunk (spec §3.3, §7.3).
     Stock,
@@ -59,9 +61,23 @@ impl Shape {
         Self { pace: Pace::Paced { interval_ns }, ..Self::closed(flows, message_bytes, 1) }
     }
 
+    /// The same flows in a closed loop, acknowledged every so many messages.
+    pub const fn acknowledged_every(self, messages: u32) -> Self {
+        let pace = match self.pace {
+            Pace::Closed { window, .. } => Pace::Closed { window, acknowledge_every: messages },
+            paced @ Pace::Paced { .. } => paced,
+        };
+        Self { pace, ..self }
+    }
+
     /// The same flows laid out as stock nodes do.
     pub const fn stock(self) -> Self {
         Self { layout: Layout::Stock, ..self }
+    }
+
+    /// The same flows, each message written by itself.
+    pub const fn single(self) -> Self {
+        Self { layout: Layout::Single, ..self }
     }
 
     /// The same flows, each message sent back.

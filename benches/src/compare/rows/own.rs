@@ -9,7 +9,10 @@ use anyhow::Result;
 
 pub(crate) const KIB_1: (&str, Shape) = ("4 x 1 KiB", Shape::closed(4, 1_024, 64));
 pub(crate) const KIB_8: (&str, Shape) = ("4 x 8 KiB", Shape::closed(4, 8_192, 32));
-pub(crate) const MANY: (&str, Shape) = ("64 x 200 B", Shape::closed(64, 200, 4));
+/// The half of a window is acknowledged at a time, so that acknowledgements do not outweigh what
+/// they acknowledge.
+pub(crate) const MANY: (&str, Shape) =
+    ("64 x 200 B", Shape::closed(64, 200, 4).acknowledged_every(2).single());
 
 /// The appliance over its default port.
 pub(crate) fn waystation(shape: Shape, setting: &Setting) -> Result<Entry> {
