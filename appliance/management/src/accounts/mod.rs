@@ -5,6 +5,7 @@
 //! bounded by the caps on links; of the others the ones seen last are kept, and what the rest have
 //! used is in one sum. It must never give two quotas to one identity while one is in use.
 
+mod profiles;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -13,9 +14,9 @@ pub use settings::{AccountSettings, IdentityLimits};
 
 use crate::clock::Moment;
 use crate::limits::{ACCOUNTS_EVICTION_TRIES_MAX, ACCOUNTS_RESTING_MAX};
+use profiles::Profiles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::{LinkTotals, LinkUp, Network};
 use waystation_relay::ids::{CoreId, LinkTag, SocketTag};
@@ -93,14 +94,14 @@ impl LinkRefusal {
     }
 }
 
-/// One identity's.
+/// One identity's. Thousands of them are kept, so it is all in one piece but for the quota.
 #[derive(Debug)]
 pub struct Account {
     quota: Arc<Quota>,
     /// Open links by network.
-    links: [usize; NETWORKS.len()],
-    /// Profiles of links it has or had.
-    profiles: BTreeSet<&'static str>,
+    links: [u32; NETWORKS.len()],
+    /// Those of links it has or had.
+    profiles: Profiles,
     used: Used,
     refused_links: u64,
     first_seen: Moment,
@@ -110,12 +111,12 @@ pub struct Account {
 impl Account {
     /// Open links over all networks.
     pub fn links(&self) -> usize {
-        self.links.iter().sum()
+        NETWORKS.into_iter().map(|network| self.links_of(network)).sum()
     }
 
     /// Open links over one network.
     pub fn links_of(&self, network: Network) -> usize {
-        self.links.get(place_of(network)).copied().unwrap_or_default()
+        self.links.get(place_of(network)).map_or(0, |links| *links as usize)
     }
 
     /// Sessions now, asked for or offered.
@@ -125,7 +126,7 @@ impl Account {
 
     /// Names of the profiles that its links have spoken, in order.
     pub fn profiles(&self) -> impl Iterator<Item = &'static str> {
-        self.profiles.iter().copied()
+        self.profiles.names()
     }
 
     /// What it has used, open links not included.
@@ -228,7 +229,7 @@ impl Accounts {
         }
         let refusal = self.refusal(now, up);
         let account = self.account(now, &up.identity);
-        note_profile(account, up.profile);
+        account.profiles.insert(up.profile);
         let quota = Arc::clone(&account.quota);
         if let Some(refusal) = refusal {
             account.refused_links += 1;
@@ -361,7 +362,7 @@ impl Accounts {
             Account {
                 quota: Quota::new(settings.of(identity).quota),
                 links: [0; NETWORKS.len()],
-                profiles: BTreeSet::new(),
+                profiles: Profiles::default(),
                 used: Used::default(),
                 refused_links: 0,
                 first_seen: now,
@@ -399,10 +400,6 @@ impl Accounts {
             }
         }
     }
-}
-
-fn note_profile(account: &mut Account, profile: Profile) {
-    account.profiles.insert(profile.name());
 }
 
 fn place_of(network: Network) -> usize {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{self, Config};
 use crate::fixtures::moment;
+use waystation_astral::frame::Profile;
 use waystation_astral::identity::SecretKey;
 
 fn identity(number: u32) -> Identity {
@@ -161,6 +162,11 @@ fn least_recently_seen_of_those_without_links_is_summed_up_with_the_others() {
     let (others, evicted) = accounts.others();
     assert_eq!((others.links, others.bytes_in, evicted), (2, 2, 2));
     assert!(Arc::ptr_eq(&held, &accounts.quota_of(moment(9), &identity(2))));
+}
+
+#[test]
+fn account_takes_no_more_than_the_bound_on_their_number_reckons_with() {
+    assert!(size_of::<(Identity, Account)>() <= 176, "{}", size_of::<(Identity, Account)>());
 }
 
 #[test]
