@@ -102,7 +102,8 @@ pub type EventFields = Map<String, Value>;
 struct Event {
     at: Moment,
     kind: EventKind,
-    fields: EventFields,
+    /// The fields as JSON: a quarter of what a tree of them takes, for as long as it is kept.
+    said: Box<str>,
 }
 
 /// How often a kind of event has come about one identity of late.
@@ -160,7 +161,8 @@ impl Journal {
             self.kept.pop_front();
         }
         self.newest += 1;
-        self.kept.push_back(Event { at, kind, fields });
+        let said = Value::Object(fields).to_string().into_boxed_str();
+        self.kept.push_back(Event { at, kind, said });
     }
 
     /// The number of the newest event, 0 before the first.
@@ -218,12 +220,14 @@ impl Journal {
 }
 
 fn line(sequence: u64, event: &Event) -> String {
-    let mut line = Map::new();
-    line.insert("sequence".to_owned(), json!(sequence));
-    line.insert("time".to_owned(), json!(event.at.rfc3339()));
-    line.insert("kind".to_owned(), json!(event.kind.name()));
-    line.extend(event.fields.clone());
-    format!("{}\n", Value::Object(line))
+    let Event { at, kind, said } = event;
+    let (time, kind) = (at.rfc3339(), kind.name());
+    // All of these are digits and words, which JSON takes as they are.
+    let line = format!(r#"{{"sequence":{sequence},"time":"{time}","kind":"{kind}""#);
+    match said.strip_prefix('{').unwrap_or(said) {
+        "}" => format!("{line}}}\n"),
+        rest => format!("{line},{rest}\n"),
+    }
 }
 
 /// Fields from a JSON object.

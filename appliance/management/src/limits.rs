@@ -74,8 +74,8 @@ pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
 pub const ACCOUNTS_RESTING_MAX: usize = 16_384;
 /// Accounts in use that are passed over for one to give up: ends of pipes whose node has no link.
 pub const ACCOUNTS_EVICTION_TRIES_MAX: usize = 64;
-/// Events that are kept for whoever asks later: 0.5 KiB each, so 2 MiB. A quiet day, or a minute of
-/// nodes coming and going by the dozen each second.
+/// Events that are kept for whoever asks later: a quarter of a KiB each, so 1 MiB. A quiet day, or a
+/// minute of nodes coming and going by the dozen each second.
 pub const EVENTS_KEPT_MAX: usize = 4096;
 /// Events in one answer, or one piece of a stream: half a MiB at most.
 pub const EVENTS_PER_ANSWER_MAX: usize = 1024;
