@@ -71,7 +71,12 @@ pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Accounts of identities without a link, which are kept for the next one: 7 MiB. Each takes 425
 /// bytes: 169 with its key in a tree whose nodes are two thirds full, 64 for its quota, and 48 for
 /// its place among the others in a tree whose nodes are half full. A day's visitors of a busy box.
-pub const ACCOUNTS_RESTING_MAX: usize = 16_384;
+pub const ACCOUNTS_KEPT_DEFAULT: usize = 16_384;
+/// The least number of them: four times [`ACCOUNTS_EVICTION_TRIES_MAX`], so that one in use goes
+/// only where pipes are nearly all there is.
+pub const ACCOUNTS_KEPT_MIN: usize = 4 * ACCOUNTS_EVICTION_TRIES_MAX;
+/// The greatest number of them: 405 MiB.
+pub const ACCOUNTS_KEPT_MAX: usize = 1_000_000;
 /// Accounts in use that are passed over for one to give up: ends of pipes whose node has no link.
 pub const ACCOUNTS_EVICTION_TRIES_MAX: usize = 64;
 /// Events that are kept for whoever asks later: a quarter of a KiB each, so 1 MiB. A quiet day, or a

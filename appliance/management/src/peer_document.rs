@@ -27,16 +27,10 @@ pub struct Known<'a> {
 pub fn peers(known: &Known<'_>, listings: &[CoreListing], limit: usize) -> Value {
     let live = live(listings);
     let dials: BTreeMap<_, _> = known.dials.iter().map(|row| (row.identity, row)).collect();
-    let mut identities: Vec<Identity> = known.accounts.rows().map(|(id, _)| *id).collect();
     let strangers = dials.keys().filter(|identity| known.accounts.get(identity).is_none());
+    let total = known.accounts.len() + strangers.clone().count();
+    let mut identities = known.accounts.latest(limit);
     identities.extend(strangers);
-    let rank = |identity: &Identity| {
-        let account = known.accounts.get(identity);
-        let linked = account.is_some_and(|account| account.links() > 0);
-        (linked, account.map(|account| account.last_seen().monotonic_ns))
-    };
-    identities.sort_by_key(|identity| std::cmp::Reverse(rank(identity)));
-    let total = identities.len();
     let rows: Vec<_> = identities
         .iter()
         .take(limit)

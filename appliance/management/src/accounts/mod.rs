@@ -13,7 +13,7 @@ mod tests;
 pub use settings::{AccountSettings, IdentityLimits};
 
 use crate::clock::Moment;
-use crate::limits::{ACCOUNTS_EVICTION_TRIES_MAX, ACCOUNTS_RESTING_MAX};
+use crate::limits::ACCOUNTS_EVICTION_TRIES_MAX;
 use profiles::Profiles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -192,12 +192,14 @@ impl Accounts {
         }
     }
 
-    /// Takes up other limits at once, those of quotas in use included. What exceeds them stays.
+    /// Takes up other limits at once, those of quotas in use included. What exceeds them stays, but
+    /// for accounts of identities without a link.
     pub fn set(&mut self, settings: AccountSettings) {
         self.settings = settings;
         for (identity, account) in &self.accounts {
             account.quota.set_limits(self.settings.of(identity).quota);
         }
+        self.evict();
     }
 
     /// What an identity may use.
@@ -289,9 +291,16 @@ impl Accounts {
         self.evict();
     }
 
-    /// All accounts, in order of identity.
-    pub fn rows(&self) -> impl Iterator<Item = (&Identity, &Account)> {
-        self.accounts.iter()
+    /// At most so many identities with an account: those with links first, then the others, and
+    /// within each those first who were seen last.
+    pub fn latest(&self, max: usize) -> Vec<Identity> {
+        let linked: BTreeSet<_> = self.open.values().map(|open| open.identity).collect();
+        let mut latest: Vec<_> = linked.into_iter().collect();
+        let seen_ns = |identity: &Identity| Some(self.get(identity)?.last_seen.monotonic_ns);
+        latest.sort_by_key(|identity| std::cmp::Reverse(seen_ns(identity)));
+        latest.extend(self.resting.iter().rev().take(max).map(|(_, identity)| *identity));
+        latest.truncate(max);
+        latest
     }
 
     /// One account.
@@ -385,7 +394,7 @@ impl Accounts {
     /// there are too many. One whose quota is still in use, by a pipe or a session that is just
     /// ending, is passed over; after some of those the oldest goes in any case.
     fn evict(&mut self) {
-        while self.resting.len() > ACCOUNTS_RESTING_MAX {
+        while self.resting.len() > self.settings.kept_max() {
             let oldest = self.resting.iter().take(ACCOUNTS_EVICTION_TRIES_MAX);
             let unused = |identity: &Identity| {
                 let account = self.accounts.get(identity);

@@ -27,6 +27,7 @@ pub struct AccountSettings {
     /// Only those about whom something is said.
     peers: BTreeMap<Identity, IdentityLimits>,
     network_links_max: [usize; super::NETWORKS.len()],
+    kept_max: usize,
 }
 
 impl AccountSettings {
@@ -48,6 +49,7 @@ impl AccountSettings {
             general,
             peers: peers.filter(|(_, limits)| *limits != general).collect(),
             network_links_max: [limits.tcp_links_max, limits.tor_links_max, limits.gw_links_max],
+            kept_max: limits.accounts_kept_max,
         }
     }
 
@@ -59,6 +61,11 @@ impl AccountSettings {
     /// Most links of a network over all cores.
     pub fn network_max(&self, network: Network) -> usize {
         self.network_links_max.get(place_of(network)).copied().unwrap_or_default()
+    }
+
+    /// Most accounts of identities without a link.
+    pub fn kept_max(&self) -> usize {
+        self.kept_max
     }
 }
 

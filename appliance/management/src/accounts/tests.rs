@@ -145,23 +145,49 @@ fn what_links_and_pipes_carried_adds_up() {
 
 #[test]
 fn least_recently_seen_of_those_without_links_is_summed_up_with_the_others() {
-    let mut accounts = Accounts::new(settings(""));
-    let extra = 2;
-    let count = u32::try_from(ACCOUNTS_RESTING_MAX).unwrap() + extra;
+    let mut accounts = Accounts::new(settings("[limits]\naccounts_kept_max = 300"));
     // The first keeps its link and so its account; the second's quota is still in use.
     accounts.link_up(moment(0), &up(1, 1, Network::Tcp)).unwrap();
     let held = accounts.quota_of(moment(0), &identity(2));
-    for number in 2..=count + 1 {
-        let up = up(number, 7, Network::Tcp);
-        accounts.link_up(moment(number.into()), &up).unwrap();
-        accounts.link_down(moment(number.into()), up.link, &totals(1));
+    for number in 2..=303 {
+        come_and_go(&mut accounts, number);
     }
-    assert_eq!(accounts.len(), ACCOUNTS_RESTING_MAX + 1);
+    assert_eq!(accounts.len(), 301);
     assert!(accounts.get(&identity(1)).is_some() && accounts.get(&identity(2)).is_some());
     assert!(accounts.get(&identity(3)).is_none() && accounts.get(&identity(4)).is_none());
     let (others, evicted) = accounts.others();
     assert_eq!((others.links, others.bytes_in, evicted), (2, 2, 2));
     assert!(Arc::ptr_eq(&held, &accounts.quota_of(moment(9), &identity(2))));
+}
+
+fn come_and_go(accounts: &mut Accounts, number: u32) {
+    let up = up(number, 7, Network::Tcp);
+    accounts.link_up(moment(number.into()), &up).unwrap();
+    accounts.link_down(moment(number.into()), up.link, &totals(1));
+}
+
+#[test]
+fn lowered_number_of_accounts_holds_at_once_and_a_raised_one_from_then_on() {
+    let mut accounts = Accounts::new(settings("[limits]\naccounts_kept_max = 300"));
+    (1..=300).for_each(|number| come_and_go(&mut accounts, number));
+    accounts.set(settings("[limits]\naccounts_kept_max = 256"));
+    assert_eq!((accounts.len(), accounts.others().1), (256, 44));
+    assert!(accounts.get(&identity(44)).is_none() && accounts.get(&identity(45)).is_some());
+    accounts.set(settings(""));
+    (301..=400).for_each(|number| come_and_go(&mut accounts, number));
+    assert_eq!((accounts.len(), accounts.others().1), (356, 44));
+}
+
+#[test]
+fn latest_are_those_with_links_and_then_those_seen_last() {
+    let mut accounts = Accounts::new(settings(""));
+    (3..=5).for_each(|number| come_and_go(&mut accounts, number));
+    accounts.link_up(moment(1), &up(1, 1, Network::Tcp)).unwrap();
+    accounts.link_up(moment(2), &up(2, 2, Network::Tcp)).unwrap();
+    accounts.link_up(moment(2), &up(2, 3, Network::Tcp)).unwrap();
+    assert_eq!(accounts.latest(9), [2, 1, 5, 4, 3].map(identity));
+    assert_eq!(accounts.latest(3), [2, 1, 5].map(identity));
+    assert_eq!(accounts.latest(0), []);
 }
 
 #[test]

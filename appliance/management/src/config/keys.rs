@@ -5,7 +5,9 @@
 use super::Config;
 use super::rule::Rule;
 use super::{BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN};
-use crate::limits::{ALIAS_BYTES_MAX, CORES_MAX, NETWORK_LINKS_MAX};
+use crate::limits::{
+    ACCOUNTS_KEPT_MAX, ACCOUNTS_KEPT_MIN, ALIAS_BYTES_MAX, CORES_MAX, NETWORK_LINKS_MAX,
+};
 use crate::units::ByteSize;
 use std::time::Duration;
 use waystation_relay::limits::{WINDOW_MAX_BYTES, WINDOW_MIN_BYTES};
@@ -489,6 +491,18 @@ pub const KEYS: &[Key] = &[
         },
         "How long a link may be without sessions before it is closed. Links of registered nodes \
         and of peers are left alone.",
+    ),
+    live(
+        "limits",
+        "accounts_kept_max",
+        "accounts",
+        Rule::Count {
+            min: ACCOUNTS_KEPT_MIN,
+            max: ACCOUNTS_KEPT_MAX,
+            at: |config| &mut config.limits.accounts_kept_max,
+        },
+        "Identities without a link whose account is kept, at 0.4 KiB each. Beyond that, or beyond \
+        a lowered one at once, those seen longest ago are forgotten and only added up.",
     ),
     live(
         "dial",

@@ -25,7 +25,7 @@ pub use snapshot::core_snapshot;
 
 use crate::dialing;
 use crate::gateway;
-use crate::limits::NETWORK_LINKS_MAX;
+use crate::limits::{ACCOUNTS_KEPT_DEFAULT, NETWORK_LINKS_MAX};
 use crate::units::{ByteSize, format_duration, serialize_duration};
 use serde::Serialize;
 use std::fmt;
@@ -182,6 +182,8 @@ pub struct LimitsConfig {
     /// Absent: links may be idle for as long as they like.
     #[serde(serialize_with = "serialize_duration_or_none")]
     pub link_idle_timeout: Option<Duration>,
+    /// Accounts of identities without a link.
+    pub accounts_kept_max: usize,
 }
 
 /// How fast something may be.
@@ -345,6 +347,7 @@ impl Default for LimitsConfig {
             tor_links_max: NETWORK_LINKS_MAX,
             gw_links_max: NETWORK_LINKS_MAX,
             link_idle_timeout: None,
+            accounts_kept_max: ACCOUNTS_KEPT_DEFAULT,
         }
     }
 }

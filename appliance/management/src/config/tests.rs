@@ -98,6 +98,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("limits.tor_links_max", "0"),
     ("limits.gw_links_max", "9"),
     ("limits.link_idle_timeout", "\"10m\""),
+    ("limits.accounts_kept_max", "256"),
     ("dial.tor_proxy", "\"127.0.0.1:9050\""),
     ("dial.dials_max", "1"),
     ("dial.connect_timeout", "\"5s\""),
