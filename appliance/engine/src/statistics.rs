@@ -197,6 +197,8 @@ pub struct CoreCounters {
     pub reports_lost: u64,
     /// Memory of links that are open, besides buffers and sessions.
     pub link_state_bytes: u64,
+    /// Timers that have not fired yet. That of a connection which has ended fires for nobody.
+    pub timers: u64,
 }
 
 impl CoreCounters {

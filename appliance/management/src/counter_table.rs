@@ -105,6 +105,7 @@ pub const FIELDS: &[CounterField] = &[
         "Reports to the management core that found their ring full"),
     field!(Gauge link_state_bytes as "link_state" Bytes:
         "Memory of the links that are open, besides buffers and sessions"),
+    field!(Gauge timers as "timers" Things: "Timers that have not fired yet"),
 ];
 
 #[cfg(test)]
@@ -156,6 +157,7 @@ mod tests {
             mesh_batches_out: 38,
             reports_lost: 39,
             link_state_bytes: 40,
+            timers: 41,
         }
     }
 

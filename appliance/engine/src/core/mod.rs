@@ -580,6 +580,7 @@ impl<P: Port> DataCore<P> {
         let switch = self.fabric.switch.counters();
         let drops = self.fabric.switch.drops().clone();
         let link_state_bytes = self.link_state_bytes() as u64;
+        let timers = self.wheel.len() as u64;
         let statistics = &mut self.fabric.statistics;
         statistics.drops = drops;
         let counters = &mut statistics.counters;
@@ -587,6 +588,7 @@ impl<P: Port> DataCore<P> {
         counters.up_ns = clock::now_ns() - self.started_ns;
         counters.links_open = self.links as u64;
         counters.link_state_bytes = link_state_bytes;
+        counters.timers = timers;
         counters.half_open = self.half_open as u64;
         counters.sockets_open = self.sockets as u64;
         counters.pipes_open = self.pipe_halves as u64 / 2;
