@@ -1,7 +1,10 @@
 //! Links that come and go, two hundred in a second, some with sessions, registrations and idle
-//! connections, some without an end that anybody would call good. Nothing of them is left behind.
+//! connections, some without an end that anybody would call good, each of somebody who was never
+//! seen before. Nothing of them is left behind.
 //!
-//! Ordinary runs last five seconds; `WAYSTATION_TEST_LONG=1` asks for a minute.
+//! What the appliance remembers on purpose (accounts, events, queries of a moment ago) has a bound.
+//! All of it is filled first, so that from then on whatever grows is a leak. Ordinary runs last a
+//! few seconds; `WAYSTATION_TEST_LONG=1` asks for a minute.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,9 +16,10 @@
 
 mod support;
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::appliance::{Appliance, PortName, Settings};
@@ -28,25 +32,33 @@ use waystation_astral::brontide::Initiator;
 use waystation_astral::frame::Profile;
 use waystation_astral::gateway::Visibility;
 use waystation_astral::identity::SecretKey;
-use waystation_peer::{HandLink, IdlePool, Link, LinkOptions, PeerError, RouteForm, secret_key};
+use waystation_management::gateway::limits::RECENT_QUERIES_MAX;
+use waystation_management::limits::{ACCOUNTS_KEPT_MIN, EVENTS_KEPT_MAX};
+use waystation_peer::{HandLink, IdlePool, Link, LinkOptions, RouteForm, secret_key};
 
-const LINKS_PER_S: usize = 200;
+const LINKS_PER_S: u32 = 200;
 /// Threads that dial, each its share.
-const WORKERS: usize = 8;
-/// Before the first look at the memory.
-const WARM_UP: Duration = Duration::from_secs(2);
-const ORDINARY: Duration = Duration::from_secs(5);
+const WORKERS: u32 = 8;
+const ORDINARY: Duration = Duration::from_millis(2500);
 const LONG: Duration = Duration::from_secs(60);
-/// What may be kept that was not there after the warm-up: 4096 events, and what the allocator does
-/// not give back. 600 bytes left of each link would be more than this after a minute.
-const RESIDENT_MARGIN_BYTES: u64 = 6 << 20;
-/// Identities of each worker, in turn: what the appliance remembers of an identity for a while is
-/// there after the warm-up.
-const IDENTITIES: usize = 24;
+/// What may be there that was not there before, because the allocator does not give back all at
+/// once: so much anyway, and so much for each link.
+const RESIDENT_MARGIN_BYTES: u64 = 384 * 1024;
+const LINK_MARGIN_BYTES: u64 = 32;
+/// Registrations that each worker leaves behind before it takes the oldest of them back.
+const LEFT_BEHIND_MAX: usize = 4;
 /// Targets that stay and echo.
 const TARGETS: usize = 3;
 const MESSAGE_BYTES: usize = 4096;
 const WINDOW_BYTES: u32 = 65_536;
+/// Timers of connections that have ended are left until they would have been due: not for long.
+const TIMEOUTS: [(&str, &str); 5] = [
+    ("relay", "handshake_timeout = \"3s\""),
+    ("relay", "ping_interval = \"3s\""),
+    ("relay", "ping_timeout = \"5s\""),
+    ("gateway", "idle_ping_interval = \"1s\""),
+    ("gateway", "idle_dead_after = \"3s\""),
+];
 
 #[test]
 fn nothing_is_left_of_links_that_come_and_go_over_io_uring_with_one_core() {
@@ -63,14 +75,17 @@ fn churn(port: PortName, cores: usize) {
     if !port.is_given() {
         return;
     }
-    let appliance = Appliance::start(&Settings::new(port, cores).quiet().running(fast_binary()));
+    let mut settings = Settings::new(port, cores).quiet().running(fast_binary());
+    settings = settings.with("limits", &format!("accounts_kept_max = {ACCOUNTS_KEPT_MIN}"));
+    for (section, line) in TIMEOUTS {
+        settings = settings.with(section, line);
+    }
+    let appliance = Appliance::start(&settings);
     let descriptors = appliance.descriptors();
-    let keys = || (0..IDENTITIES).map(|_| secret_key().unwrap()).collect::<Vec<_>>();
-    let keys: Vec<_> = (0..WORKERS).map(|_| keys()).collect();
-    for_so_long(&appliance, &keys, WARM_UP);
+    fill(&appliance);
     let resident = settled(&appliance, descriptors);
 
-    let (links, took) = for_so_long(&appliance, &keys, if long() { LONG } else { ORDINARY });
+    let (links, took) = for_so_long(&appliance, if long() { LONG } else { ORDINARY });
     let rate = links as f64 / took.as_secs_f64();
     let after = settled(&appliance, descriptors);
     println!(
@@ -79,8 +94,39 @@ fn churn(port: PortName, cores: usize) {
         resident / 1024,
         after / 1024
     );
-    assert!(after <= resident + RESIDENT_MARGIN_BYTES, "{resident} bytes have become {after}");
+    let margin = RESIDENT_MARGIN_BYTES + LINK_MARGIN_BYTES * links as u64;
+    assert!(after <= resident + margin, "{resident} bytes have become {after}");
     assert_eq!(appliance.total("reports_lost"), 0);
+    eventually("no timer is left", || (appliance.total("timers") == 0).then_some(()));
+}
+
+/// Fills whatever has a bound.
+fn fill(appliance: &Appliance) {
+    let is_full = || {
+        metric(appliance, "waystation_events_total") >= EVENTS_KEPT_MAX as u64
+            && metric(appliance, "waystation_identities") >= ACCOUNTS_KEPT_MIN as u64
+            && appliance.status()["gateway"]["recent_queries"] == RECENT_QUERIES_MAX
+    };
+    let full = AtomicBool::new(false);
+    let until = Instant::now() + STEP;
+    let goes_on = || !full.load(Ordering::Relaxed) && Instant::now() < until;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let asking = appliance.node(Profile::P0);
+            while goes_on() {
+                asking.link.list_registered().unwrap();
+            }
+        });
+        scope.spawn(|| come_and_go(appliance, Duration::ZERO, goes_on));
+        eventually("everything is full", || is_full().then_some(()));
+        full.store(true, Ordering::Relaxed);
+    });
+}
+
+fn metric(appliance: &Appliance, name: &str) -> u64 {
+    let text = String::from_utf8(appliance.ask("/metrics").unwrap()).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
 /// Waits until nothing of anybody is left; returns what the process then takes.
@@ -92,88 +138,106 @@ fn settled(appliance: &Appliance, descriptors: usize) -> u64 {
         let nothing = ["links", "registrations", "idle_sockets", "reservations"];
         nothing.iter().all(|name| gateway[*name] == 0).then_some(())
     });
+    assert_eq!(metric(appliance, "waystation_identities"), ACCOUNTS_KEPT_MIN as u64);
     appliance.resident_bytes()
 }
 
-/// Churns; returns how many connections there were, and how long they took.
-fn for_so_long(
+/// Churns at the steady rate; returns how many connections there were, and how long they took.
+fn for_so_long(appliance: &Appliance, length: Duration) -> (usize, Duration) {
+    let until = Instant::now() + length;
+    let pace = Duration::from_secs(1) * WORKERS / LINKS_PER_S;
+    come_and_go(appliance, pace, || Instant::now() < until)
+}
+
+/// Churns for as long as `goes_on`, each worker at this pace; returns how many connections there
+/// were, and how long they took.
+fn come_and_go(
     appliance: &Appliance,
-    keys: &[Vec<SecretKey>],
-    length: Duration,
+    pace: Duration,
+    goes_on: impl Fn() -> bool + Sync,
 ) -> (usize, Duration) {
     let targets: Vec<_> = (0..TARGETS)
         .map(|target| appliance.node(Profile::ALL[target % Profile::ALL.len()]))
         .collect();
     let connections = AtomicUsize::new(0);
     let started = Instant::now();
-    let until = started + length;
     let took = thread::scope(|scope| {
         for target in &targets {
             scope.spawn(|| echo_until_closed(&target.link));
         }
-        let workers: Vec<_> = keys
-            .iter()
-            .enumerate()
-            .map(|(worker, keys)| {
-                let (targets, connections) = (&targets, &connections);
-                scope.spawn(move || work(appliance, keys, targets, worker, until, connections))
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|number| {
+                let (targets, connections, goes_on) = (&targets, &connections, &goes_on);
+                let mut worker = Worker { appliance, targets, left_behind: VecDeque::new() };
+                scope.spawn(move || worker.run(number, pace, goes_on, connections))
             })
             .collect();
-        let left_behind: Vec<_> =
-            workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
         let took = started.elapsed();
-        for key in left_behind {
-            let node = node(appliance, &key, Profile::P4);
-            // Unless it has come again and done so itself.
-            let outcome = node.link.unregister();
-            assert!(matches!(outcome, Ok(()) | Err(PeerError::Refused { .. })), "{outcome:?}");
-        }
         targets.iter().for_each(|target| target.link.close());
         took
     });
     (connections.into_inner(), took)
 }
 
-/// One worker's share of the links, at a steady pace. Returns the keys that stayed registered.
-fn work(
-    appliance: &Appliance,
-    keys: &[SecretKey],
-    targets: &[Node],
-    worker: usize,
-    until: Instant,
-    connections: &AtomicUsize,
-) -> Vec<SecretKey> {
-    let pace = Duration::from_secs(1) * u32::try_from(WORKERS).unwrap()
-        / u32::try_from(LINKS_PER_S).unwrap();
-    let mut next = Instant::now() + pace * u32::try_from(worker).unwrap() / 8;
-    let mut left_behind = Vec::new();
-    let mut number = worker;
-    while next < until {
-        thread::sleep(next.saturating_duration_since(Instant::now()));
-        next += pace;
-        number += 1;
-        connections.fetch_add(1, Ordering::Relaxed);
+/// One thread's share of the links.
+struct Worker<'a> {
+    appliance: &'a Appliance,
+    targets: &'a [Node],
+    /// Keys of nodes that are gone and still registered, oldest first.
+    left_behind: VecDeque<SecretKey>,
+}
+
+impl Worker<'_> {
+    /// One link after the other at a steady pace, and in the end everything is taken back.
+    fn run(
+        &mut self,
+        number: u32,
+        pace: Duration,
+        goes_on: impl Fn() -> bool,
+        connections: &AtomicUsize,
+    ) {
+        let mut next = Instant::now() + pace * number / WORKERS;
+        let mut number = number as usize;
+        while goes_on() {
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            next += pace;
+            number += 1;
+            connections.fetch_add(1, Ordering::Relaxed);
+            self.make_a_link(number);
+            self.take_back(LEFT_BEHIND_MAX);
+        }
+        self.take_back(0);
+    }
+
+    fn make_a_link(&mut self, number: usize) {
+        let appliance = self.appliance;
         let profile = Profile::ALL[number % Profile::ALL.len()];
-        let key = &keys[number % keys.len()];
+        let target = &self.targets[number / 8 % TARGETS];
         match number % 8 {
-            0 => with_a_session(appliance, key, &targets[number / 8 % TARGETS], profile),
-            1 => with_an_idle_connection(appliance, key, profile),
-            2 => left_behind.push(without_unregistering(appliance, key, profile)),
+            0 => with_a_session(appliance, target, profile),
+            1 => with_an_idle_connection(appliance, profile),
+            2 => self.left_behind.push_back(without_unregistering(appliance, profile)),
             3 => without_finishing(appliance),
-            4 => cut_in_a_session(appliance, key, &targets[number / 8 % TARGETS], profile),
-            5 => with_a_reservation_unused(appliance, key, profile),
-            even => by_hand(appliance, key, profile, even == 6),
+            4 => cut_in_a_session(appliance, target, profile),
+            5 => with_a_reservation_unused(appliance, profile),
+            even => by_hand(appliance, profile, even == 6),
         }
     }
-    left_behind
+
+    /// Unregisters those that have stayed behind the longest, until there are no more than `most`.
+    fn take_back(&mut self, most: usize) {
+        while self.left_behind.len() > most
+            && let Some(key) = self.left_behind.pop_front()
+        {
+            let options = LinkOptions::with_profile(Profile::P4);
+            Node::dial_as(self.appliance, key, &options).link.unregister().unwrap();
+        }
+    }
 }
 
-fn node(appliance: &Appliance, key: &SecretKey, profile: Profile) -> Node {
-    Node::dial_as(appliance, key.duplicate(), &LinkOptions::with_profile(profile))
-}
-
-fn with_a_session(appliance: &Appliance, key: &SecretKey, target: &Node, profile: Profile) {
-    let node = node(appliance, key, profile);
+fn with_a_session(appliance: &Appliance, target: &Node, profile: Profile) {
+    let node = appliance.node(profile);
     let mut session = node.link.route_as(RouteForm::G2, &target.identity()).unwrap();
     session.set_read_timeout(Some(STEP));
     let message = [7; MESSAGE_BYTES];
@@ -183,30 +247,30 @@ fn with_a_session(appliance: &Appliance, key: &SecretKey, target: &Node, profile
     assert_eq!(echo, message);
 }
 
-fn cut_in_a_session(appliance: &Appliance, key: &SecretKey, target: &Node, profile: Profile) {
-    let node = node(appliance, key, profile);
+fn cut_in_a_session(appliance: &Appliance, target: &Node, profile: Profile) {
+    let node = appliance.node(profile);
     let mut session = node.link.route_as(RouteForm::G1, &target.identity()).unwrap();
     session.write_all(&[7; MESSAGE_BYTES]).unwrap();
     node.kill();
 }
 
-fn with_an_idle_connection(appliance: &Appliance, key: &SecretKey, profile: Profile) {
-    let node = node(appliance, key, profile);
+fn with_an_idle_connection(appliance: &Appliance, profile: Profile) {
+    let node = appliance.node(profile);
     let pool = node.idle(1, true);
     node.link.unregister().unwrap();
     drop(pool);
 }
 
-fn with_a_reservation_unused(appliance: &Appliance, key: &SecretKey, profile: Profile) {
-    let node = node(appliance, key, profile);
+fn with_a_reservation_unused(appliance: &Appliance, profile: Profile) {
+    let node = appliance.node(profile);
     let pool = node.idle(1, false);
     eventually("an idle connection to reserve", || node.link.reserve(&node.identity()).ok());
     node.link.unregister().unwrap();
     drop(pool);
 }
 
-fn without_unregistering(appliance: &Appliance, key: &SecretKey, profile: Profile) -> SecretKey {
-    let node = node(appliance, key, profile);
+fn without_unregistering(appliance: &Appliance, profile: Profile) -> SecretKey {
+    let node = appliance.node(profile);
     let registration = node.link.register(Visibility::Public).unwrap();
     let pool = IdlePool::start(registration, 1, true).unwrap();
     pool.wait_idling(1, STEP).unwrap();
@@ -221,12 +285,12 @@ fn without_finishing(appliance: &Appliance) {
     stream.read_exact(&mut [0; 50]).unwrap();
 }
 
-fn by_hand(appliance: &Appliance, key: &SecretKey, profile: Profile, negotiated: bool) {
-    let stream = connect(appliance);
+fn by_hand(appliance: &Appliance, profile: Profile, negotiated: bool) {
+    let (key, stream) = (secret_key().unwrap(), connect(appliance));
     let made = if negotiated {
-        HandLink::<TcpStream>::dial(stream, key, &appliance.identity, profile)
+        HandLink::<TcpStream>::dial(stream, &key, &appliance.identity, profile)
     } else {
-        HandLink::shake(stream, key, &appliance.identity, profile)
+        HandLink::shake(stream, &key, &appliance.identity, profile)
     };
     drop(made.unwrap());
 }
