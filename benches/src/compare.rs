@@ -4,6 +4,7 @@
 pub mod appliance;
 pub mod chart;
 pub mod contender;
+pub mod control;
 pub mod driven;
 pub mod figures;
 pub mod floor;

@@ -5,5 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod control;
 pub mod load;
 pub mod swarm;

@@ -75,6 +75,7 @@ pub const FLOOR: &str = "floor";
 pub const HAPROXY: &str = "haproxy";
 pub const NGINX: &str = "nginx";
 pub const LIBP2P: &str = crate::compare::libp2p::LIBP2P;
+pub const CONTROL: &str = crate::compare::control::CONTROL;
 pub const EPOLL: &str = "waystation over epoll";
 
 const COST: Measure = Measure::ProcessorMicrosecondsPerMessage;
@@ -112,6 +113,20 @@ pub const ROWS: &[Row] = &[
             goal("4 x 1 KiB", COST, WAYSTATION, FLOOR, AtMost(1.08)),
             goal("4 x 8 KiB", COST, WAYSTATION, FLOOR, AtMost(1.08)),
         ],
+    },
+    Row {
+        number: 3,
+        name: "control",
+        workload: "4 flows of 1 KiB, coalesced records, against a relay with a task per link, a \
+                   write per frame and a record per field",
+        goals: &[goal("4 x 1 KiB", COST, WAYSTATION, CONTROL, AtMost(0.20))],
+    },
+    Row {
+        number: 4,
+        name: "stock-sender",
+        workload: "4 flows of 8 KiB between ends that lay out frames as stock nodes do, against \
+                   the same control",
+        goals: &[goal("4 x 8 KiB, a record per field", COST, WAYSTATION, CONTROL, AtMost(0.35))],
     },
     Row {
         number: 6,

@@ -21,6 +21,8 @@ use std::process::Command;
 pub fn run(row: &Row, setting: &Setting) -> Result<Outcome> {
     match row.number {
         1 => own::floor(setting),
+        3 => own::control(setting),
+        4 => own::stock_sender(setting),
         6 => proxies::small_messages(setting),
         8 => proxies::raw_pipe(setting),
         9 => own::ports(setting),

@@ -2,6 +2,7 @@
 
 use crate::compare::appliance::{Port, flows};
 use crate::compare::contender::{Contender, Entry, Outcome, Setting, alternate};
+use crate::compare::control;
 use crate::compare::floor::Floor;
 use crate::compare::goals::{EPOLL, FLOOR, WAYSTATION};
 use crate::swarm::shape::Shape;
@@ -34,6 +35,20 @@ pub(super) fn floor(setting: &Setting) -> Result<Outcome> {
         outcome.extend(alternate(case, entries, &setting.schedule)?);
     }
     Ok(outcome)
+}
+
+/// Row 3.
+pub(super) fn control(setting: &Setting) -> Result<Outcome> {
+    let (case, shape) = KIB_1;
+    let entries = vec![waystation(shape, setting)?, control::entry(shape, setting)?];
+    alternate(case, entries, &setting.schedule)
+}
+
+/// Row 4.
+pub(super) fn stock_sender(setting: &Setting) -> Result<Outcome> {
+    let shape = KIB_8.1.stock();
+    let entries = vec![waystation(shape, setting)?, control::entry(shape, setting)?];
+    alternate("4 x 8 KiB, a record per field", entries, &setting.schedule)
 }
 
 /// Row 9.
