@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod hlog;
 pub mod journal;
 pub mod limits;
+pub mod log_comparison;
 pub mod metrics;
 pub mod node;
 pub mod observations;

@@ -235,6 +235,10 @@ pub(crate) struct HistArguments {
     /// Print again every second, each time the last interval
     #[arg(long)]
     pub(crate) follow: bool,
+    /// Set two interval logs side by side instead of asking anybody
+    #[arg(long, num_args = 2, value_names = ["A.hlog", "B.hlog"])]
+    #[arg(conflicts_with_all = ["log", "json", "follow", "socket"])]
+    pub(crate) compare: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,11 +5,14 @@ use crate::arguments::{
     StatusArguments,
 };
 use crate::state;
+use anyhow::Context;
 use serde_json::Value;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use waystation_engine::statistics::Stage;
+use waystation_management::log_comparison::{LOG_MAX_BYTES, ReadLog, read_log};
 use waystation_management::render;
 use waystation_management::stats_socket::client::{self, ClientError};
 
@@ -95,6 +98,11 @@ pub(crate) fn drops(arguments: &DropsArguments) -> anyhow::Result<()> {
 
 /// `waystation hist`
 pub(crate) fn histograms(arguments: &HistArguments) -> anyhow::Result<()> {
+    if let [first, second] = arguments.compare.as_slice() {
+        let (first, second) = (log_file(first)?, log_file(second)?);
+        let stage = arguments.stage.map(Stage::name);
+        return print(render::comparison(&first, &second, stage).as_bytes());
+    }
     let socket = socket(&arguments.socket)?;
     let stage = arguments.stage.map(Stage::name);
     let mut uri = "/v1/histograms?core=merged&".to_owned();
@@ -117,6 +125,21 @@ pub(crate) fn histograms(arguments: &HistArguments) -> anyhow::Result<()> {
         }
         pause(FOLLOW_EVERY);
     }
+}
+
+/// Reads an interval log that [`histograms`] or another writer of the format has made.
+fn log_file(path: &Path) -> anyhow::Result<ReadLog> {
+    let mut log = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LOG_MAX_BYTES + 1).read_to_end(&mut log));
+    read.with_context(|| format!("{} cannot be read", path.display()))?;
+    if log.len() as u64 > LOG_MAX_BYTES {
+        anyhow::bail!("{} is longer than {LOG_MAX_BYTES} bytes", path.display());
+    }
+    // Editors may have taken the last line feed away.
+    if !log.ends_with(b"\n") {
+        log.push(b'\n');
+    }
+    read_log(&log).with_context(|| path.display().to_string())
 }
 
 pub(crate) fn socket(argument: &SocketArgument) -> anyhow::Result<PathBuf> {

@@ -431,3 +431,30 @@ fn followed_histograms_are_printed_again_and_again() {
         (text.matches("STAGE").count() >= 2).then_some(())
     });
 }
+
+#[test]
+fn two_logs_are_compared_and_a_bad_one_is_named() {
+    let mut busy = Busy::start(PortName::Epoll, 1);
+    busy.quiet();
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let log = ask(&busy.appliance, &["hist", "--log"]).text();
+    let (first, second) = (file("first.hlog", &log), file("second.hlog", log.trim_end()));
+    let compare = |second: &std::path::Path| {
+        run(command(&binary()).args(["hist", "--compare"]).args([&first, second]))
+    };
+    let text = compare(&second).text();
+    let row = text.lines().find(|line| line.starts_with("merged.open_to_seal.data"));
+    let row = row.unwrap_or_else(|| panic!("{text}"));
+    assert!(row.ends_with("1.00"), "{text}");
+    let bad = compare(&file("bad.hlog", &format!("{log}nothing of the kind\n")));
+    let line = log.lines().count() + 1;
+    assert_eq!(bad.code(), 1, "{}", bad.stderr);
+    let words = format!("bad.hlog: line {line} is not one of a histogram log");
+    assert!(bad.stderr.contains(&words), "{}", bad.stderr);
+    assert!(compare(&directory.path().join("none")).stderr.contains("none cannot be read"));
+}

@@ -3,9 +3,11 @@
 //! Pure functions without a terminal in sight. Fields that a document lacks are shown as `-`, so a
 //! client one version ahead or behind still prints what it can.
 
+mod comparison;
 mod histogram;
 mod table;
 
+pub use comparison::comparison;
 pub use histogram::histogram;
 
 use crate::units::{human_bytes, human_count, human_ns};
