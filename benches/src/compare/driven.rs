@@ -4,6 +4,7 @@
 //!
 //! The driver is started with the relay's address and process and the shape as JSON. It prints
 //! `ready`, then for each line `round WARM_UP_MS MEASURED_MS` one [`Answer`] as JSON.
+//! With `idle N` in place of a shape it holds N links and prints `ready`.
 
 use crate::compare::contender::{Contender, Schedule};
 use crate::compare::figures::Sample;
@@ -49,13 +50,19 @@ impl<K> Driven<K> {
     ) -> Result<Self> {
         let mut command = Command::new(program);
         command.args(arguments).arg(serde_json::to_string(shape)?);
+        Self::start_command(command, cpu, kept)
+    }
+
+    fn start_command(mut command: Command, cpu: usize, kept: K) -> Result<Self> {
+        let name = command.get_program().to_owned();
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let starting = thread::spawn(move || -> Result<Child> {
             processor::pin(cpu)?;
             Ok(command.spawn()?)
         });
         let child = starting.join().map_err(|_panic| anyhow!("a starting thread panicked"))?;
-        let mut child = child.with_context(|| format!("starting {}", program.display()))?;
+        let mut child =
+            child.with_context(|| format!("starting {}", Path::new(&name).display()))?;
         let (Some(asks), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("a driver without pipes");
         };
@@ -74,6 +81,19 @@ impl<K> Driven<K> {
             bail!("the driver ended: {}", self.child.wait()?);
         }
         Ok(line.trim_end().to_owned())
+    }
+}
+
+impl Driven<()> {
+    /// Starts a driver that holds so many idle links and is asked for nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Driven::start`].
+    pub fn idle(program: &Path, arguments: &[String], links: u32, cpu: usize) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments).arg("idle").arg(links.to_string());
+        Self::start_command(command, cpu, ())
     }
 }
 

@@ -78,6 +78,15 @@ pub const LIBP2P: &str = crate::compare::libp2p::LIBP2P;
 pub const CONTROL: &str = crate::compare::control::CONTROL;
 pub const EPOLL: &str = "waystation over epoll";
 
+pub const TO_FEW: &str = "waystation, 4 destinations";
+pub const TO_MANY: &str = "waystation, 64 destinations";
+pub const ONE_CORE: &str = "waystation, one core";
+pub const TWO_CORES: &str = "waystation, two cores";
+pub const SCRAPED: &str = "waystation, scraped";
+pub const ALONE: &str = "waystation, mice alone";
+pub const BESIDE_ELEPHANT: &str = "waystation, beside an elephant";
+pub const BARE: &str = "secp256k1 and AEAD";
+
 const COST: Measure = Measure::ProcessorMicrosecondsPerMessage;
 
 const fn goal(
@@ -139,6 +148,12 @@ pub const ROWS: &[Row] = &[
         ],
     },
     Row {
+        number: 7,
+        name: "coalescing",
+        workload: "64 flows of 200 B as in row 6, ending on 4 links, against the same on 64",
+        goals: &[goal("64 x 200 B", COST, TO_FEW, TO_MANY, AtMost(0.40))],
+    },
+    Row {
         number: 8,
         name: "raw-pipe",
         workload: "raw gateway pipes (node_connect), 4 flows of 8 KiB in bulk; no crypto anywhere",
@@ -156,6 +171,65 @@ pub const ROWS: &[Row] = &[
             goal("4 x 8 KiB", COST, WAYSTATION, EPOLL, AtMost(1.05)),
             goal("64 x 200 B", COST, WAYSTATION, EPOLL, AtMost(0.95)),
         ],
+    },
+    Row {
+        number: 11,
+        name: "idle-memory",
+        workload: "resident memory of the relay's process that each of 1000 further idle links \
+                   costs, after a first hundred",
+        goals: &[goal("idle links", Measure::KibibytesPerLink, WAYSTATION, LIBP2P, AtMost(0.13))],
+    },
+    Row {
+        number: 12,
+        name: "two-cores",
+        workload: "4 flows of 1 KiB whose links are on two data cores, against the same on one; \
+                   the second core shares its processor with the generator",
+        goals: &[
+            goal("4 x 1 KiB", COST, TWO_CORES, ONE_CORE, AtMost(1.25)),
+            Goal {
+                case: "4 x 1 KiB",
+                measure: Measure::SameCoreShare,
+                contender: TWO_CORES,
+                against: Against::Figure { name: "all of it", value: 1.0 },
+                bound: Bound::AtLeast(0.95),
+            },
+        ],
+    },
+    Row {
+        number: 13,
+        name: "scraping",
+        workload: "4 flows of 1 KiB while the histograms are asked for 10 times a second, against \
+                   nobody asking",
+        goals: &[goal("4 x 1 KiB", COST, SCRAPED, WAYSTATION, AtMost(1.02))],
+    },
+    Row {
+        number: 14,
+        name: "fairness",
+        workload: "15 flows of 1 KiB, 100 messages a second each, alone and beside one flow of \
+                   8 KiB in a closed loop with 64 in flight; 16 flows of 8 KiB in closed loops",
+        goals: &[
+            goal("15 mice", Measure::LatencyP99Microseconds, BESIDE_ELEPHANT, ALONE, AtMost(3.0)),
+            Goal {
+                case: "16 greedy",
+                measure: Measure::JainIndex,
+                contender: WAYSTATION,
+                against: Against::Figure { name: "equal shares", value: 1.0 },
+                bound: Bound::AtLeast(0.95),
+            },
+        ],
+    },
+    Row {
+        number: 15,
+        name: "handshakes",
+        workload: "connections that shake hands and end, per second of the data core, against the \
+                   curve and cipher operations of a responder alone",
+        goals: &[Goal {
+            case: "handshakes",
+            measure: Measure::HandshakesPerProcessorSecond,
+            contender: WAYSTATION,
+            against: Against::Contender(BARE),
+            bound: Bound::AtLeast(0.85),
+        }],
     },
     Row {
         number: 16,

@@ -1,8 +1,13 @@
 //! What each row runs. A row sets its contenders up, lets them alternate, and returns lines; what
 //! is good enough stands in [`crate::compare::goals`].
 
+mod fairness;
+mod handshakes;
+mod memory;
 mod own;
+mod placement;
 mod proxies;
+mod scraping;
 
 use crate::compare::appliance;
 use crate::compare::contender::{Outcome, Setting};
@@ -24,8 +29,14 @@ pub fn run(row: &Row, setting: &Setting) -> Result<Outcome> {
         3 => own::control(setting),
         4 => own::stock_sender(setting),
         6 => proxies::small_messages(setting),
+        7 => own::coalescing(setting),
         8 => proxies::raw_pipe(setting),
         9 => own::ports(setting),
+        11 => memory::idle(setting),
+        12 => placement::two_cores(setting),
+        13 => scraping::scraped(setting),
+        14 => fairness::fairness(setting),
+        15 => handshakes::handshakes(setting),
         16 => own::stock_gateway(setting),
         number => bail!("row {number} has goals and no measurement"),
     }

@@ -3,7 +3,7 @@
 use crate::load::clock::Clock;
 use crate::load::processor::{Reading, Spent, Watched};
 use crate::swarm::connection::{Connection, Layer, PLAIN};
-use crate::swarm::dial::{self, RelayAddress};
+use crate::swarm::dial::{self, Dialed, RelayAddress};
 use crate::swarm::flow::{End, Flow, Moment, Side};
 use crate::swarm::limits::{EVENTS_MAX, LATENCY_DIGITS, LATENCY_NS_MAX, READ_BYTES, STALL, WAIT};
 use crate::swarm::link::{Heard, Sealed};
@@ -54,6 +54,9 @@ pub struct Swarm {
     message: Vec<u8>,
 }
 
+/// Makes the link of one end.
+pub type Dial<'a> = &'a mut dyn FnMut(Side, Layout) -> Result<Dialed>;
+
 /// What can be read at a moment.
 struct Look {
     now_ns: u64,
@@ -78,6 +81,15 @@ impl Swarm {
     ///
     /// Says which flow could not be set up, and why.
     pub fn through_links(relay: &RelayAddress, shapes: &[Shape], clock: Clock) -> Result<Self> {
+        Self::through_dialed(shapes, clock, &mut |_side, layout| dial::dial(relay, layout))
+    }
+
+    /// Flows over links that `dial` makes, one for each end that needs one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Swarm::through_links`].
+    pub fn through_dialed(shapes: &[Shape], clock: Clock, dial: Dial<'_>) -> Result<Self> {
         let mut swarm = Self::empty(shapes.len(), clock)?;
         let mut number = 0;
         for (kind, shape) in shapes.iter().enumerate() {
@@ -85,7 +97,7 @@ impl Swarm {
             for flow in 0..shape.flows {
                 let place = (flow % shape.destinations.max(1)) as usize;
                 swarm
-                    .route_one(relay, (kind, shape), number, &mut destinations, place)
+                    .route_one(dial, (kind, shape), number, &mut destinations, place)
                     .with_context(|| format!("setting up flow {number}"))?;
                 number += 1;
             }
@@ -96,18 +108,18 @@ impl Swarm {
 
     fn route_one(
         &mut self,
-        relay: &RelayAddress,
+        dial: Dial<'_>,
         (kind, shape): (usize, &Shape),
         number: u32,
         destinations: &mut Vec<(usize, waystation_astral::identity::Identity)>,
         place: usize,
     ) -> Result<()> {
         if place == destinations.len() {
-            let far = dial::dial(relay, shape.layout)?;
+            let far = dial(Side::Far, shape.layout)?;
             destinations.push((self.add_connection(far.connection), far.identity));
         }
         let (far_index, target) = *destinations.get(place).context("no such destination")?;
-        let mut near = dial::dial(relay, shape.layout)?.connection;
+        let mut near = dial(Side::Near, shape.layout)?.connection;
         let far = self.connections.get_mut(far_index).context("no such connection")?;
         let first_nonce = (u64::from(number) + 1) << 16;
         let (near_end, far_end) = dial::route(&mut near, far, &target, first_nonce, self.clock)?;

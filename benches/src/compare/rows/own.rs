@@ -4,7 +4,7 @@ use crate::compare::appliance::{Port, flows};
 use crate::compare::contender::{Contender, Entry, Outcome, Setting, alternate};
 use crate::compare::control;
 use crate::compare::floor::Floor;
-use crate::compare::goals::{EPOLL, FLOOR, WAYSTATION};
+use crate::compare::goals::{EPOLL, FLOOR, TO_FEW, TO_MANY, WAYSTATION};
 use crate::swarm::shape::Shape;
 use anyhow::Result;
 
@@ -49,6 +49,17 @@ pub(super) fn stock_sender(setting: &Setting) -> Result<Outcome> {
     let shape = KIB_8.1.stock();
     let entries = vec![waystation(shape, setting)?, control::entry(shape, setting)?];
     alternate("4 x 8 KiB, a record per field", entries, &setting.schedule)
+}
+
+/// Row 7.
+pub(super) fn coalescing(setting: &Setting) -> Result<Outcome> {
+    let (case, shape) = MANY;
+    let mut entries: Vec<Entry> = Vec::new();
+    for (name, shape) in [(TO_FEW, shape.to_destinations(4)), (TO_MANY, shape)] {
+        let contender: Box<dyn Contender> = Box::new(flows(Port::IoUring, shape, setting)?);
+        entries.push((name, Ok(contender)));
+    }
+    alternate(case, entries, &setting.schedule)
 }
 
 /// Row 9.
