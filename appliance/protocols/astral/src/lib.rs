@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod aead;
 pub mod brontide;
 pub mod endpoint;
 pub mod frame;

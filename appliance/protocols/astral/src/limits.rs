@@ -13,6 +13,20 @@ pub const IDENTITY_TEXT_BYTES: usize = 2 * IDENTITY_BYTES;
 /// Bytes of a private scalar, big-endian (spec §2).
 pub const SECRET_KEY_BYTES: usize = 32;
 
+// --- aead ---------------------------------------------------------------------------------------
+
+/// Lengths of text in bytes at which back ends are measured: a record's length, a small body, and
+/// every power of two at which the cheapest one may change, up to where only the price of a byte
+/// counts.
+pub const AEAD_TEXT_BYTES_MEASURED: [u16; 7] = [2, 512, 1024, 2048, 4096, 8192, 16_384];
+/// Nanoseconds after which measuring ends early: a start-up should not be felt.
+pub const AEAD_MEASURING_NS_MAX: u64 = 25_000_000;
+/// Samples of each back end and length that are taken in any case, so that one of them may hit a
+/// moment in which the machine did something else.
+pub const AEAD_SAMPLES_MIN: usize = 3;
+/// Samples of each back end and length if there is time.
+pub const AEAD_SAMPLES_MAX: usize = 9;
+
 // --- brontide -----------------------------------------------------------------------------------
 
 /// Bytes of act one: version, ephemeral point, tag (spec §3.2).

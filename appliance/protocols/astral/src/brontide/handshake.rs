@@ -9,6 +9,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::{Opener, Sealer, Transport};
+use crate::aead::AeadSuite;
 use crate::identity::{Identity, SecretKey};
 use crate::limits::{ACT_ONE_BYTES, ACT_THREE_BYTES, ACT_TWO_BYTES, TAG_BYTES};
 use crate::noise_resolver::{FinalChainingKey, Resolver, noise_params};
@@ -73,6 +74,13 @@ impl Initiator {
         Handshake::new(local, Some(remote), ephemeral, prologue).map(Self)
     }
 
+    /// Lets this suite seal and open the records, instead of ring alone.
+    #[must_use]
+    pub fn with_aead(mut self, suite: AeadSuite) -> Self {
+        self.0.suite = suite;
+        self
+    }
+
     /// Writes act one.
     ///
     /// # Errors
@@ -95,8 +103,9 @@ impl Initiator {
         self.0.enter(Act::Two)?;
         self.0.read(Act::Two, act)?;
         let act_three = self.0.write(Act::Three)?;
+        let suite = self.0.suite;
         let (to_responder, to_initiator, chaining_key) = self.0.split(Act::Three)?;
-        let transport = transport(&to_responder, &to_initiator, &chaining_key, Act::Three)?;
+        let transport = transport(suite, &to_responder, &to_initiator, &chaining_key)?;
         Ok((act_three, transport))
     }
 
@@ -127,6 +136,13 @@ impl Responder {
         Handshake::new(local, None, ephemeral, prologue).map(Self)
     }
 
+    /// Lets this suite seal and open the records, instead of ring alone.
+    #[must_use]
+    pub fn with_aead(mut self, suite: AeadSuite) -> Self {
+        self.0.suite = suite;
+        self
+    }
+
     /// Reads act one and returns act two.
     ///
     /// # Errors
@@ -154,8 +170,9 @@ impl Responder {
         self.0.enter(Act::Three)?;
         self.0.read(Act::Three, act)?;
         let remote = self.0.remote()?;
+        let suite = self.0.suite;
         let (to_responder, to_initiator, chaining_key) = self.0.split(Act::Three)?;
-        let transport = transport(&to_initiator, &to_responder, &chaining_key, Act::Three)?;
+        let transport = transport(suite, &to_initiator, &to_responder, &chaining_key)?;
         Ok((remote, transport))
     }
 
@@ -183,6 +200,8 @@ struct Handshake {
     final_chaining_key: FinalChainingKey,
     /// `None` while an act is worked on and for good after one failed.
     due: Option<Act>,
+    /// What the records will be sealed with.
+    suite: AeadSuite,
 }
 
 impl Handshake {
@@ -204,7 +223,7 @@ impl Handshake {
             }
         };
         let noise = build().map_err(|error| HandshakeError::of(Act::One, &error))?;
-        Ok(Self { noise, final_chaining_key, due: Some(Act::One) })
+        Ok(Self { noise, final_chaining_key, due: Some(Act::One), suite: AeadSuite::default() })
     }
 
     /// Takes the turn of `act`; the caller sets what is due next when all went well.
@@ -265,13 +284,14 @@ impl fmt::Debug for Handshake {
 }
 
 fn transport(
+    suite: AeadSuite,
     sending: &Key,
     receiving: &Key,
     chaining_key: &Key,
-    act: Act,
 ) -> Result<Transport, HandshakeError> {
-    let sealer = Sealer::new(sending, chaining_key).ok_or(HandshakeError::Primitive { act })?;
-    let opener = Opener::new(receiving, chaining_key).ok_or(HandshakeError::Primitive { act })?;
+    let refused = HandshakeError::Primitive { act: Act::Three };
+    let sealer = Sealer::new(suite, sending, chaining_key).ok_or(refused)?;
+    let opener = Opener::new(suite, receiving, chaining_key).ok_or(refused)?;
     Ok(Transport { sealer, opener })
 }
 

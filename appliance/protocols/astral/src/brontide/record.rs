@@ -3,18 +3,15 @@
 
 use std::fmt;
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::aead::{AeadKey, AeadSuite, KEY_BYTES};
 use crate::limits::{
     KEY_ROTATION_OPERATIONS, RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES,
     RECORD_PLAINTEXT_MAX_BYTES, TAG_BYTES,
 };
-
-/// Bytes of a ChaCha20 key and of a chaining key.
-const KEY_BYTES: usize = 32;
 
 /// Seals the records of one direction.
 pub struct Sealer {
@@ -23,9 +20,13 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Returns `None` only if the cipher refuses a 32-byte key, which it never does.
-    pub(super) fn new(key: &[u8; KEY_BYTES], chaining_key: &[u8; KEY_BYTES]) -> Option<Self> {
-        Some(Self { direction: Direction::new(key, chaining_key)?, failed: false })
+    /// Returns `None` only if a back end of the suite refuses a 32-byte key.
+    pub(super) fn new(
+        suite: AeadSuite,
+        key: &[u8; KEY_BYTES],
+        chaining_key: &[u8; KEY_BYTES],
+    ) -> Option<Self> {
+        Some(Self { direction: Direction::new(suite, key, chaining_key)?, failed: false })
     }
 
     /// Seals a record in place. `record` is 18 bytes of room, the plaintext of 1 to 65535 bytes,
@@ -94,9 +95,13 @@ enum Due {
 }
 
 impl Opener {
-    /// Returns `None` only if the cipher refuses a 32-byte key, which it never does.
-    pub(super) fn new(key: &[u8; KEY_BYTES], chaining_key: &[u8; KEY_BYTES]) -> Option<Self> {
-        Some(Self { direction: Direction::new(key, chaining_key)?, due: Due::Header })
+    /// Returns `None` only if a back end of the suite refuses a 32-byte key.
+    pub(super) fn new(
+        suite: AeadSuite,
+        key: &[u8; KEY_BYTES],
+        chaining_key: &[u8; KEY_BYTES],
+    ) -> Option<Self> {
+        Some(Self { direction: Direction::new(suite, key, chaining_key)?, due: Due::Header })
     }
 
     /// Opens a record's length and returns the bytes of its plaintext, 0 to 65535; the body on the
@@ -156,21 +161,23 @@ impl fmt::Debug for Opener {
     }
 }
 
-/// The cipher state of one direction. Our copies of the keys are erased when replaced or dropped;
-/// the expanded key inside the cipher is out of our reach.
+/// The cipher state of one direction.
 struct Direction {
-    cipher: LessSafeKey,
-    key: Zeroizing<[u8; KEY_BYTES]>,
+    key: AeadKey,
+    /// Erased when replaced or dropped, like the key.
     chaining_key: Zeroizing<[u8; KEY_BYTES]>,
     /// AEAD operations done with the present key: the next nonce.
     operations: u64,
 }
 
 impl Direction {
-    fn new(key: &[u8; KEY_BYTES], chaining_key: &[u8; KEY_BYTES]) -> Option<Self> {
+    fn new(
+        suite: AeadSuite,
+        key: &[u8; KEY_BYTES],
+        chaining_key: &[u8; KEY_BYTES],
+    ) -> Option<Self> {
         Some(Self {
-            cipher: cipher(key)?,
-            key: Zeroizing::new(*key),
+            key: AeadKey::new(suite, key)?,
             chaining_key: Zeroizing::new(*chaining_key),
             operations: 0,
         })
@@ -179,25 +186,16 @@ impl Direction {
     /// Encrypts `text` in place and writes its tag.
     #[inline]
     fn seal(&mut self, text: &mut [u8], tag: &mut [u8; TAG_BYTES]) -> Option<()> {
-        let sealed = self.cipher.seal_in_place_separate_tag(self.nonce(), Aad::empty(), text);
-        tag.copy_from_slice(sealed.ok()?.as_ref());
+        self.key.seal(self.operations, text, tag)?;
         self.count()
     }
 
     /// Decrypts `text` in place, its tag at the end, and returns the plaintext.
     #[inline]
     fn open<'a>(&mut self, text: &'a mut [u8]) -> Option<&'a mut [u8]> {
-        let opened = self.cipher.open_in_place(self.nonce(), Aad::empty(), text).ok()?;
+        let opened = self.key.open(self.operations, text)?;
         self.count()?;
         Some(opened)
-    }
-
-    /// Four zero bytes and the counter, the only little-endian number of the protocol (spec §0.2).
-    #[inline]
-    fn nonce(&self) -> Nonce {
-        let mut nonce = [0; NONCE_LEN];
-        nonce[4..].copy_from_slice(&self.operations.to_le_bytes());
-        Nonce::assume_unique_for_key(nonce)
     }
 
     #[inline]
@@ -212,26 +210,21 @@ impl Direction {
     fn rotate(&mut self) -> Option<()> {
         let mut pair = Zeroizing::new([0; 2 * KEY_BYTES]);
         hkdf::Salt::new(hkdf::HKDF_SHA256, &*self.chaining_key)
-            .extract(&*self.key)
+            .extract(self.key.expose_bytes())
             .expand(&[], PairLength)
             .and_then(|output| output.fill(&mut *pair))
             .ok()?;
         let (chaining_key, key) = pair.split_at(KEY_BYTES);
         self.chaining_key.copy_from_slice(chaining_key);
-        self.key.copy_from_slice(key);
-        self.cipher = cipher(&self.key)?;
+        self.key.replace(key.first_chunk()?)?;
         self.operations = 0;
         Some(())
     }
 
     #[cfg(test)]
     fn keys(&self) -> ([u8; KEY_BYTES], [u8; KEY_BYTES]) {
-        (*self.key, *self.chaining_key)
+        (*self.key.expose_bytes(), *self.chaining_key)
     }
-}
-
-fn cipher(key: &[u8; KEY_BYTES]) -> Option<LessSafeKey> {
-    UnboundKey::new(&CHACHA20_POLY1305, key).ok().map(LessSafeKey::new)
 }
 
 /// Length of a rotation's output: a chaining key and a key.

@@ -6,6 +6,8 @@ use ring::hmac;
 use serde_json::Value;
 
 use super::*;
+use crate::aead::AeadSuite;
+use crate::aead::tests::suites;
 use crate::identity::{Identity, SecretKey};
 
 const ASTRAL: &[u8] = b"astral";
@@ -45,7 +47,12 @@ fn responder(prologue: &[u8]) -> Responder {
 }
 
 fn established(prologue: &[u8]) -> (Transport, Transport) {
-    let (mut initiator, mut responder) = (initiator(prologue), responder(prologue));
+    established_with(AeadSuite::default(), prologue)
+}
+
+fn established_with(suite: AeadSuite, prologue: &[u8]) -> (Transport, Transport) {
+    let mut initiator = initiator(prologue).with_aead(suite);
+    let mut responder = responder(prologue).with_aead(suite);
     let act_two = responder.act_one(&initiator.act_one().unwrap()).unwrap();
     let (act_three, ours) = initiator.act_two(&act_two).unwrap();
     let (_, theirs) = responder.act_three(&act_three).unwrap();
@@ -146,17 +153,20 @@ fn hash_after_act_three_is_the_same_on_both_sides() {
 #[test]
 fn bolt_8_messages_come_out_as_published_in_both_directions() {
     let vectors = handshakes();
-    for vector in &vectors {
+    for (suite, vector) in suites().flat_map(|suite| vectors.iter().map(move |v| (suite, v))) {
         let prologue = prologue_of(vector);
         let secret = |name| SecretKey::from_bytes(&bytes(vector, name)).unwrap();
         let (local, remote) = (secret("initiator_static_priv"), secret("responder_static_priv"));
         let ephemeral = secret("initiator_ephemeral_priv");
         let mut initiator =
-            Initiator::with_prologue(&local, &remote.identity(), &ephemeral, prologue).unwrap();
+            Initiator::with_prologue(&local, &remote.identity(), &ephemeral, prologue)
+                .unwrap()
+                .with_aead(suite);
         initiator.act_one().unwrap();
         let (_, ours) = initiator.act_two(&bytes(vector, "act2")).unwrap();
         let ephemeral = secret("responder_ephemeral_priv");
-        let mut responder = Responder::with_prologue(&remote, &ephemeral, prologue).unwrap();
+        let responder = Responder::with_prologue(&remote, &ephemeral, prologue).unwrap();
+        let mut responder = responder.with_aead(suite);
         responder.act_one(&bytes(vector, "act1")).unwrap();
         let (_, theirs) = responder.act_three(&bytes(vector, "act3")).unwrap();
         let pairs = [
@@ -171,7 +181,7 @@ fn bolt_8_messages_come_out_as_published_in_both_directions() {
                 record[RECORD_HEADER_BYTES..][..5].copy_from_slice(b"hello");
                 sealer.seal_in_place(&mut record).unwrap();
                 if let Some(entry) = published.next_if(|entry| entry["index"] == index) {
-                    assert_eq!(record, bytes::<39>(entry, direction), "{index}");
+                    assert_eq!(record, bytes::<39>(entry, direction), "{suite}, {index}");
                 }
                 let (header, body) = record.split_first_chunk_mut().unwrap();
                 assert_eq!(opener.open_header(header), Ok(5));
@@ -185,8 +195,11 @@ fn bolt_8_messages_come_out_as_published_in_both_directions() {
 
 #[test]
 fn keys_rotate_with_the_500th_record_in_both_directions() {
-    let (ours, theirs) = established(ASTRAL);
-    for (mut sealer, mut opener) in [(ours.sealer, theirs.opener), (theirs.sealer, ours.opener)] {
+    let directions = suites().flat_map(|suite| {
+        let (ours, theirs) = established_with(suite, ASTRAL);
+        [(ours.sealer, theirs.opener), (theirs.sealer, ours.opener)]
+    });
+    for (mut sealer, mut opener) in directions {
         let mut previous = sealer.keys();
         for index in 1..=1001_usize {
             let mut record = [0; 1 + RECORD_OVERHEAD_BYTES];
