@@ -19,6 +19,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
 use waystation_relay::ids::CoreId;
 
@@ -38,6 +39,8 @@ pub enum PortChoice {
 #[derive(Debug)]
 pub struct EngineSettings {
     pub secret: SecretKey,
+    /// What seals and opens the records of all links.
+    pub aead: AeadSuite,
     pub listen: Vec<SocketAddr>,
     /// One data core per entry, pinned to that CPU if there is one.
     pub cpus: Vec<Option<usize>>,
@@ -97,6 +100,7 @@ impl Engine {
             let core = mesh.core();
             let seed = CoreSeed {
                 secret: settings.secret.duplicate(),
+                aead: settings.aead,
                 limits: settings.core_limits,
                 snapshot: Arc::clone(&settings.snapshot),
                 port_limits: settings.port_limits,
@@ -207,6 +211,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 /// Everything a core's thread takes along.
 struct CoreSeed {
     secret: SecretKey,
+    aead: AeadSuite,
     limits: CoreLimits,
     snapshot: Arc<CoreSnapshot>,
     port_limits: PortLimits,
@@ -250,6 +255,7 @@ impl CoreSeed {
     fn run_core<P: Port>(self, port: P, cpu: Option<usize>) -> Result<(), CoreError> {
         let parts = CoreParts {
             secret: self.secret,
+            aead: self.aead,
             limits: self.limits,
             snapshot: self.snapshot,
             mesh: self.mesh,

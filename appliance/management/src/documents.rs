@@ -16,7 +16,9 @@ use crate::observations::{
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
+use waystation_astral::aead::choice::{AeadChoice, AeadCost};
 use waystation_astral::identity::Identity;
+use waystation_astral::limits::AEAD_TEXT_BYTES_MEASURED;
 use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
 use waystation_engine::statistics::{CoreCounters, Stage, TrafficClass};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
@@ -39,6 +41,8 @@ pub struct StatusExtra {
     pub gateway: GatewayCounts,
     pub capacity: CoreCapacity,
     pub operations: Operations,
+    /// What seals the records, and why.
+    pub aead: AeadChoice,
 }
 
 /// What is counted about operating the node.
@@ -144,6 +148,7 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "started_unix_ms": observations.started().unix_ms(),
         "uptime_ms": milliseconds(now.since(observations.started())),
         "memory": memory(observations, extra),
+        "aead": aead(&extra.aead),
         "interval": {
             "sequence": interval.sequence,
             "start_unix_ms": interval.span.start.unix_ms(),
@@ -154,6 +159,34 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "gateway": gateway(&extra.gateway),
         "drops": dropped_events(&all_drops(observations, extra)),
     })
+}
+
+/// What seals the records, whose choice that was, and what each back end costs: sealing and opening
+/// a text once, in nanoseconds by its length in bytes.
+fn aead(choice: &AeadChoice) -> Value {
+    let measured: Vec<_> = choice.costs.iter().map(aead_cost).collect();
+    json!({
+        "suite": choice.suite.to_string(),
+        "choice": aead_reason(choice),
+        "measured": measured,
+    })
+}
+
+/// Who chose: the word for it in documents and metrics.
+pub(crate) fn aead_reason(choice: &AeadChoice) -> &'static str {
+    if choice.forced { "configured" } else { "measured" }
+}
+
+fn aead_cost(cost: &AeadCost) -> Value {
+    let backend = cost.backend.name();
+    match cost.ns {
+        Ok(ns) => {
+            let lengths = AEAD_TEXT_BYTES_MEASURED.iter().map(ToString::to_string);
+            let ns: Map<_, _> = lengths.zip(ns.map(Value::from)).collect();
+            json!({ "backend": backend, "seal_and_open_ns": ns })
+        }
+        Err(why) => json!({ "backend": backend, "unusable": why.to_string() }),
+    }
 }
 
 /// What the program holds in memory, and what of it links cost.

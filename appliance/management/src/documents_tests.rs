@@ -154,3 +154,26 @@ fn capacity_is_that_of_the_configuration() {
     assert_eq!(capacity.links_max, 20_000);
     assert_eq!(capacity.queue_bytes_max, 256 * 1024 * 1024);
 }
+
+#[test]
+fn status_says_what_seals_records_and_why() {
+    let document = status(&observed(), &extra(), moment(12));
+    let aead = &document["aead"];
+    assert_eq!((&aead["suite"], &aead["choice"]), (&json!("ring"), &json!("measured")));
+    let measured = aead["measured"].as_array().unwrap();
+    assert_eq!(measured.len(), 2);
+    assert_eq!(measured[0]["backend"], "ring");
+    assert_eq!(measured[0]["seal_and_open_ns"]["16384"], 7);
+    let refused = json!({
+        "backend": "openssl",
+        "unusable": "its library refuses ChaCha20-Poly1305",
+    });
+    assert_eq!(measured[1], refused);
+}
+
+#[test]
+fn status_says_when_the_operator_chose() {
+    let mut extra = extra();
+    extra.aead.forced = true;
+    assert_eq!(status(&observed(), &extra, moment(12))["aead"]["choice"], "configured");
+}

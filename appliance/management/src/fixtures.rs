@@ -4,6 +4,8 @@ use crate::clock::Moment;
 use crate::documents::{CoreCapacity, CoreListing, Operations, Readiness, StatusExtra};
 use crate::gateway::GatewayCounts;
 use crate::observations::Observations;
+use waystation_astral::aead::AeadBackend;
+use waystation_astral::aead::choice::{AeadChoice, AeadCost, AeadUnusable};
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
@@ -75,6 +77,13 @@ pub(crate) fn extra() -> StatusExtra {
             queue_bytes_max: 4096,
         },
         operations: Operations { reloads_applied: 2, reloads_refused: 1, ..Operations::default() },
+        aead: AeadChoice {
+            costs: vec![
+                AeadCost { backend: AeadBackend::Ring, ns: Ok([1, 2, 3, 4, 5, 6, 7]) },
+                AeadCost { backend: AeadBackend::Openssl, ns: Err(AeadUnusable::Refused) },
+            ],
+            ..AeadChoice::default()
+        },
     }
 }
 

@@ -1,13 +1,13 @@
 //! OpenMetrics text for `/metrics`, made from a copy of what was observed.
 //!
 //! Called on the management thread. Labels are `core`, `reason`, `stage`, `class`, `port`, `outcome`,
-//! `kind` and `network` only, and `version` on the one metric that says it: never a peer, so the number of series is bounded.
+//! `kind` and `network` only, and `version`, `suite` and `choice` on the one metric each that says it: never a peer, so the number of series is bounded.
 
 use crate::accounts::NETWORKS;
 use crate::clock::Moment;
 use crate::counter_table::{CounterField, FIELDS, Kind, MetricUnit};
 use crate::dialing::FailureKind;
-use crate::documents::StatusExtra;
+use crate::documents::{StatusExtra, aead_reason};
 use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Window, bucket_counts,
 };
@@ -47,6 +47,7 @@ pub fn text(
 #[derive(Debug)]
 struct Snapshot {
     version: &'static str,
+    aead: [(&'static str, String); 2],
     uptime_seconds: f64,
     numbers: Vec<NodeNumber>,
     labelled: Vec<LabelledNumber>,
@@ -89,6 +90,10 @@ impl Snapshot {
     fn take(observations: &Observations, extra: &StatusExtra, now: Moment) -> Self {
         Self {
             version: extra.version,
+            aead: [
+                ("suite", extra.aead.suite.to_string()),
+                ("choice", aead_reason(&extra.aead).to_owned()),
+            ],
             uptime_seconds: now.since(observations.started()).as_secs_f64(),
             numbers: node_numbers(extra),
             labelled: labelled_numbers(extra),
@@ -226,6 +231,8 @@ impl Snapshot {
         encoder
             .encode_descriptor("build", "The version of the program", None, MetricType::Info)?
             .encode_info(&[("version", self.version)])?;
+        let help = "What seals and opens records, and whether it was measured or configured";
+        encoder.encode_descriptor("aead", help, None, MetricType::Info)?.encode_info(&self.aead)?;
         let help = "Time since the program started";
         encoder
             .encode_descriptor("uptime", help, Some(&Unit::Seconds), MetricType::Gauge)?

@@ -86,7 +86,8 @@ fn labels_are_bounded_and_never_a_peer() {
     for (name, labels, _) in series(&text) {
         for label in labels.keys().map(String::as_str) {
             let allowed = match name.as_str() {
-                "waystation_build_info" => &["version"][..],
+                "waystation_aead_info" => &["suite", "choice"][..],
+                "waystation_build_info" => &["version"],
                 "waystation_stage_duration_seconds_bucket" => &["stage", "class", "le"],
                 _ => &["core", "reason", "stage", "class", "port", "outcome", "kind", "network"],
             };
@@ -113,6 +114,8 @@ fn counters_are_those_that_were_observed() {
     assert_eq!(value("waystation_joined_sockets_total", &[]), Some(4.0));
     assert_eq!(value("waystation_ready", &[]), Some(1.0));
     assert_eq!(value("waystation_uptime_seconds", &[]), Some(2.0));
+    let aead = [("suite", "ring"), ("choice", "measured")];
+    assert_eq!(value("waystation_aead_info", &aead), Some(1.0));
     assert_eq!(value("waystation_build_info", &[("version", "0.1.0")]), Some(1.0));
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn dial(
     options: &LinkOptions,
 ) -> Result<Established, PeerError> {
     let ephemeral = random::secret_key()?;
-    let mut initiator = Initiator::new(key, remote, &ephemeral)?;
+    let mut initiator = Initiator::new(key, remote, &ephemeral)?.with_aead(options.aead);
     let mut wire = Wire::new(transport, options)?;
     wire.write(&initiator.act_one()?)?;
     let act_two = wire.read_act::<ACT_TWO_BYTES>()?;
@@ -59,7 +59,7 @@ pub(crate) fn accept(
     options: &LinkOptions,
 ) -> Result<Established, PeerError> {
     let ephemeral = random::secret_key()?;
-    let mut responder = Responder::new(key, &ephemeral)?;
+    let mut responder = Responder::new(key, &ephemeral)?.with_aead(options.aead);
     let mut wire = Wire::new(transport, options)?;
     let act_one = wire.read_act::<ACT_ONE_BYTES>()?;
     wire.write(&responder.act_one(&act_one)?)?;

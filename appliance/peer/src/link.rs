@@ -21,6 +21,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::brontide::RECORD_PLAINTEXT_MAX_BYTES;
 use waystation_astral::frame::{Frame, Profile};
 use waystation_astral::identity::{Identity, SecretKey};
@@ -50,6 +51,8 @@ pub struct LinkOptions {
     /// The profile to speak. `None`: as dialer, find out (spec §16.1); as acceptor, find out with
     /// the dual greeting (spec §16.2).
     pub profile: Option<Profile>,
+    /// What seals and opens this side's records; the other side cannot tell.
+    pub aead: AeadSuite,
     pub style: Style,
     pub credit_return: CreditReturn,
     /// Receive window of the sessions this side asks for, in bytes.
@@ -70,6 +73,7 @@ impl Default for LinkOptions {
     fn default() -> Self {
         Self {
             profile: None,
+            aead: AeadSuite::default(),
             style: Style::Coalesced,
             credit_return: CreditReturn::Coalesced,
             window_bytes: SESSION_WINDOW_BYTES,

@@ -1,10 +1,14 @@
 //! A whole appliance: data cores and management core from one configuration.
 
+use crate::exit::Unmet;
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use waystation_astral::aead::AeadBackend;
+use waystation_astral::aead::choice::{self, AeadChoice};
 use waystation_astral::identity::SecretKey;
+use waystation_engine::clock;
 use waystation_engine::core::CoreLimits;
 use waystation_engine::cores::{Engine, EngineSettings, PortChoice};
 use waystation_engine::port::{PortKind, PortLimits};
@@ -37,8 +41,10 @@ impl Appliance {
         let identity = around.secret.identity();
         let cpus = data_cpus(&config);
         let management_cpu = config.management.cpu.or_else(|| management_cpu(&cpus));
+        let aead = aead_choice(config.engine.aead)?;
         let settings = EngineSettings {
             secret: around.secret,
+            aead: aead.suite,
             listen: config.listen.addresses.clone(),
             cpus,
             port: port_choice(config.engine.port),
@@ -59,6 +65,7 @@ impl Appliance {
             socket: around.socket.clone(),
             registrations: around.registrations,
             version: env!("CARGO_PKG_VERSION"),
+            aead,
             handle_signals: around.handle_signals,
             reload: around.reload,
             on_ready: around.on_ready,
@@ -130,6 +137,18 @@ fn port_choice(choice: config::PortChoice) -> PortChoice {
         config::PortChoice::IoUring => PortChoice::Exactly(PortKind::IoUring),
         config::PortChoice::Epoll => PortChoice::Exactly(PortKind::Epoll),
     }
+}
+
+/// Measures what this program was built with, on the thread that starts everything else, and
+/// chooses.
+fn aead_choice(forced: Option<AeadBackend>) -> anyhow::Result<AeadChoice> {
+    let costs = choice::measure(clock::now_ns);
+    let choice = AeadChoice::of(forced, costs).map_err(|why| {
+        let named = forced.map_or("auto", AeadBackend::name);
+        Unmet(format!("engine.aead = \"{named}\" cannot be had: {why}"))
+    })?;
+    tracing::info!(suite = %choice.suite, forced = choice.forced, "records are sealed by");
+    Ok(choice)
 }
 
 fn port_limits(config: &Config) -> PortLimits {

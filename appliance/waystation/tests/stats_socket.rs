@@ -84,6 +84,10 @@ fn documents_show_the_links_and_sessions_of_nodes_that_talk() {
             assert_eq!(core["port"], port.name());
             assert!(core["cpu"].is_u64(), "pinned: {core}");
         }
+        assert_eq!(status["aead"]["choice"], "measured");
+        let measured = &status["aead"]["measured"][0];
+        assert_eq!(measured["backend"], "ring");
+        assert!(measured["seal_and_open_ns"]["16384"].as_u64().unwrap() > 0, "{measured}");
         let totals = &status["totals"]["counters"];
         assert_eq!(totals["links_open"], 2);
         assert_eq!(totals["sessions_open"], 2);

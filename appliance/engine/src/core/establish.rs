@@ -163,7 +163,8 @@ impl<P: Port> DataCore<P> {
     ) -> Result<(Shaking, [u8; ACT_ONE_BYTES]), DropReason> {
         let ephemeral = self.entropy().ephemeral_key();
         let begin = || {
-            let mut initiator = Initiator::new(&self.secret, &identity, &ephemeral)?;
+            let initiator = Initiator::new(&self.secret, &identity, &ephemeral)?;
+            let mut initiator = initiator.with_aead(self.aead);
             let act_one = initiator.act_one()?;
             Ok((initiator, act_one))
         };
@@ -237,8 +238,9 @@ impl Step<'_> {
         match std::mem::replace(&mut shaking.due, Due::One) {
             Due::One => {
                 let ephemeral = self.fabric.entropy.ephemeral_key();
-                let mut responder =
+                let responder =
                     Responder::new(self.secret, &ephemeral).map_err(|_refused| REJECTED)?;
+                let mut responder = responder.with_aead(self.aead);
                 let act = act.first_chunk().ok_or(REJECTED)?;
                 let act_two = responder.act_one(act).map_err(|_refused| REJECTED)?;
                 self.fabric.plain_out.push((self.slot, act_two.into()));

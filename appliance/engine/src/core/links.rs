@@ -16,6 +16,7 @@ use crate::port::arena::ReceiveBuffer;
 use crate::port::{Port, ReceiveMode, Segment};
 use crate::record_reader::{InputProgress, OpenRecord};
 use std::net::SocketAddr;
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
 use waystation_astral::negotiation::Farewell;
 use waystation_relay::access::Access;
@@ -33,6 +34,7 @@ pub(super) enum Failure {
 pub(super) struct Step<'a> {
     pub(super) fabric: &'a mut Fabric,
     pub(super) secret: &'a SecretKey,
+    pub(super) aead: AeadSuite,
     pub(super) access: &'a Access,
     pub(super) slot: u32,
     pub(super) facts: LinkFacts,
@@ -212,6 +214,7 @@ impl<P: Port> DataCore<P> {
         let mut step = Step {
             fabric: &mut self.fabric,
             secret: &self.secret,
+            aead: self.aead,
             access: &self.snapshot.access,
             slot,
             facts,
@@ -309,6 +312,7 @@ impl<P: Port> DataCore<P> {
         let mut step = Step {
             fabric: &mut self.fabric,
             secret: &self.secret,
+            aead: self.aead,
             access: &self.snapshot.access,
             slot,
             facts,

@@ -34,6 +34,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LinkTag, SocketTag};
@@ -71,6 +72,8 @@ impl CoreLimits {
 #[derive(Debug)]
 pub struct CoreParts {
     pub secret: SecretKey,
+    /// What seals and opens the records of all links.
+    pub aead: AeadSuite,
     pub limits: CoreLimits,
     /// What [`crate::control::Command::Adopt`] replaces.
     pub snapshot: Arc<CoreSnapshot>,
@@ -97,6 +100,7 @@ pub struct DataCore<P> {
     port: P,
     fabric: Fabric,
     secret: SecretKey,
+    aead: AeadSuite,
     limits: CoreLimits,
     snapshot: Arc<CoreSnapshot>,
     connections: Slots<Connection>,
@@ -152,6 +156,7 @@ impl<P: Port> DataCore<P> {
             port,
             fabric,
             secret: parts.secret,
+            aead: parts.aead,
             limits: parts.limits,
             snapshot: parts.snapshot,
             connections: Slots::default(),

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::brontide::{Initiator, Opener, Responder, Sealer};
 use waystation_astral::frame::{Decoded, Frame, FrameDecoder, Profile};
 use waystation_astral::identity::{Identity, SecretKey};
@@ -68,6 +69,7 @@ impl<P: Port> Bench<P> {
         let address = listener.local_addr().unwrap();
         let parts = CoreParts {
             secret,
+            aead: AeadSuite::default(),
             limits: CoreLimits {
                 window_bytes: WINDOW,
                 queue_bytes: 64 << 20,

@@ -147,6 +147,15 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "engine",
+        "aead",
+        "name",
+        Rule::Aead { at: |config| &mut config.engine.aead },
+        "What seals and opens records. auto measures what the program was built with at start-up \
+        and takes the cheapest, for long texts another one if that is cheaper; status shows the \
+        figures. Any other name takes that one for everything.",
+    ),
+    key(
+        "engine",
         "receive_buffers",
         "buffers per core",
         Rule::PowerOfTwo { min: 4, max: 1024, at: |config| &mut config.engine.receive_buffers },

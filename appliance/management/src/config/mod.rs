@@ -32,6 +32,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use waystation_astral::aead::AeadBackend;
 use waystation_astral::identity::Identity;
 use waystation_relay::access::Access;
 
@@ -98,6 +99,9 @@ pub struct EngineConfig {
     /// Empty: chosen by the program.
     pub cpus: Vec<usize>,
     pub port: PortChoice,
+    /// Absent: the cheapest.
+    #[serde(serialize_with = "serialize_aead")]
+    pub aead: Option<AeadBackend>,
     pub receive_buffers: usize,
     pub receive_buffer_size: ByteSize,
     pub block_memory: ByteSize,
@@ -293,6 +297,7 @@ impl Default for EngineConfig {
             cores: 0,
             cpus: Vec::new(),
             port: PortChoice::Auto,
+            aead: None,
             receive_buffers: 32,
             receive_buffer_size: ByteSize::from_kib(64),
             block_memory: ByteSize::from_mib(64),
@@ -393,6 +398,13 @@ fn serialize_identities<S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(identities.iter().map(Identity::to_string))
+}
+
+fn serialize_aead<S: serde::Serializer>(
+    backend: &Option<AeadBackend>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(rule::aead_name(*backend))
 }
 
 fn serialize_duration_or_none<S: serde::Serializer>(

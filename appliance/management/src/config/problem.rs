@@ -87,6 +87,12 @@ pub enum Complaint {
     /// A word that is none of the choices.
     #[error("\"{value}\" is none of {choices}{}", did_you_mean(.nearest))]
     NotOneOf { value: String, choices: String, nearest: Option<String> },
+    /// A back end for the cipher that the program was built without.
+    #[error(
+        "\"{value}\" is not built into this program; build it with --features aead-{value}, or use \
+         \"auto\""
+    )]
+    NotBuiltIn { value: &'static str },
     /// No address with a port.
     #[error("\"{value}\" is not ADDRESS:PORT, for example \"192.0.2.1:1791\" or \"[::]:1791\"")]
     NotAnAddress { value: String },

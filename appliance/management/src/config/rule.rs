@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::{DeArray, DeInteger, DeValue};
+use waystation_astral::aead::AeadBackend;
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 
@@ -99,6 +100,10 @@ pub(super) enum Rule<C> {
     Port {
         at: fn(&mut C) -> &mut PortChoice,
     },
+    /// Absent stands for the cheapest.
+    Aead {
+        at: fn(&mut C) -> &mut Option<AeadBackend>,
+    },
     LogLines {
         at: fn(&mut C) -> &mut LogFormat,
     },
@@ -118,6 +123,12 @@ pub(super) enum Rule<C> {
 
 const PORTS: [(&str, PortChoice); 3] =
     [("auto", PortChoice::Auto), ("io_uring", PortChoice::IoUring), ("epoll", PortChoice::Epoll)];
+const AEADS: [(&str, Option<AeadBackend>); 4] = [
+    ("auto", None),
+    ("ring", Some(AeadBackend::Ring)),
+    ("openssl", Some(AeadBackend::Openssl)),
+    ("rustcrypto", Some(AeadBackend::RustCrypto)),
+];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const MODES: [(&str, AccessMode); 3] = [
     ("everyone", AccessMode::Everyone),
@@ -160,6 +171,7 @@ impl<C: Clone> Rule<C> {
             Self::SocketPath { at } => *at(config) = socket_path(value)?,
             Self::LogFilter { at } => *at(config) = log_filter(value)?,
             Self::Port { at } => *at(config) = choice(value, &PORTS)?,
+            Self::Aead { at } => *at(config) = aead(value)?,
             Self::LogLines { at } => *at(config) = choice(value, &LOG_FORMATS)?,
             Self::Proxy { at } => *at(config) = proxy(value)?,
             Self::Mode { at } => *at(config) = choice(value, &MODES)?,
@@ -191,6 +203,7 @@ impl<C: Clone> Rule<C> {
             Self::OptionalAddress { at, .. } | Self::Proxy { at } => *at(to) = *at(from),
             Self::SocketPath { at } => at(to).clone_from(at(from)),
             Self::Port { at } => *at(to) = *at(from),
+            Self::Aead { at } => *at(to) = *at(from),
             Self::LogLines { at } => *at(to) = *at(from),
             Self::Mode { at } => *at(to) = *at(from),
             Self::Identity { at } => *at(to) = *at(from),
@@ -226,6 +239,7 @@ impl<C: Clone> Rule<C> {
                 quoted(at(config).as_deref().unwrap_or(Path::new("")).display())
             }
             Self::Port { at } => quoted(name_of(&PORTS, *at(config))),
+            Self::Aead { at } => quoted(name_of(&AEADS, *at(config))),
             Self::LogLines { at } => quoted(name_of(&LOG_FORMATS, *at(config))),
             Self::Mode { at } => quoted(name_of(&MODES, *at(config))),
             Self::Identity { at } => quoted(at(config)),
@@ -268,6 +282,7 @@ impl<C: Clone> Rule<C> {
                 format!("{}, or target=level, separated by commas", LOG_LEVELS.join(", "))
             }
             Self::Port { .. } => choices(&PORTS),
+            Self::Aead { .. } => choices(&AEADS),
             Self::LogLines { .. } => choices(&LOG_FORMATS),
             Self::Mode { .. } => choices(&MODES),
             Self::Identity { .. } => nodes::IDENTITY_FORMS.to_owned(),
@@ -279,6 +294,20 @@ impl<C: Clone> Rule<C> {
             }
         }
     }
+}
+
+/// A back end that this program has.
+fn aead(value: &DeValue<'_>) -> Result<Option<AeadBackend>, Complaint> {
+    let named = choice(value, &AEADS)?;
+    match named.filter(|backend| !backend.is_built_in()) {
+        Some(backend) => Err(Complaint::NotBuiltIn { value: backend.name() }),
+        None => Ok(named),
+    }
+}
+
+/// How [`Rule::Aead`] writes it.
+pub(super) fn aead_name(backend: Option<AeadBackend>) -> &'static str {
+    name_of(&AEADS, backend)
 }
 
 fn spans(min: Duration, max: Duration) -> String {

@@ -60,6 +60,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("engine.cores", "3"),
     ("engine.cpus", "[2, 3]"),
     ("engine.port", "\"epoll\""),
+    ("engine.aead", "\"ring\""),
     ("engine.receive_buffers", "64"),
     ("engine.receive_buffer_size", "\"32KiB\""),
     ("engine.block_memory", "\"4MiB\""),
@@ -161,6 +162,7 @@ fn every_key_is_documented_with_meaning_unit_range_and_reload() {
 fn configuration_serializes_into_a_file_that_reads_back() {
     let mut config = Config::default();
     config.engine.port = PortChoice::IoUring;
+    config.engine.aead = Some(AeadBackend::Ring);
     config.gateway.announce = Some("192.0.2.1:5".parse().unwrap());
     config.limits.link_idle_timeout = Some(Duration::from_secs(77));
     config.peers = vec![whole_peer(), PeerConfig::new(TWO.parse().unwrap())];
@@ -401,6 +403,11 @@ const BROKEN: &[(&str, &str)] = &[
         "waystation.toml:2: engine.port: \"iouring\" is none of \"auto\", \"io_uring\", \"epoll\"; \
          did you mean \"io_uring\"?",
     ),
+    (
+        "[engine]\naead = \"boring\"",
+        "waystation.toml:2: engine.aead: \"boring\" is none of \"auto\", \"ring\", \"openssl\", \
+         \"rustcrypto\"; did you mean \"ring\"?",
+    ),
     ("[engine]\nport = 7", "waystation.toml:2: engine.port: the number 7 is not a text in quotes"),
     (
         "[engine]\nreceive_buffer_size = 65536",
@@ -624,5 +631,21 @@ proptest! {
     ) {
         let key = &KEYS[key];
         let _ = parse(&format!("[{}]\n{} = {value}", key.section, key.name), "x");
+    }
+}
+
+#[test]
+fn cipher_that_is_not_built_in_is_refused_with_a_remedy() {
+    for backend in AeadBackend::ALL {
+        let text = format!("[engine]\naead = \"{backend}\"");
+        if backend.is_built_in() {
+            assert_eq!(parse(&text, "x").unwrap().engine.aead, Some(backend));
+        } else {
+            let expected = format!(
+                "waystation.toml:2: engine.aead: \"{backend}\" is not built into this program; build it \
+                 with --features aead-{backend}, or use \"auto\""
+            );
+            assert_eq!(error_of(&text), expected);
+        }
     }
 }

@@ -21,6 +21,10 @@ const IDENTITY_DIGITS: usize = 8;
 /// How a number is written for people.
 type Form = fn(u64) -> String;
 
+/// Of the lengths at which ciphers are measured: a record's length field, and what bodies have.
+const AEAD_LENGTHS_SHOWN: [(&str, &str); 3] =
+    [("2", "2 B"), ("1024", "1 KiB"), ("16384", "16 KiB")];
+
 /// `waystation status`.
 pub fn status(document: &Value) -> String {
     let mut out = String::new();
@@ -56,11 +60,37 @@ pub fn status(document: &Value) -> String {
             bytes(&memory["link_state_bytes_per_link"]),
         ),
     );
+    out.push_str(&aead(&document["aead"]));
     let dropped = document["drops"].as_object().into_iter().flatten();
     let dropped: u64 = dropped.filter_map(|(_, events)| events.as_u64()).sum();
     line(&mut out, &format!("dropped    {} events since the start", human_count(dropped)));
     // The node info is there to be copied, so it is never cut.
     let _ = writeln!(out, "\n{}", text(&document["node_info"]));
+    out
+}
+
+/// What seals the records and why, and the figures it was chosen by.
+fn aead(document: &Value) -> String {
+    let mut out = String::new();
+    let Some(suite) = document["suite"].as_str() else { return out };
+    let why = match document["choice"].as_str() {
+        Some("configured") => "as configured",
+        Some(_) | None => "the cheapest measured",
+    };
+    line(&mut out, &format!("cipher     {suite}, {why}; seal and open:"));
+    for cost in array(&document["measured"]) {
+        let figures = match (cost["unusable"].as_str(), cost["seal_and_open_ns"].as_object()) {
+            (Some(why), _) => why.to_owned(),
+            (None, Some(ns)) => AEAD_LENGTHS_SHOWN
+                .map(|(bytes, name)| {
+                    let ns = ns.get(bytes).and_then(Value::as_u64);
+                    format!("{} for {name}", ns.map_or_else(dash, human_ns))
+                })
+                .join(", "),
+            (None, None) => dash(),
+        };
+        line(&mut out, &format!("           {:<10} {figures}", text(&cost["backend"])));
+    }
     out
 }
 

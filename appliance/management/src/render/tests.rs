@@ -253,3 +253,30 @@ fn documents_of_another_shape_do_not_make_rendering_panic() {
         }
     }
 }
+
+#[test]
+fn cipher_is_shown_with_the_figures_it_was_chosen_by() {
+    let mut document = status_document();
+    document["aead"] = json!({
+        "suite": "ring+openssl:2048",
+        "choice": "measured",
+        "measured": [
+            {
+                "backend": "ring",
+                "seal_and_open_ns": { "2": 310, "512": 700, "1024": 1_100, "16384": 12_400 },
+            },
+            { "backend": "openssl", "unusable": "it disagrees with ring" },
+            { "backend": "another" },
+        ],
+    });
+    let text = status(&document);
+    assert_fits(&text);
+    let lines: Vec<_> = text.lines().skip_while(|line| !line.starts_with("cipher")).collect();
+    let expected = [
+        "cipher     ring+openssl:2048, the cheapest measured; seal and open:",
+        "           ring       310ns for 2 B, 1.10us for 1 KiB, 12.4us for 16 KiB",
+        "           openssl    it disagrees with ring",
+        "           another    -",
+    ];
+    assert_eq!(lines[..4], expected);
+}

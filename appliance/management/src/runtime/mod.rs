@@ -37,6 +37,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use waystation_astral::aead::choice::AeadChoice;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::Command;
 use waystation_engine::cores::pin;
@@ -66,6 +67,8 @@ pub struct RuntimeSettings {
     /// Where registrations are kept over a restart; absent: nowhere.
     pub registrations: Option<PathBuf>,
     pub version: &'static str,
+    /// What the data cores seal with, for the status.
+    pub aead: AeadChoice,
     /// Whether `SIGINT` and `SIGTERM` stop the program.
     pub handle_signals: bool,
     /// How the configuration is read again; absent: it is not.
@@ -283,6 +286,7 @@ impl ManagementCore {
             gateway: GatewayCounts::default(),
             capacity: CoreCapacity::from(config),
             operations: Operations::default(),
+            aead: settings.aead,
         };
         let mut node = Node::new(settings.identity, cores, NodeSettings::of(config, &extra.listen));
         let registrations = settings

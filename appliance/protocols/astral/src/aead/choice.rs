@@ -34,12 +34,15 @@ pub struct AeadCost {
     pub ns: Result<[u64; LENGTHS], AeadUnusable>,
 }
 
-/// Says why a back end that is built in cannot be used; the host's or the library's doing.
+/// Says why a back end cannot be used; the builder's, host's or the library's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AeadUnusable {
     /// It seals other bytes than ring, or does not open what ring sealed.
     #[error("it disagrees with ring")]
     Disagrees,
+    /// This program was built without it.
+    #[error("it is not built into this program")]
+    NotBuiltIn,
     /// It does not take a key, or does not seal: where only FIPS ciphers are allowed, for example.
     #[error("its library refuses ChaCha20-Poly1305")]
     Refused,
@@ -150,6 +153,35 @@ pub fn cheapest(costs: &[AeadCost]) -> AeadSuite {
         .last()
         .and_then(|at| AeadSuite::split(short, long, *AEAD_TEXT_BYTES_MEASURED.get(at)?));
     split.or_else(|| AeadSuite::alone(short)).unwrap_or_default()
+}
+
+/// What is used, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AeadChoice {
+    pub suite: AeadSuite,
+    /// Whether the operator named it; otherwise it was the cheapest.
+    pub forced: bool,
+    /// What was measured.
+    pub costs: Vec<AeadCost>,
+}
+
+impl AeadChoice {
+    /// Takes the back end that the operator named, or the cheapest suite by these figures.
+    ///
+    /// # Errors
+    /// If the named one cannot be used.
+    pub fn of(forced: Option<AeadBackend>, costs: Vec<AeadCost>) -> Result<Self, AeadUnusable> {
+        let suite = match forced {
+            None => cheapest(&costs),
+            Some(backend) => {
+                if let Some(cost) = costs.iter().find(|cost| cost.backend == backend) {
+                    cost.ns?;
+                }
+                AeadSuite::alone(backend).ok_or(AeadUnusable::NotBuiltIn)?
+            }
+        };
+        Ok(Self { suite, forced: forced.is_some(), costs })
+    }
 }
 
 fn is_gain(from_ns: u64, to_ns: u64) -> bool {
