@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod aead;
 pub mod compare;
 pub mod control;
 pub mod load;

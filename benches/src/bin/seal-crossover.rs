@@ -8,11 +8,13 @@
 use clap::Parser;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::brontide::{
     Initiator, RECORD_HEADER_BYTES, RECORD_PLAINTEXT_MAX_BYTES, Responder, Sealer, TAG_BYTES,
 };
 use waystation_astral::frame::{Profile, data_header_bytes, write_data_header};
 use waystation_astral::identity::SecretKey;
+use waystation_benches::aead::AeadOption;
 
 /// Payload sizes that are compared.
 const PAYLOAD_BYTES: [usize; 12] =
@@ -27,19 +29,24 @@ struct Arguments {
     /// Length of one measurement, in milliseconds
     #[arg(long, default_value_t = 100)]
     milliseconds: u64,
+    /// What seals: a suite as the relay's status names it, or auto for the cheapest
+    #[arg(long, value_name = "SUITE", default_value_t = AeadOption::Auto)]
+    aead: AeadOption,
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are the answer")]
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let length = Duration::from_millis(arguments.milliseconds);
+    let suite = arguments.aead.suite();
+    println!("sealed by {suite}");
     println!("payload bytes   in place ns   gathered ns   in place / gathered");
     for payload_bytes in PAYLOAD_BYTES {
         let mut alone = Vec::new();
         let mut gathered = Vec::new();
         for _ in 0..arguments.rounds {
-            alone.push(nanoseconds_in_place(payload_bytes, length)?);
-            gathered.push(nanoseconds_gathered(payload_bytes, length)?);
+            alone.push(nanoseconds_in_place(suite, payload_bytes, length)?);
+            gathered.push(nanoseconds_gathered(suite, payload_bytes, length)?);
         }
         let (alone, gathered) = (median(alone), median(gathered));
         println!("{payload_bytes:>13} {alone:>13.0} {gathered:>13.0} {:>21.2}", alone / gathered);
@@ -48,8 +55,12 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// One record per payload, header written in front of it where it lies.
-fn nanoseconds_in_place(payload_bytes: usize, length: Duration) -> anyhow::Result<f64> {
-    let mut sealer = sealer()?;
+fn nanoseconds_in_place(
+    suite: AeadSuite,
+    payload_bytes: usize,
+    length: Duration,
+) -> anyhow::Result<f64> {
+    let mut sealer = sealer(suite)?;
     let head = RECORD_HEADER_BYTES + data_header_bytes(Profile::P4);
     let mut record = vec![7; head + payload_bytes + TAG_BYTES];
     measure(length, 1, || {
@@ -61,8 +72,12 @@ fn nanoseconds_in_place(payload_bytes: usize, length: Duration) -> anyhow::Resul
 }
 
 /// As many payloads as fit one record, copied behind each other and sealed once.
-fn nanoseconds_gathered(payload_bytes: usize, length: Duration) -> anyhow::Result<f64> {
-    let mut sealer = sealer()?;
+fn nanoseconds_gathered(
+    suite: AeadSuite,
+    payload_bytes: usize,
+    length: Duration,
+) -> anyhow::Result<f64> {
+    let mut sealer = sealer(suite)?;
     let head = data_header_bytes(Profile::P4);
     let frames = RECORD_PLAINTEXT_MAX_BYTES / (head + payload_bytes);
     let plaintext_bytes = frames * (head + payload_bytes);
@@ -105,10 +120,10 @@ fn measure(
     Ok(start.elapsed().as_nanos() as f64 / f64::from(count) / frames as f64)
 }
 
-fn sealer() -> anyhow::Result<Sealer> {
+fn sealer(suite: AeadSuite) -> anyhow::Result<Sealer> {
     let key = |byte| SecretKey::from_bytes(&[byte; 32]);
     let (local, remote) = (key(1)?, key(2)?);
-    let mut initiator = Initiator::new(&local, &remote.identity(), &key(3)?)?;
+    let mut initiator = Initiator::new(&local, &remote.identity(), &key(3)?)?.with_aead(suite);
     let mut responder = Responder::new(&remote, &key(4)?)?;
     let act_two = responder.act_one(&initiator.act_one()?)?;
     let (_, transport) = initiator.act_two(&act_two)?;

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
+use waystation_astral::aead::AeadSuite;
 use waystation_management::stats_socket::client;
 
 /// Variables that would tell it where to keep things.
@@ -39,6 +40,8 @@ pub struct Appliance {
     pub process: RelayProcess,
     pub relay: RelayAddress,
     pub socket: PathBuf,
+    /// What it seals and opens with.
+    pub suite: AeadSuite,
     _directory: TempDir,
 }
 
@@ -86,7 +89,9 @@ impl Appliance {
             address: text(&status["listen"][0])?.parse().context("an odd address")?,
             identity: text(&status["identity"])?.parse().context("an odd identity")?,
         };
-        Ok(Self { process, relay, socket, _directory: directory })
+        let suite = text(&status["aead"]["suite"])?;
+        let suite = suite.parse().with_context(|| format!("the appliance seals with {suite}"))?;
+        Ok(Self { process, relay, socket, suite, _directory: directory })
     }
 
     /// What its stats socket says.

@@ -9,6 +9,7 @@ use crate::load::processor::Watched;
 use crate::swarm::rounds::Swarm;
 use crate::swarm::shape::Shape;
 use anyhow::Result;
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::brontide::RECORD_PLAINTEXT_MAX_BYTES;
 use waystation_astral::frame::{Profile, data_header_bytes};
 
@@ -19,17 +20,18 @@ const CIPHER_MEASURED_NS: u64 = 200_000_000;
 #[derive(Debug)]
 pub struct Floor {
     flows: Flows<PlainForwarder>,
-    cipher_cpu: Option<usize>,
+    /// Who opens and seals, and where.
+    cipher: Option<(AeadSuite, usize)>,
 }
 
 impl Floor {
-    /// Plain forwarding and one open and seal of every record.
+    /// Plain forwarding and one open and seal of every record by `suite`, the relay's.
     ///
     /// # Errors
     ///
     /// When connections or threads cannot be made.
-    pub fn sealed(shape: Shape, setting: &Setting) -> Result<Self> {
-        Ok(Self { cipher_cpu: Some(setting.relay_cpu), ..Self::plain(shape, setting)? })
+    pub fn sealed(shape: Shape, suite: AeadSuite, setting: &Setting) -> Result<Self> {
+        Ok(Self { cipher: Some((suite, setting.relay_cpu)), ..Self::plain(shape, setting)? })
     }
 
     /// Plain forwarding alone.
@@ -47,17 +49,17 @@ impl Floor {
         let forwarder = PlainForwarder::start(relayed, setting.relay_cpu)?;
         let watched = Watched::Thread(forwarder.thread_number());
         let swarm = Swarm::through_streams(ends, &shape, setting.clock)?;
-        Ok(Self { flows: Flows { swarm, shape, watched, kept: forwarder }, cipher_cpu: None })
+        Ok(Self { flows: Flows { swarm, shape, watched, kept: forwarder }, cipher: None })
     }
 }
 
 impl Contender for Floor {
     fn round(&mut self, schedule: &Schedule) -> Result<Sample> {
         let mut sample = self.flows.round(schedule)?;
-        if let Some(cpu) = self.cipher_cpu {
+        if let Some((suite, cpu)) = self.cipher {
             let shape = &self.flows.shape;
             let (messages, bytes) = record_of(shape);
-            let record_ns = open_and_seal_ns(bytes, cpu, CIPHER_MEASURED_NS)?;
+            let record_ns = open_and_seal_ns(suite, bytes, cpu, CIPHER_MEASURED_NS)?;
             let cipher_ns = record_ns / messages;
             if let Some(us) = sample.get_mut(&Measure::ProcessorMicrosecondsPerMessage) {
                 *us += cipher_ns / 1e3;

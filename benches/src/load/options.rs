@@ -1,5 +1,6 @@
 //! The command line of `waystation-load`.
 
+use crate::aead::AeadOption;
 use crate::load::message::{HEADER_BYTES, MESSAGE_BYTES_MAX};
 use anyhow::{Result, bail};
 use clap::builder::RangedI64ValueParser;
@@ -163,6 +164,10 @@ pub struct Options {
     /// Processor of the floor's forwarding thread; choose the relay's.
     #[arg(long, value_name = "CPU", default_value_t = 0)]
     pub floor_cpu: usize,
+    /// What seals and opens on this side and on the floor: a suite as the relay's status names it,
+    /// or auto for the cheapest by a measurement here.
+    #[arg(long, value_name = "SUITE", default_value_t = AeadOption::Auto)]
+    pub aead: AeadOption,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
@@ -230,6 +235,7 @@ impl Options {
             StyleName::Stock => (Style::Stock, CreditReturn::PerChunk),
         };
         LinkOptions {
+            aead: self.aead.suite(),
             style,
             credit_return,
             window_bytes: self.session_window,

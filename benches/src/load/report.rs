@@ -51,6 +51,8 @@ pub struct Floor {
     pub forwarding: Figures,
     /// Opening and sealing, in microseconds per message; absent on a path without records.
     pub aead_microseconds_per_message: Option<f64>,
+    /// What opened and sealed.
+    pub aead_suite: String,
     /// Sum of both, in microseconds per message.
     pub microseconds_per_message: f64,
     /// Floor by relay: 1 is as cheap as can be.
@@ -169,7 +171,8 @@ impl Report {
             let _ = writeln!(text, "floor: plain forwarding");
             floor.forwarding.write_text(&mut text);
             if let Some(aead) = floor.aead_microseconds_per_message {
-                let _ = writeln!(text, "floor: open and seal {aead:.3} us per message");
+                let suite = &floor.aead_suite;
+                let _ = writeln!(text, "floor: open and seal {aead:.3} us per message ({suite})");
             }
             let _ = writeln!(text, "floor {:.3} us per message", floor.microseconds_per_message);
             if let Some(efficiency) = floor.efficiency {

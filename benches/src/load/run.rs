@@ -9,6 +9,7 @@ use crate::load::processor::{self, Watched};
 use crate::load::report::{Figures, Floor, Report, median, record_plaintext_bytes};
 use crate::load::round::{Measured, Pairs};
 use anyhow::{Context, Result};
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::brontide::RECORD_PLAINTEXT_MAX_BYTES;
 use waystation_astral::frame::data_header_bytes;
 
@@ -28,6 +29,7 @@ struct FloorRun {
     forwarder: PlainForwarder,
     rounds: Vec<Measured>,
     aead_us: Vec<f64>,
+    suite: AeadSuite,
 }
 
 /// Runs everything the options ask for. Any lost or changed message is an error.
@@ -77,7 +79,13 @@ fn start_floor(options: &Options, clock: Clock) -> Result<FloorRun> {
     let (flows, relayed) = pairs::through_plain_forwarder(options.pairs)?;
     let forwarder = PlainForwarder::start(relayed, options.floor_cpu)?;
     let pairs = Pairs::start(flows, options, clock)?;
-    Ok(FloorRun { pairs, forwarder, rounds: Vec::new(), aead_us: Vec::new() })
+    Ok(FloorRun {
+        pairs,
+        forwarder,
+        rounds: Vec::new(),
+        aead_us: Vec::new(),
+        suite: options.aead.suite(),
+    })
 }
 
 /// Records as the relay gets them.
@@ -113,7 +121,8 @@ impl FloorRun {
         self.rounds.push(self.pairs.round(options.warm_up(), options.measured(), &watched)?);
         if let Some(RecordShape { messages_per_record, plaintext_bytes }) = shape {
             let bytes = plaintext_bytes.round() as usize;
-            let record_ns = floor::open_and_seal_ns(bytes, options.floor_cpu, AEAD_MEASURED_NS)?;
+            let record_ns =
+                floor::open_and_seal_ns(self.suite, bytes, options.floor_cpu, AEAD_MEASURED_NS)?;
             self.aead_us.push(record_ns / messages_per_record / 1e3);
         }
         Ok(())
@@ -161,6 +170,7 @@ fn floor_figures(options: &Options, floor: &FloorRun, relay: Option<&Figures>) -
     Floor {
         forwarding,
         aead_microseconds_per_message: aead,
+        aead_suite: floor.suite.to_string(),
         microseconds_per_message: sum,
         efficiency: relay_us.filter(|us| *us > 0.0).map(|us| sum / us),
     }
