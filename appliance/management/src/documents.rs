@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::counter_table::{CounterField, FIELDS, Kind};
 use crate::dialing::DialCounts;
 use crate::gateway::GatewayCounts;
+use crate::node::{ObservedRow, QueryCounts};
 use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Span, Window, bucket_counts,
 };
@@ -39,6 +40,9 @@ pub struct StatusExtra {
     pub listen: Vec<SocketAddr>,
     pub readiness: Readiness,
     pub gateway: GatewayCounts,
+    pub queries: QueryCounts,
+    /// Where peers that this node dialed say they see it.
+    pub observed: Vec<ObservedRow>,
     pub capacity: CoreCapacity,
     pub operations: Operations,
     /// What seals the records, and why.
@@ -157,6 +161,9 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "cores": cores,
         "totals": totals(observations),
         "gateway": gateway(&extra.gateway),
+        "queries": queries(&extra.queries),
+        "observed_addresses":
+            extra.observed.iter().map(|row| observed(row, now)).collect::<Vec<_>>(),
         "drops": dropped_events(&all_drops(observations, extra)),
     })
 }
@@ -268,6 +275,28 @@ fn gateway(counts: &GatewayCounts) -> Value {
         "joins_total": counts.joins_total,
         "reservations_expired_total": counts.reservations_expired_total,
         "registrations_expired_total": counts.registrations_expired_total,
+    })
+}
+
+fn queries(counts: &QueryCounts) -> Value {
+    json!({
+        "prepared": counts.prepared,
+        "preparations_expired_total": counts.preparations_expired_total,
+        "relayed_total": counts.relayed_total,
+        "forwarded_total": counts.forwarded_total,
+        "migrated_total": counts.migrated_total,
+        "listings_waiting": counts.listings_waiting,
+        "deliveries": counts.deliveries,
+        "reflections": counts.reflections,
+    })
+}
+
+fn observed(row: &ObservedRow, now: Moment) -> Value {
+    let ago_ns = now.monotonic_ns.saturating_sub(row.last_ns);
+    json!({
+        "address": row.address.to_string(),
+        "peers": row.peers,
+        "last_unix_ms": now.unix_ns.saturating_sub(ago_ns) / 1_000_000,
     })
 }
 

@@ -57,6 +57,20 @@ fn status_tells_counters_shares_and_headroom_of_each_core() {
 }
 
 #[test]
+fn status_tells_queries_and_where_peers_see_this_node() {
+    let document = status(&observed(), &extra(), moment(12));
+    let queries = json!({
+        "prepared": 1, "preparations_expired_total": 2, "relayed_total": 3, "forwarded_total": 4,
+        "migrated_total": 5, "listings_waiting": 6, "deliveries": 7, "reflections": 8,
+    });
+    assert_eq!(document["queries"], queries);
+    let seen = json!([
+        { "address": "203.0.113.7", "peers": 3, "last_unix_ms": moment(1).unix_ms() },
+    ]);
+    assert_eq!(document["observed_addresses"], seen);
+}
+
+#[test]
 fn status_before_the_first_report_has_no_shares() {
     let document = status(&Observations::new(1, moment(0)), &extra(), moment(0));
     assert_eq!(document["cores"][0]["busy_share"], Value::Null);

@@ -3,6 +3,7 @@
 use crate::clock::Moment;
 use crate::documents::{CoreCapacity, CoreListing, Operations, Readiness, StatusExtra};
 use crate::gateway::GatewayCounts;
+use crate::node::{ObservedRow, QueryCounts};
 use crate::observations::Observations;
 use waystation_astral::aead::AeadBackend;
 use waystation_astral::aead::choice::{AeadChoice, AeadCost, AeadUnusable};
@@ -69,6 +70,21 @@ pub(crate) fn extra() -> StatusExtra {
         node_info: "node1example".to_owned(),
         listen: vec!["0.0.0.0:1791".parse().unwrap()],
         readiness: Readiness::Ready,
+        queries: QueryCounts {
+            prepared: 1,
+            preparations_expired_total: 2,
+            relayed_total: 3,
+            forwarded_total: 4,
+            migrated_total: 5,
+            listings_waiting: 6,
+            deliveries: 7,
+            reflections: 8,
+        },
+        observed: vec![ObservedRow {
+            address: "203.0.113.7".parse().unwrap(),
+            peers: 3,
+            last_ns: moment(1).monotonic_ns,
+        }],
         gateway: GatewayCounts { registrations: 3, joins_total: 4, refusals, ..Default::default() },
         capacity: CoreCapacity {
             links_max: 100,

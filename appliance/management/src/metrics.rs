@@ -1,7 +1,8 @@
 //! OpenMetrics text for `/metrics`, made from a copy of what was observed.
 //!
-//! Called on the management thread. Labels are `core`, `reason`, `stage`, `class`, `port`, `outcome`,
-//! `kind` and `network` only, and `version`, `suite` and `choice` on the one metric each that says it: never a peer, so the number of series is bounded.
+//! Called on the management thread. Labels are `core`, `reason`, `stage`, `class`, `port`,
+//! `outcome`, `kind` and `network` only, and `version`, `suite` and `choice` on the one metric each
+//! that says it: never a peer, so the number of series is bounded.
 
 use crate::accounts::NETWORKS;
 use crate::clock::Moment;
@@ -106,7 +107,7 @@ impl Snapshot {
 }
 
 fn node_numbers(extra: &StatusExtra) -> Vec<NodeNumber> {
-    let counts = &extra.gateway;
+    let (counts, queries) = (&extra.gateway, &extra.queries);
     let ready = u64::from(extra.readiness.is_ready());
     let gauge = |name, help, value| NodeNumber { name, kind: Kind::Gauge, help, value };
     let total = |name, help, value| NodeNumber { name, kind: Kind::Counter, help, value };
@@ -131,6 +132,47 @@ fn node_numbers(extra: &StatusExtra) -> Vec<NodeNumber> {
             "expired_registrations",
             "Registrations dropped because their node was away",
             counts.registrations_expired_total,
+        ),
+        total(
+            "relayed_queries",
+            "Queries offered to their target in the name of a caller behind the asking peer",
+            queries.relayed_total,
+        ),
+        total(
+            "forwarded_queries",
+            "Queries offered to another gateway, because their target has no link here",
+            queries.forwarded_total,
+        ),
+        gauge(
+            "prepared_queries",
+            "Queries prepared by nodes.relay and not yet here",
+            queries.prepared as u64,
+        ),
+        total(
+            "expired_preparations",
+            "Queries prepared and never seen",
+            queries.preparations_expired_total,
+        ),
+        total(
+            "migrated_sessions",
+            "Sessions that their peers have moved to another link",
+            queries.migrated_total,
+        ),
+        gauge("waiting_listings", "Listings that peers wait for", queries.listings_waiting as u64),
+        gauge(
+            "open_deliveries",
+            "Sessions on which peers deliver objects",
+            queries.deliveries as u64,
+        ),
+        gauge(
+            "open_reflections",
+            "Peers being told the address they are seen at",
+            queries.reflections as u64,
+        ),
+        gauge(
+            "observed_addresses",
+            "Addresses at which peers say they see this node",
+            extra.observed.len() as u64,
         ),
         gauge("identities", "Identities with an account", extra.operations.identities as u64),
         total(

@@ -112,6 +112,19 @@ fn counters_are_those_that_were_observed() {
     assert_eq!(value("waystation_config_reloads_total", &[("outcome", "refused")]), Some(1.0));
     assert_eq!(value("waystation_links", &[("network", "gw")]), Some(0.0));
     assert_eq!(value("waystation_joined_sockets_total", &[]), Some(4.0));
+    for (name, wanted) in [
+        ("prepared_queries", 1.0),
+        ("expired_preparations_total", 2.0),
+        ("relayed_queries_total", 3.0),
+        ("forwarded_queries_total", 4.0),
+        ("migrated_sessions_total", 5.0),
+        ("waiting_listings", 6.0),
+        ("open_deliveries", 7.0),
+        ("open_reflections", 8.0),
+        ("observed_addresses", 1.0),
+    ] {
+        assert_eq!(value(&format!("waystation_{name}"), &[]), Some(wanted), "{name}");
+    }
     assert_eq!(value("waystation_ready", &[]), Some(1.0));
     assert_eq!(value("waystation_uptime_seconds", &[]), Some(2.0));
     let aead = [("suite", "ring"), ("choice", "measured")];

@@ -63,6 +63,9 @@ fn every_pair(port: PortName, cores: usize) {
         }
     }
     appliance.wait_until_whole();
+    let asked = (1 + CODES.len() + 2) * 2 * Profile::ALL.len().pow(2);
+    let relayed = appliance.status()["queries"]["relayed_total"].as_u64().unwrap();
+    assert!(relayed >= asked as u64, "{relayed} of {asked} queries and those asked by hand");
 }
 
 fn accepted(what: &str, caller: &Node, target: &Node) {

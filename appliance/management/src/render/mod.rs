@@ -46,11 +46,16 @@ pub fn status(document: &Value) -> String {
     for address in array(&document["listen"]) {
         line(&mut out, &format!("listening  {}", text(address)));
     }
+    for row in array(&document["observed_addresses"]) {
+        let (address, peers) = (text(&row["address"]), count(&row["peers"]));
+        line(&mut out, &format!("seen at    {address} by {peers} of the peers dialed"));
+    }
     out.push('\n');
     out.push_str(&cores(document));
     out.push('\n');
     out.push_str(&traffic(document));
     out.push_str(&gateway(&document["gateway"]));
+    out.push_str(&queries(&document["queries"]));
     let memory = &document["memory"];
     line(
         &mut out,
@@ -177,6 +182,21 @@ fn gateway(counts: &Value) -> String {
             count(&counts["idle_sockets"]),
             count(&counts["reservations"]),
             count(&counts["joins_total"]),
+        ),
+    );
+    out
+}
+
+fn queries(counts: &Value) -> String {
+    let mut out = String::new();
+    line(
+        &mut out,
+        &format!(
+            "queries    {} relayed, {} forwarded, {} sessions moved, {} prepared",
+            count(&counts["relayed_total"]),
+            count(&counts["forwarded_total"]),
+            count(&counts["migrated_total"]),
+            count(&counts["prepared"]),
         ),
     );
     out

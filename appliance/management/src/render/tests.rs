@@ -139,6 +139,13 @@ fn status_document() -> Value {
             "interval": { "payload_bytes_in": 1024 },
         },
         "gateway": { "registrations": 3, "idle_sockets": 12, "reservations": 1, "joins_total": 5 },
+        "queries": {
+            "relayed_total": 1234, "forwarded_total": 17, "migrated_total": 2, "prepared": 6,
+        },
+        "observed_addresses": [
+            { "address": "203.0.113.7", "peers": 3 },
+            { "address": "2001:db8:1111:2222:3333:4444:5555:6666", "peers": 1 },
+        ],
         "drops": { "mesh_full": 2, "unknown_query": 1 },
     })
 }
@@ -163,6 +170,10 @@ fn status_shows_state_cores_rates_and_node_info() {
     let payload: Vec<_> = payload.split_whitespace().collect();
     assert_eq!(payload, ["payload", "2.0KiB/s", "-", "4.0KiB", "-"]);
     assert!(text.contains("3 registered, 12 idle sockets, 1 reserved, 5 joined"), "{text}");
+    let queries = "queries    1.2k relayed, 17 forwarded, 2 sessions moved, 6 prepared\n";
+    assert!(text.contains(queries), "{text}");
+    assert!(text.contains("\nseen at    203.0.113.7 by 3 of the peers dialed\n"), "{text}");
+    assert!(text.contains("\nseen at    2001:db8:1111"), "{text}");
     assert!(text.contains("dropped    3 events"), "{text}");
     assert!(text.ends_with(&("node1".to_owned() + &"q".repeat(150) + "\n")), "{text}");
 }

@@ -168,6 +168,7 @@ impl ManagementCore {
     /// Collects what is counted in many places.
     pub(super) fn count(&mut self) {
         self.extra.gateway = self.node.counts();
+        self.extra.queries = self.node.query_counts();
         let dials = self.dialer.counts();
         self.extra.gateway.refusals.add(&dials.drops);
         self.extra.gateway.refusals.add(&self.refusals);

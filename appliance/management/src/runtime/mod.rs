@@ -13,7 +13,7 @@ use crate::documents::{CoreCapacity, Operations, Readiness, StatusExtra};
 use crate::gateway::GatewayCounts;
 use crate::journal::Journal;
 use crate::limits::{COMMAND_RETRY_PAUSE, STOP_TIMEOUT};
-use crate::node::{Node, NodeSettings};
+use crate::node::{Node, NodeSettings, QueryCounts};
 use crate::observations::Observations;
 use crate::registrations_file::RegistrationsFile;
 use crate::resident::resident_bytes;
@@ -284,6 +284,8 @@ impl ManagementCore {
             listen: settings.listen,
             readiness: Readiness::Starting { waiting_for: "the data cores".to_owned() },
             gateway: GatewayCounts::default(),
+            queries: QueryCounts::default(),
+            observed: Vec::new(),
             capacity: CoreCapacity::from(config),
             operations: Operations::default(),
             aead: settings.aead,

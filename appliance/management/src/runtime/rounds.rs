@@ -47,6 +47,7 @@ impl ManagementCore {
     }
 
     fn answer(&mut self, request: StatsRequest) {
+        self.extra.observed = self.node.observed_endpoints();
         let listing = request.answer(&self.observations, &self.extra, clock::now());
         self.listings.extend(listing);
     }
