@@ -44,7 +44,7 @@ use waystation_astral::frame::Profile;
 use waystation_astral::gateway::GatewayOperation;
 use waystation_astral::identity::Identity;
 use waystation_astral::object::Encoding;
-use waystation_astral::objects::Ack;
+use waystation_astral::objects::Empty;
 use waystation_astral::operations::{self, Operation, OperationError};
 use waystation_engine::control::{Command, LinkTotals, LinkUp, Listing, Query, Report};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
@@ -537,7 +537,7 @@ impl Node {
         (nonce, caller, target): (u64, Option<Identity>, Option<Identity>),
     ) -> Verdict {
         match self.relaying.prepare(now_ns, query.caller, nonce, caller, target) {
-            Ok(()) => verdict::answer(output, &[&Ack]),
+            Ok(()) => verdict::answer(output, &[&Empty::Ack]),
             Err(error) => {
                 let reason = match error {
                     PreparationError::Unauthorized => DropReason::QueryUnauthorized,

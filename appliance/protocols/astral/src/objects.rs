@@ -14,7 +14,7 @@ pub use endpoints::{EndpointWithTtl, ObservedEndpoint, PushBodyError};
 pub use links::{LinkInfo, SessionInfo, StreamEra, StreamInfo};
 pub use profile::{ProfileDocument, ProfileEndpoint};
 pub use services::{MigrateSignal, Migration, ServiceUpdate};
-pub use simple::{Ack, Boolean, Eos, ErrorMessage, Nonce64, decode_boolean};
+pub use simple::{Boolean, Empty, ErrorMessage, Nonce64, decode_boolean};
 
 use crate::endpoint::{Endpoint, EndpointError, GatewayEra};
 use crate::identity::Identity;

@@ -16,7 +16,7 @@ use waystation_astral::endpoint::Endpoint;
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_astral::object::{AnswerObject, AnswerWriter, Encoding};
-use waystation_astral::objects::{Eos, LinkInfo, SessionInfo, StreamEra, StreamInfo};
+use waystation_astral::objects::{Empty, LinkInfo, SessionInfo, StreamEra, StreamInfo};
 use waystation_engine::control::{
     Command, LinkRow, LinkUp, Listing, Network, SessionKind, SessionRow,
 };
@@ -200,7 +200,7 @@ impl Round {
             }
         }
         if ends {
-            put(&mut writer, &Eos);
+            put(&mut writer, &Empty::Eos);
         }
         verdict::Verdict::Answer(writer.into_bytes())
     }

@@ -20,7 +20,7 @@ use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_astral::object::{AnswerObject, Encoding};
 use waystation_astral::objects::{
-    EndpointWithTtl, Eos, ProfileDocument, ProfileEndpoint, ServiceUpdate,
+    Empty, EndpointWithTtl, ProfileDocument, ProfileEndpoint, ServiceUpdate,
 };
 use waystation_engine::control::Query;
 use waystation_relay::drop_reason::DropReason;
@@ -127,7 +127,10 @@ impl ServiceSettings {
         let with_ttl: Vec<_> =
             endpoints.into_iter().map(|endpoint| EndpointWithTtl { endpoint, ttl_s }).collect();
         let objects = with_ttl.iter().map(|endpoint| endpoint as &dyn AnswerObject);
-        verdict::answer(output, &objects.chain([&Eos as &dyn AnswerObject]).collect::<Vec<_>>())
+        verdict::answer(
+            output,
+            &objects.chain([&Empty::Eos as &dyn AnswerObject]).collect::<Vec<_>>(),
+        )
     }
 
     /// `services.discover`: the gateway, if there is one.
@@ -135,8 +138,8 @@ impl ServiceSettings {
         let name = GATEWAY_SERVICE.to_owned();
         let update = ServiceUpdate { available: true, name, provider: *own };
         match gateway {
-            true => verdict::answer(output, &[&update, &Eos]),
-            false => verdict::answer(output, &[&Eos]),
+            true => verdict::answer(output, &[&update, &Empty::Eos]),
+            false => verdict::answer(output, &[&Empty::Eos]),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::node::limits::{
     OBSERVED_ADDRESSES_MAX, REFLECTION_TIMEOUT_NS, REFLECTIONS_MAX,
 };
 use waystation_astral::object::{AnswerObject, AnswerWriter};
-use waystation_astral::objects::{Ack, ObservedEndpoint};
+use waystation_astral::objects::{Empty, ObservedEndpoint};
 use waystation_engine::control::{AskId, DialId};
 
 const SEEN: &str = "tcp:203.0.113.77:40123";
@@ -100,7 +100,8 @@ fn everything_else_is_answered_with_false() {
     let shared = c2(&observed("tcp:100.64.1.7:1791"));
     let onion =
         c2(&observed("tor:2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion:1791"));
-    for (who, bytes) in [(B, stranger), (A, private), (A, shared), (A, onion), (A, c2(&Ack))] {
+    for (who, bytes) in [(B, stranger), (A, private), (A, shared), (A, onion), (A, c2(&Empty::Ack))]
+    {
         let (leg, _) = begin(&mut bench, who, Profile::P4, "objects.push");
         let answer = one(input(&mut bench, leg, &bytes));
         assert_eq!(written(&answer), (&*object::boolean(false), false));
@@ -116,7 +117,7 @@ fn several_objects_of_one_channel_are_answered_in_order() {
     let mut bench = node();
     dialed(&mut bench, A);
     let (leg, _) = begin(&mut bench, A, Profile::P4, "objects.push?out=json");
-    let bytes = [c2(&Ack), c2(&observed(SEEN))].concat();
+    let bytes = [c2(&Empty::Ack), c2(&observed(SEEN))].concat();
     let answer = one(input(&mut bench, leg, &bytes));
     let lines = b"{\"Type\":\"bool\",\"Object\":false}\n{\"Type\":\"bool\",\"Object\":true}\n";
     assert_eq!(written(&answer), (&lines[..], false));

@@ -9,36 +9,22 @@ use crate::object::{AnswerObject, FieldError, FieldReader, FieldWriter, type_nam
 
 use super::{PayloadError, identity_json, write_bare_endpoint};
 
-/// Success without a value.
+/// Objects without a value: their type says it all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ack;
-
-impl AnswerObject for Ack {
-    fn type_name(&self) -> &'static str {
-        type_names::ACK
-    }
-
-    fn write_payload(&self, _fields: &mut FieldWriter) -> Result<(), FieldError> {
-        Ok(())
-    }
-
-    fn json(&self) -> Option<String> {
-        Some("null".to_owned())
-    }
-
-    fn text(&self) -> Option<String> {
-        Some(String::new())
-    }
+pub enum Empty {
+    /// Success.
+    Ack,
+    /// The end of a listing, for peers since 2025‑12‑03; earlier ones know no such type, and a
+    /// listing ends with its session.
+    Eos,
 }
 
-/// The end of a listing, for peers since 2025‑12‑03; earlier ones know no such type, and a listing
-/// ends with its session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Eos;
-
-impl AnswerObject for Eos {
+impl AnswerObject for Empty {
     fn type_name(&self) -> &'static str {
-        type_names::EOS
+        match self {
+            Self::Ack => type_names::ACK,
+            Self::Eos => type_names::EOS,
+        }
     }
 
     fn write_payload(&self, _fields: &mut FieldWriter) -> Result<(), FieldError> {

@@ -91,8 +91,8 @@ fn binary_forms_are_those_of_the_specification() {
     let unauthorized = ErrorMessage::new("unauthorized", Profile::P4);
     let error = "0d 6572726f725f6d657373616765 0000000e 000c 756e617574686f72697a6564";
     let cases: [(&dyn AnswerObject, &str); 10] = [
-        (&Ack, "03 61636b 00000000"),
-        (&Eos, "03 656f73 00000000"),
+        (&Empty::Ack, "03 61636b 00000000"),
+        (&Empty::Eos, "03 656f73 00000000"),
         (&Boolean(true), "04 626f6f6c 00000001 01"),
         (&unauthorized, error),
         (&Nonce64(0x0123_4567_89ab_cdef), "07 6e6f6e63653634 00000008 0123456789abcdef"),
@@ -106,7 +106,7 @@ fn binary_forms_are_those_of_the_specification() {
         let bytes = written(Encoding::C2, object).unwrap();
         assert_eq!(hex::encode(bytes), hex::encode(unhex(expected)), "{}", object.type_name());
     }
-    assert_eq!(written(Encoding::C1, &Ack).unwrap(), unhex("0004 03 61636b"));
+    assert_eq!(written(Encoding::C1, &Empty::Ack).unwrap(), unhex("0004 03 61636b"));
     let old = ErrorMessage::new("no", Profile::P0);
     assert_eq!(written(Encoding::C1, &old).unwrap(), b"\x00\x12\x0derror.message\x00\x02no");
     let canonical = written(Encoding::Canonical, &endpoint()).unwrap();
@@ -179,7 +179,7 @@ fn json_is_that_of_the_specification() {
     assert_eq!(line(Encoding::Json, &link()), of_head("mod.nodes.link_info"));
     let late = StreamInfo { link: link(), era: StreamEra::Late };
     assert_eq!(line(Encoding::Json, &late), of_head("mod.nodes.stream_info"));
-    assert_eq!(line(Encoding::Json, &Eos), "{\"Type\":\"eos\",\"Object\":null}");
+    assert_eq!(line(Encoding::Json, &Empty::Eos), "{\"Type\":\"eos\",\"Object\":null}");
     let refusal = ErrorMessage::new("not \"here\"", Profile::P2);
     let expected = "{\"Type\":\"error_message\",\"Object\":\"not \\\"here\\\"\"}";
     assert_eq!(line(Encoding::Json, &refusal), expected);
@@ -203,7 +203,7 @@ fn every_json_form_is_json_of_its_type() {
     let early = StreamInfo { link: link(), era: StreamEra::Early };
     let ttl = EndpointWithTtl { endpoint: endpoint(), ttl_s: Some(5) };
     let cases: [(&dyn AnswerObject, serde_json::Value); 8] = [
-        (&Ack, serde_json::json!(null)),
+        (&Empty::Ack, serde_json::json!(null)),
         (&Boolean(false), serde_json::json!(false)),
         (&link().local_identity, serde_json::json!(LOCAL)),
         (&Nonce64(0xab), serde_json::json!("ab")),
@@ -249,9 +249,9 @@ fn text_has_its_type_in_front_or_is_bare_or_base64() {
     assert_eq!(line(Encoding::BareText, &endpoint()), "203.0.113.7:41000");
     assert_eq!(line(Encoding::Text, &Boolean(true)), "#[bool] true");
     assert_eq!(line(Encoding::Text, &Nonce64(0xab)), "#[nonce64] 00000000000000ab");
-    assert_eq!(line(Encoding::Text, &Ack), "#[ack] ");
+    assert_eq!(line(Encoding::Text, &Empty::Ack), "#[ack] ");
     assert_eq!(line(Encoding::Base64, &Boolean(true)), "#[bool]:AQ==");
-    assert_eq!(line(Encoding::Base64, &Eos), "#[eos]:");
+    assert_eq!(line(Encoding::Base64, &Empty::Eos), "#[eos]:");
     let signal = MigrateSignal { signal: Migration::Done, window_bytes: 1 };
     assert_eq!(line(Encoding::Text, &signal), "#[mod.nodes.migrate_signal]:BGRvbmUAAAAB");
     assert_eq!(
