@@ -17,19 +17,34 @@ pub use rendezvous::{RegistrationRow, SavedRegistration};
 
 use crate::directory::Directory;
 use crate::node::Context;
-use crate::node::verdict::Verdict;
+use crate::node::verdict::{self, Verdict};
 use rendezvous::{Presented, Refusal, Rendezvous};
 use std::net::SocketAddr;
 use waystation_astral::endpoint::Endpoint;
-use waystation_astral::gateway::{self, Visibility};
+use waystation_astral::frame::Profile;
+use waystation_astral::gateway::{self, GatewaySocket, Visibility};
 use waystation_astral::identity::Identity;
-use waystation_astral::object;
+use waystation_astral::object::{AnswerObject, Encoding};
+use waystation_astral::objects::Empty;
 use waystation_engine::control::{Command, Query};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::ids::{CoreId, SocketTag};
 
 /// What a stock gateway says when there is nothing to unregister (spec §11.2).
 const NOT_REGISTERED: &str = "node not registered";
+
+/// The era of every gateway whose operations have channels (spec §11.2), for its error objects.
+const ERA: Profile = Profile::P4;
+
+/// A query for one of the gateway's operations.
+#[derive(Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) query: &'a Query,
+    /// In whose name.
+    pub(crate) caller: Identity,
+    /// How the answer is to be written.
+    pub(crate) output: Encoding,
+}
 
 /// The state machine behind the gateway's own operations.
 #[derive(Debug)]
@@ -192,50 +207,51 @@ impl Gateway {
         &mut self,
         context: &mut Context<'_>,
         directory: &Directory,
-        query: &Query,
-        caller: Identity,
+        asked: &Asked<'_>,
         visibility: Visibility,
     ) -> Verdict {
         // The address on an inner link is that of whoever carries it, and idle sockets must be
         // dialed there, so only a link of the node's own will do. A late P2 node asks on all its
         // links, inner ones too, and only the first copy counts.
-        let Some(address) = self.socket_address(directory, query) else {
+        let Some(address) = self.socket_address(directory, asked.query) else {
             return Verdict::Reject(DropReason::QueryUnauthorized);
         };
-        let linked = directory.is_linked(&caller);
+        let linked = directory.is_linked(&asked.caller);
         let registered = self.rendezvous.register(
             &self.limits,
             context.now_ns,
-            caller,
+            asked.caller,
             visibility,
             linked,
             context.random,
         );
         match registered {
-            Ok(nonce) => socket_answer(address, nonce),
-            Err(refusal) => refuse(refusal),
+            Ok(nonce) => socket_answer(address, nonce, asked.output),
+            Err(refusal) => refuse(refusal, asked.output),
         }
     }
 
     /// Ends the caller's registration; its idle sockets are closed.
-    pub(crate) fn unregister(&mut self, caller: &Identity) -> Verdict {
-        match self.rendezvous.unregister(caller) {
-            Some(sockets) => Verdict::Unregistered(object::ack(), sockets),
+    pub(crate) fn unregister(&mut self, asked: &Asked<'_>) -> Verdict {
+        // Before anything is changed: what cannot be answered must not be done.
+        let Some(ack) = verdict::bytes_of(asked.output, &[&Empty::Ack]) else {
+            return Verdict::Reject(DropReason::MalformedQuery);
+        };
+        match self.rendezvous.unregister(&asked.caller) {
+            Some(sockets) => Verdict::Unregistered(ack, sockets),
             None => {
-                let bytes = object::error_message(NOT_REGISTERED);
-                Verdict::Refuse(DropReason::TargetNotReachable, bytes)
+                let reason = DropReason::TargetNotReachable;
+                verdict::refuse(reason, asked.output, ERA, NOT_REGISTERED)
             }
         }
     }
 
     /// Lists public registrations.
-    pub(crate) fn list(&mut self) -> Verdict {
-        let mut bytes = Vec::new();
-        for identity in self.rendezvous.next_listing() {
-            bytes.extend(object::identity(&identity));
-        }
-        bytes.extend(object::eos());
-        Verdict::Answer(bytes)
+    pub(crate) fn list(&mut self, output: Encoding) -> Verdict {
+        let listed = self.rendezvous.next_listing();
+        let objects = listed.iter().map(|identity| identity as &dyn AnswerObject);
+        let objects: Vec<_> = objects.chain([&Empty::Eos as &dyn AnswerObject]).collect();
+        verdict::answer(output, &objects)
     }
 
     /// Reserves an idle socket. Failures are told in band, as a stock gateway does, and the caller
@@ -244,16 +260,16 @@ impl Gateway {
         &mut self,
         context: &mut Context<'_>,
         directory: &Directory,
-        query: &Query,
-        caller: Identity,
+        asked: &Asked<'_>,
         target: Identity,
     ) -> Verdict {
+        let Asked { query, caller, .. } = *asked;
         let address = self.socket_address(directory, query).unwrap_or(query.local);
         let reserved =
             self.rendezvous.reserve(&self.limits, context.now_ns, caller, target, context.random);
         match reserved {
-            Ok(nonce) => socket_answer(address, nonce),
-            Err(refusal) => refuse(refusal),
+            Ok(nonce) => socket_answer(address, nonce, asked.output),
+            Err(refusal) => refuse(refusal, asked.output),
         }
     }
 
@@ -276,16 +292,16 @@ impl Gateway {
     }
 }
 
-fn refuse(refusal: Refusal) -> Verdict {
+fn refuse(refusal: Refusal, output: Encoding) -> Verdict {
     let reason = match refusal {
         Refusal::NotReachable => DropReason::TargetNotReachable,
         Refusal::TooManyRegistrations | Refusal::TooManyReservations | Refusal::NoNonce => {
             DropReason::ManagementBusy
         }
     };
-    Verdict::Refuse(reason, object::error_message(&refusal.to_string()))
+    verdict::refuse(reason, output, ERA, &refusal.to_string())
 }
 
-fn socket_answer(address: SocketAddr, nonce: u64) -> Verdict {
-    Verdict::Answer(gateway::socket_object(&Endpoint::Tcp(address), nonce))
+fn socket_answer(address: SocketAddr, nonce: u64, output: Encoding) -> Verdict {
+    verdict::answer(output, &[&GatewaySocket { endpoint: Endpoint::Tcp(address), nonce }])
 }

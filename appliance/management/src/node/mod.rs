@@ -26,7 +26,7 @@ pub use settings::NodeSettings;
 
 use crate::directory::Directory;
 use crate::gateway::{
-    Gateway, GatewayCounts, RegistrationChange, RegistrationRow, SavedRegistration,
+    Asked, Gateway, GatewayCounts, RegistrationChange, RegistrationRow, SavedRegistration,
 };
 use events::Events;
 use migrating::{Channel, Migrating};
@@ -441,7 +441,7 @@ impl Node {
         let output = binary_of(era, request.output);
         match request.operation {
             Operation::Gateway(operation) if self.gateway.limits().enabled => {
-                self.decide_gateway(context, query, caller, operation)
+                self.decide_gateway(context, query, caller, operation, request.output)
             }
             Operation::Profile => self.services.profile(context.unix_now_s, query),
             Operation::Links => self.list(query, caller, Listed::Links, output),
@@ -582,16 +582,18 @@ impl Node {
         query: &Query,
         caller: Identity,
         operation: GatewayOperation,
+        output: Encoding,
     ) -> Verdict {
         let (gateway, directory) = (&mut self.gateway, &self.directory);
+        let asked = Asked { query, caller, output };
         match operation {
             GatewayOperation::Register { visibility } => {
-                gateway.register(context, directory, query, caller, visibility)
+                gateway.register(context, directory, &asked, visibility)
             }
-            GatewayOperation::Unregister => gateway.unregister(&caller),
-            GatewayOperation::List => gateway.list(),
+            GatewayOperation::Unregister => gateway.unregister(&asked),
+            GatewayOperation::List => gateway.list(output),
             GatewayOperation::Connect { target } => {
-                gateway.connect(context, directory, query, caller, target)
+                gateway.connect(context, directory, &asked, target)
             }
             GatewayOperation::Route { target } | GatewayOperation::Forward { target } => {
                 self.route(context, query, &target)

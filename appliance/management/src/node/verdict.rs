@@ -73,7 +73,7 @@ pub(crate) fn refuse(
 }
 
 /// `None` when one of them has no form in this encoding.
-fn bytes_of(output: Encoding, objects: &[&dyn AnswerObject]) -> Option<Vec<u8>> {
+pub(crate) fn bytes_of(output: Encoding, objects: &[&dyn AnswerObject]) -> Option<Vec<u8>> {
     let mut writer = AnswerWriter::new(output);
     for object in objects {
         writer.write(*object).ok()?;

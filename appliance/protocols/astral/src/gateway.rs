@@ -9,7 +9,9 @@ mod nonce;
 mod reply;
 
 pub use nonce::{NonceDecoder, NonceError, nonce_is_distinguishable, nonce_object};
-pub use reply::{SocketObjectError, parse_socket_object, socket_object, subscription_reply};
+pub use reply::{
+    GatewaySocket, SocketObjectError, parse_socket_object, socket_object, subscription_reply,
+};
 
 use crate::identity::{Identity, IdentityError};
 use crate::query::{QueryError, QueryString};

@@ -106,7 +106,7 @@ fn identity_json(identity: &Identity) -> String {
 }
 
 /// Gives a polymorphic endpoint's JSON value (spec §12, §13).
-fn endpoint_json(endpoint: Option<&Endpoint>) -> String {
+pub(crate) fn endpoint_json(endpoint: Option<&Endpoint>) -> String {
     match endpoint {
         Some(endpoint) => format!(
             "{{\"Type\":\"{}\",\"Object\":\"{}\"}}",

@@ -191,14 +191,13 @@ pub fn parse(query: &[u8], profile: Profile) -> Result<Request, OperationError> 
 /// The gateway's channels are younger than C1, so every profile writes them as C2 (spec §11.2).
 fn gateway_request(operation: GatewayOperation, query: &[u8]) -> Result<Request, OperationError> {
     let (input, output) = match operation {
-        GatewayOperation::Subscribe | GatewayOperation::Forward { .. } => {
-            (Encoding::C2, Encoding::C2)
-        }
+        GatewayOperation::Subscribe
+        | GatewayOperation::Forward { .. }
+        | GatewayOperation::Route { .. } => (Encoding::C2, Encoding::C2),
         GatewayOperation::Register { .. }
         | GatewayOperation::Unregister
         | GatewayOperation::List
-        | GatewayOperation::Connect { .. }
-        | GatewayOperation::Route { .. } => encodings(&QueryString::parse(query)?, Profile::P4)?,
+        | GatewayOperation::Connect { .. } => encodings(&QueryString::parse(query)?, Profile::P4)?,
     };
     Ok(Request { operation: Operation::Gateway(operation), input, output })
 }

@@ -162,6 +162,61 @@ fn announced_address_is_handed_out() {
     }
 }
 
+/// An answer as text.
+fn text_of(command: &Command) -> &str {
+    str::from_utf8(bytes_of(command)).unwrap()
+}
+
+#[test]
+fn answers_are_written_as_the_caller_asks() {
+    let (mut bench, caller) = (bench(), identity(A));
+    for number in [A, B] {
+        bench.link(number, link_of(number), false);
+    }
+    let local = local_of(link_of(A));
+    let public = "gateway.node_register?visibility=public";
+    let answer = bench.ask(A, public);
+    let nonce = nonce_of(&answer);
+    let socket = gateway::socket_object(&Endpoint::Tcp(local), nonce);
+    assert_eq!(bytes_of(&answer), socket);
+    assert_eq!(bytes_of(&bench.ask(A, &format!("{public}&out=bin"))), socket);
+    let wanted = format!(
+        "{{\"Type\":\"mod.gateway.socket\",\"Object\":{{\"Endpoint\":{{\"Type\":\
+         \"mod.tcp.endpoint\",\"Object\":\"{}\"}},\"Nonce\":\"{nonce:x}\"}}}}\n",
+        local
+    );
+    assert_eq!(text_of(&bench.ask(A, &format!("{public}&out=json"))), wanted);
+
+    let listed = bench.ask(B, "gateway.node_list?out=json");
+    let wanted = format!("{{\"Type\":\"identity\",\"Object\":\"{caller}\"}}\n");
+    assert_eq!(text_of(&listed), wanted + "{\"Type\":\"eos\",\"Object\":null}\n");
+    let listed = bench.ask(B, "gateway.node_list?out=text");
+    assert_eq!(text_of(&listed), format!("#[identity] {caller}\n#[eos] \n"));
+
+    let refused = bench.ask(B, &format!("gateway.node_connect?target={caller}&out=json"));
+    let wanted = "{\"Type\":\"error_message\",\"Object\":\"target not reachable\"}\n";
+    assert_eq!(text_of(&refused), wanted);
+    let ended = bench.ask(A, "gateway.node_unregister?out=json");
+    assert_eq!(text_of(&ended), "{\"Type\":\"ack\",\"Object\":null}\n");
+    let refused = bench.ask(A, "gateway.node_unregister?out=text");
+    assert_eq!(text_of(&refused), "#[error_message] node not registered\n");
+}
+
+#[test]
+fn unknown_encoding_gets_code_1_and_changes_nothing() {
+    let mut bench = bench();
+    bench.link(A, link_of(A), false);
+    bench.ask(A, "gateway.node_register?visibility=public");
+    for query in [
+        "gateway.node_register?visibility=private&out=xml",
+        "gateway.node_unregister?out=xml",
+        "gateway.node_list?out=xml",
+    ] {
+        assert_rejected(&bench.ask(A, query));
+    }
+    assert_eq!(bench.node.counts().registrations_public, 1);
+}
+
 #[test]
 fn inner_link_registers_only_next_to_an_outer_one() {
     let mut bench = bench();

@@ -10,6 +10,7 @@ use crate::node::bench::*;
 use crate::node::limits::COPY_WINDOW_NS;
 use std::collections::BTreeMap;
 use waystation_astral::frame::Profile;
+use waystation_astral::object;
 use waystation_engine::control::Report;
 use waystation_relay::ids::{LegTag, LinkTag};
 

@@ -1,7 +1,8 @@
 //! What a gateway answers: the socket object, and the first generation's subscription reply.
 
 use crate::endpoint::{Endpoint, EndpointError, GatewayEra};
-use crate::object::{self, FieldError, FieldReader, FieldWriter, Object, type_names};
+use crate::object::{self, AnswerObject, FieldError, FieldReader, FieldWriter, Object, type_names};
+use crate::objects::{Nonce64, endpoint_json};
 use crate::time::Rfc3339;
 
 /// Why an object does not name a gateway socket.
@@ -27,18 +28,49 @@ pub enum SocketObjectError {
     EndpointType,
 }
 
-/// Builds the C2 object `mod.gateway.socket`: where to dial and what to present there (§11.2).
+/// The object `mod.gateway.socket`: where to dial and what to present there (§11.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewaySocket {
+    /// Where to dial.
+    pub endpoint: Endpoint,
+    /// What to present there first.
+    pub nonce: u64,
+}
+
+impl AnswerObject for GatewaySocket {
+    fn type_name(&self) -> &'static str {
+        type_names::GATEWAY_SOCKET
+    }
+
+    fn write_payload(&self, fields: &mut FieldWriter) -> Result<(), FieldError> {
+        write_socket(&self.endpoint, self.nonce, fields);
+        Ok(())
+    }
+
+    /// The spec gives no example; names and forms are those of other objects with such fields.
+    fn json(&self) -> Option<String> {
+        let endpoint = endpoint_json(Some(&self.endpoint));
+        let nonce = Nonce64(self.nonce).json()?;
+        Some(format!("{{\"Endpoint\":{endpoint},\"Nonce\":{nonce}}}"))
+    }
+}
+
+/// Builds the C2 object of a [`GatewaySocket`].
 pub fn socket_object(endpoint: &Endpoint, nonce: u64) -> Vec<u8> {
+    let mut fields = FieldWriter::new();
+    write_socket(endpoint, nonce, &mut fields);
+    object::built(type_names::GATEWAY_SOCKET, &fields.into_payload())
+}
+
+fn write_socket(endpoint: &Endpoint, nonce: u64, fields: &mut FieldWriter) {
     let type_name = endpoint.type_name();
     let mut endpoint_payload = Vec::new();
     endpoint.encode_payload(GatewayEra::New68, &mut endpoint_payload);
-    let mut fields = FieldWriter::new();
     fields
         .u8(type_name.len() as u8)
         .bytes(type_name.as_bytes())
         .bytes(&endpoint_payload)
         .u64(nonce);
-    object::built(type_names::GATEWAY_SOCKET, &fields.into_payload())
 }
 
 /// Reads the answer to `gateway.node_register` and `gateway.node_connect`.

@@ -6,7 +6,7 @@ use super::idle::{IdleDecoder, IdleError, IdleMessage};
 use super::*;
 use crate::endpoint::{Endpoint, GatewayEra};
 use crate::limits::SOCKET_PAYLOAD_BYTES_MAX;
-use crate::object::{self, ChannelForm, Object, ObjectReader};
+use crate::object::{self, AnswerWriter, ChannelForm, Encoding, Object, ObjectReader};
 use crate::time::Rfc3339;
 
 const SOMEONE: &str = "028d7500dd4c12685d1f568b4c2b5048e8534b873319f3a8daa612b469132ec7f7";
@@ -165,6 +165,32 @@ fn socket_object_is_the_vectors_and_reads_back_from_four_pieces() {
     }
     let object = reader.next().unwrap().unwrap();
     assert_eq!(parse_socket_object(&object).unwrap(), (endpoint, nonce));
+}
+
+#[test]
+fn socket_object_has_a_form_in_every_encoding() {
+    let endpoint: Endpoint = "tcp:203.0.113.7:1791".parse().unwrap();
+    let socket = GatewaySocket { endpoint: endpoint.clone(), nonce: 0x0a00_0000_0000_0001 };
+    let written = |encoding| {
+        let mut writer = AnswerWriter::new(encoding);
+        writer.write(&socket).unwrap();
+        writer.into_bytes()
+    };
+    let c2 = socket_object(&endpoint, socket.nonce);
+    assert_eq!(written(Encoding::C2), c2);
+    let payload = &c2[1 + "mod.gateway.socket".len() + 4..];
+    let canonical = written(Encoding::Canonical);
+    assert!(canonical.starts_with(b"ADC0\x12mod.gateway.socket") && canonical.ends_with(payload));
+    let json: serde_json::Value = serde_json::from_slice(&written(Encoding::Json)).unwrap();
+    let object = serde_json::json!({
+        "Endpoint": { "Type": "mod.tcp.endpoint", "Object": "203.0.113.7:1791" },
+        "Nonce": "a00000000000001",
+    });
+    assert_eq!(json, serde_json::json!({ "Type": "mod.gateway.socket", "Object": object }));
+    // It is no text of its own, so its payload stands in base64.
+    let text = written(Encoding::Text);
+    assert_eq!(text, written(Encoding::Base64));
+    assert!(text.starts_with(b"#[mod.gateway.socket]:"), "{}", String::from_utf8_lossy(&text));
 }
 
 #[test]

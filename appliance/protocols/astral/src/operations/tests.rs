@@ -162,8 +162,11 @@ fn gateway_channels_are_c2_for_every_profile() {
         assert_eq!(request.output, Encoding::Json);
         let refused = parse(b"gateway.node_list?out=astral", profile);
         assert_eq!(refused, Err(OperationError::Encoding { argument: "out" }));
-        let subscription = parse(b".gateway.subscribe?out=unknown", profile).unwrap();
-        assert_eq!(subscription.output, Encoding::C2, "it has no channel to encode");
+        let route = format!("gateway.node_route?target={SOMEONE}&out=unknown");
+        for without_channel in [".gateway.subscribe?out=unknown", &route] {
+            let request = parse(without_channel.as_bytes(), profile).unwrap();
+            assert_eq!(request.output, Encoding::C2, "{without_channel} has nothing to encode");
+        }
     }
 }
 
