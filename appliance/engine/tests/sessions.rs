@@ -179,27 +179,30 @@ fn passes_names_on<P: Port>(bench: &mut Bench<P>) {
     let bad = [7; 33];
     let asking = with_peer(bench, 0x21, move |peer| {
         let me = secret(0x21).identity();
-        let names = [(me, own), (one, two)].map(|(a, b)| (*a.as_bytes(), *b.as_bytes()));
-        for (nonce, (caller, target)) in (1..).zip([names[0], names[1], (bad, names[1].1)]) {
+        let [me, own, one, two] = [me, own, one, two].map(|identity| *identity.as_bytes());
+        let names = [(me, own), (one, two), (me, two), (one, own), (bad, two), (me, bad)];
+        for (nonce, (caller, target)) in (1..).zip(names) {
             let (window, query) = (WINDOW, PUSH);
             let (caller, target) = (&caller, &target);
             peer.send_frame(&Frame::RelayQuery { caller, target, nonce, window, query });
         }
-        let mut refused = 0;
+        let mut refused = Vec::new();
         peer.read_until(|heard, _| {
             let Heard::Frame(Frame::Response { nonce, code: 1, .. }) = heard else {
                 panic!("{heard:?}")
             };
-            refused = nonce;
-            true
+            refused.push(nonce);
+            refused.len() == 2
         });
         refused
     });
     let (peer, refused) = finish(bench, asking);
-    assert_eq!(refused, 3, "only the name that is none is refused on the spot");
-    bench.turn_until("two queries", |bench| bench.queries.len() == 2);
+    assert_eq!(refused, [5, 6], "only names that are none are refused on the spot");
+    bench.turn_until("four queries", |bench| bench.queries.len() == 4);
     let relayed: Vec<_> = bench.queries.iter().map(|query| query.relayed).collect();
-    assert_eq!(relayed, [None, Some(Relayed { caller: one, target: two })]);
+    let me = secret(0x21).identity();
+    let named = |caller, target| Some(Relayed { caller, target });
+    assert_eq!(relayed, [None, named(one, two), named(me, two), named(one, own)]);
     let answering = with_peer(bench, 0x22, move |peer| {
         peer.read_until(|heard, _| match heard {
             Heard::Frame(Frame::RelayQuery { caller, target, query, .. }) => {
