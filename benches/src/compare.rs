@@ -9,6 +9,7 @@ pub mod driven;
 pub mod figures;
 pub mod floor;
 pub mod goals;
+pub mod iroh;
 pub mod libp2p;
 pub mod options;
 pub mod process;

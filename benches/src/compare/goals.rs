@@ -75,6 +75,8 @@ pub const FLOOR: &str = "floor";
 pub const HAPROXY: &str = "haproxy";
 pub const NGINX: &str = "nginx";
 pub const LIBP2P: &str = crate::compare::libp2p::LIBP2P;
+pub const IROH_SINGLE: &str = "iroh-relay, single datagrams";
+pub const IROH_BATCHED: &str = "iroh-relay, batched datagrams";
 pub const CONTROL: &str = crate::compare::control::CONTROL;
 pub const EPOLL: &str = "waystation over epoll";
 
@@ -124,6 +126,16 @@ pub const ROWS: &[Row] = &[
         ],
     },
     Row {
+        number: 2,
+        name: "libp2p",
+        workload: "4 flows, coalesced records, against libp2p's circuit relay, Noise and yamux on \
+                   each hop",
+        goals: &[
+            goal("4 x 1 KiB", COST, WAYSTATION, LIBP2P, AtMost(0.50)),
+            goal("4 x 8 KiB", COST, WAYSTATION, LIBP2P, AtMost(0.35)),
+        ],
+    },
+    Row {
         number: 3,
         name: "control",
         workload: "4 flows of 1 KiB, coalesced records, against a relay with a task per link, a \
@@ -136,6 +148,16 @@ pub const ROWS: &[Row] = &[
         workload: "4 flows of 8 KiB between ends that lay out frames as stock nodes do, against \
                    the same control",
         goals: &[goal("4 x 8 KiB, a record per field", COST, WAYSTATION, CONTROL, AtMost(0.35))],
+    },
+    Row {
+        number: 5,
+        name: "iroh",
+        workload: "4 flows of 1 KiB, a message per frame, against iroh-relay without TLS, which \
+                   does no crypto: a datagram per frame, and batches of datagrams",
+        goals: &[
+            goal("4 x 1 KiB", COST, WAYSTATION, IROH_SINGLE, AtMost(0.12)),
+            goal("4 x 1 KiB", COST, WAYSTATION, IROH_BATCHED, AtMost(1.2)),
+        ],
     },
     Row {
         number: 6,
@@ -170,6 +192,16 @@ pub const ROWS: &[Row] = &[
             goal("4 x 1 KiB", COST, WAYSTATION, EPOLL, AtMost(1.05)),
             goal("4 x 8 KiB", COST, WAYSTATION, EPOLL, AtMost(1.05)),
             goal("64 x 200 B", COST, WAYSTATION, EPOLL, AtMost(0.95)),
+        ],
+    },
+    Row {
+        number: 10,
+        name: "paced",
+        workload: "16 flows of 1 KiB, together at half of what libp2p's relay carries of them",
+        goals: &[
+            goal("16 x 1 KiB", Measure::LatencyP50Microseconds, WAYSTATION, LIBP2P, AtMost(0.35)),
+            goal("16 x 1 KiB", Measure::LatencyP99Microseconds, WAYSTATION, LIBP2P, AtMost(0.5)),
+            goal("16 x 1 KiB", Measure::LatencyP999Microseconds, WAYSTATION, HAPROXY, AtMost(1.5)),
         ],
     },
     Row {
@@ -285,8 +317,7 @@ mod tests {
 
     #[test]
     fn rows_are_in_order_and_named_once() {
-        let numbers: Vec<_> = ROWS.iter().map(|row| row.number).collect();
-        assert!(numbers.is_sorted());
+        assert!(ROWS.iter().map(|row| row.number).eq(1..=16));
         let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), ROWS.len());
         assert!(ROWS.iter().all(|row| !row.goals.is_empty()));

@@ -7,12 +7,14 @@ mod memory;
 mod own;
 mod placement;
 mod proxies;
+mod relays;
 mod scraping;
 
 use crate::compare::appliance;
 use crate::compare::contender::{Outcome, Setting};
 use crate::compare::goals::Row;
 use crate::compare::proxy::Proxy;
+use crate::compare::{iroh, libp2p};
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,12 +28,15 @@ use std::process::Command;
 pub fn run(row: &Row, setting: &Setting) -> Result<Outcome> {
     match row.number {
         1 => own::floor(setting),
+        2 => relays::libp2p(setting),
         3 => own::control(setting),
         4 => own::stock_sender(setting),
+        5 => relays::iroh(setting),
         6 => proxies::small_messages(setting),
         7 => own::coalescing(setting),
         8 => proxies::raw_pipe(setting),
         9 => own::ports(setting),
+        10 => relays::paced(setting),
         11 => memory::idle(setting),
         12 => placement::two_cores(setting),
         13 => scraping::scraped(setting),
@@ -56,6 +61,16 @@ pub fn versions(setting: &Setting) -> BTreeMap<&'static str, String> {
         {
             versions.insert(proxy.name(), version);
         }
+    }
+    if let Some((relay, _)) = iroh::programs(&setting.peers)
+        && let Some(version) = version_of(&relay, "--version")
+    {
+        versions.insert("iroh-relay", version);
+    }
+    if let Some((relay, _)) = libp2p::programs(&setting.peers)
+        && let Some(version) = version_of(&relay, "--version")
+    {
+        versions.insert("libp2p", version);
     }
     versions
 }
