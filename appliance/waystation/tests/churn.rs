@@ -39,7 +39,7 @@ use waystation_peer::{HandLink, IdlePool, Link, LinkOptions, RouteForm, secret_k
 const LINKS_PER_S: u32 = 200;
 /// Threads that dial, each its share.
 const WORKERS: u32 = 8;
-const ORDINARY: Duration = Duration::from_millis(2500);
+const ORDINARY: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(60);
 /// What may be there that was not there before, because the allocator does not give back all at
 /// once: so much anyway, and so much for each link.
