@@ -7,6 +7,10 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Nanoseconds since an arbitrary moment, the same for all threads of the machine.
 pub fn now_ns() -> u64 {
+    #[cfg(test)]
+    if let Some(now_ns) = simulated::now_ns() {
+        return now_ns;
+    }
     nanoseconds(clock_gettime(ClockId::Monotonic))
 }
 
@@ -19,6 +23,26 @@ fn nanoseconds(time: Timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     let rest = u64::try_from(time.tv_nsec).unwrap_or_default();
     seconds * 1_000_000_000 + rest
+}
+
+/// Time that passes only when a test says so, for everything on the test's own thread.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use std::cell::Cell;
+
+    thread_local! {
+        static NOW_NS: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// The simulated time of this thread, if it has one.
+    pub(crate) fn now_ns() -> Option<u64> {
+        NOW_NS.get()
+    }
+
+    /// Makes it that time.
+    pub(crate) fn set(now_ns: u64) {
+        NOW_NS.set(Some(now_ns));
+    }
 }
 
 #[cfg(test)]

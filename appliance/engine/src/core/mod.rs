@@ -13,6 +13,8 @@ mod frames;
 mod ingress;
 mod links;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 use crate::block::BlockPool;
 use crate::clock;

@@ -9,6 +9,8 @@ pub mod arena;
 mod deadlines;
 pub mod epoll;
 pub mod probe;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod sockets;
 pub mod uring;
 pub mod waker;

@@ -1,0 +1,81 @@
+//! Raw sockets at their edges: want of blocks, events in any order, ends of every kind.
+
+use super::bench::{Bench, Known, SEND_STALL_TIMEOUT};
+use crate::control::Command;
+use crate::port::CloseMode;
+use crate::port::simulated::PeerEnd;
+use std::time::Duration;
+use waystation_astral::gateway::idle;
+use waystation_relay::drop_reason::DropReason;
+
+/// What a peer takes before it reads, when it is to take everything.
+const ROOMY_BYTES: usize = 1 << 20;
+/// As that, when it is to take next to nothing.
+const TIGHT_BYTES: usize = 40;
+/// Enough orders of events to meet each.
+const SEEDS: u64 = 64;
+
+#[test]
+fn handoff_is_told_behind_the_pongs_that_wait() {
+    for seed in 0..SEEDS {
+        let mut bench = Bench::new(1, 16, seed);
+        let node = bench.idle(0, TIGHT_BYTES);
+        for _ in 0..3 {
+            bench.send(node.socket, idle::PING);
+            bench.settle();
+        }
+        let caller = bench.present(0, ROOMY_BYTES, b"");
+        bench.join(caller, node);
+        let heard = bench.read_all(node.socket);
+        assert_eq!(heard, [&idle::PONG.repeat(3), idle::HANDOFF].concat());
+    }
+}
+
+// Ends of pipes
+
+#[test]
+fn end_of_one_side_ends_the_other_alike_and_leaves_nothing() {
+    for (end, seen, reason) in [
+        (PeerEnd::Finished, CloseMode::Graceful, None),
+        (PeerEnd::Closed, CloseMode::Graceful, None),
+        (PeerEnd::Reset, CloseMode::Reset, Some(DropReason::PipeReset)),
+    ] {
+        let mut bench = Bench::new(1, 16, 0);
+        let (caller, node) = bench.pipe(ROOMY_BYTES);
+        bench.end(caller.socket, end);
+        bench.settle();
+        assert_eq!(bench.end_seen(node.socket), Some(seen));
+        assert_eq!(bench.ended(caller.tag), Some(reason));
+        bench.assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn closed_stream_whose_peer_reads_in_time_gets_everything() {
+    let mut bench = Bench::new(1, 16, 0);
+    let (caller, node) = bench.pipe(TIGHT_BYTES);
+    bench.send(caller.socket, &[1; 4_096]);
+    bench.settle();
+    close(&mut bench, node);
+    bench.settle();
+    bench.settle_after(SEND_STALL_TIMEOUT - Duration::from_secs(1));
+    assert_read(&mut bench, node, 1, 4_096);
+    assert_eq!(bench.end_seen(node.socket), Some(CloseMode::Graceful));
+    // Whoever has its place in the port by then is not meant.
+    let (other, _) = bench.pipe(ROOMY_BYTES);
+    bench.settle_after(Duration::from_secs(2));
+    assert_eq!(bench.ended(other.tag), None);
+    assert_eq!(bench.drops(DropReason::PeerNotReading), 0);
+}
+
+fn close(bench: &mut Bench, side: Known) {
+    let reason = DropReason::SessionClosedByOperator;
+    bench.command(side.tag.core, Command::CloseSocket { socket: side.tag, reason });
+}
+
+/// Reads to the end: so many bytes of this value.
+fn assert_read(bench: &mut Bench, side: Known, value: u8, count: usize) {
+    let bytes = bench.read_all(side.socket);
+    assert_eq!(bytes.len(), count);
+    assert!(bytes.iter().all(|byte| *byte == value));
+}
