@@ -58,9 +58,10 @@ impl<P: Port> DataCore<P> {
             Ok(None) => self.receive_once(stream),
             Ok(Some(nonce)) => {
                 self.set_phase(slot, Phase::Presented(Early::default()));
-                self.keep_early(slot, buffer, cursor);
+                // Before anything can end it: afterwards its place belongs to somebody else.
                 let socket = self.socket_tag(slot);
                 self.fabric.report(Report::SocketPresented { socket, remote, nonce });
+                self.keep_early(slot, buffer, cursor);
             }
             Err(_) => self.close(slot, Some(DropReason::SocketNonceUnknown), CloseMode::Graceful),
         }

@@ -1,7 +1,7 @@
 //! Raw sockets at their edges: want of blocks, events in any order, ends of every kind.
 
 use super::bench::{Bench, Known, SEND_STALL_TIMEOUT};
-use crate::control::Command;
+use crate::control::{Command, Report};
 use crate::port::CloseMode;
 use crate::port::simulated::PeerEnd;
 use std::time::Duration;
@@ -14,6 +14,23 @@ const ROOMY_BYTES: usize = 1 << 20;
 const TIGHT_BYTES: usize = 40;
 /// Enough orders of events to meet each.
 const SEEDS: u64 = 64;
+
+#[test]
+fn nonce_whose_early_bytes_find_no_block_is_told_of_under_its_own_name() {
+    let mut bench = Bench::new(1, 1, 0);
+    bench.present(0, ROOMY_BYTES, b"takes the block");
+    let (_, nonce) = bench.show_nonce(0, ROOMY_BYTES, b"finds none");
+    let told: Vec<_> = bench.reports.iter().rev().take(2).collect();
+    let [
+        Report::SocketClosed { socket: closed, reason, .. },
+        Report::SocketPresented { socket: presented, nonce: shown, .. },
+    ] = told[..]
+    else {
+        panic!("{told:?}");
+    };
+    assert_eq!((*shown, *reason), (nonce, Some(DropReason::BufferExhausted)));
+    assert_eq!(presented, closed, "the nonce is credited to whoever comes to this place next");
+}
 
 #[test]
 fn handoff_is_told_behind_the_pongs_that_wait() {
