@@ -319,19 +319,20 @@ impl<P: Port> DataCore<P> {
         quotas: PipeQuotas,
         (buffer, from): (&ReceiveBuffer, usize),
     ) {
-        let early = match self.connections.get_mut(caller, generation) {
-            Some(Connection { phase: Phase::Waiting(early), .. }) => std::mem::take(early),
-            Some(_) | None => {
-                self.close(target, None, CloseMode::Graceful);
-                return;
-            }
-        };
         let mut first = Early::default();
         let bytes = &self.port.bytes_mut(buffer)[from..];
         if !first.keep(bytes, || self.fabric.pool.take()) {
             self.close(target, Some(DropReason::BufferExhausted), CloseMode::Reset);
             return;
         }
+        let early = match self.connections.get_mut(caller, generation) {
+            Some(Connection { phase: Phase::Waiting(early), .. }) => std::mem::take(early),
+            Some(_) | None => {
+                self.forget_early(first);
+                self.close(target, None, CloseMode::Graceful);
+                return;
+            }
+        };
         let now_ns = self.now_ns;
         self.fabric.statistics.counters.pipes_opened += 1;
         let mut halves = [

@@ -33,6 +33,23 @@ fn nonce_whose_early_bytes_find_no_block_is_told_of_under_its_own_name() {
 }
 
 #[test]
+fn early_bytes_of_a_caller_are_given_back_when_its_node_finds_no_block() {
+    let mut bench = Bench::new(1, 2, 0);
+    let node = bench.idle(0, ROOMY_BYTES);
+    let caller = bench.present(0, ROOMY_BYTES, b"early");
+    bench.join(caller, node);
+    bench.settle();
+    let other = bench.present(0, ROOMY_BYTES, b"takes the last block");
+    bench.send(node.socket, &[idle::HANDOFF_ACK, b"and more"].concat());
+    bench.settle();
+    assert_eq!(bench.ended(node.tag), Some(Some(DropReason::BufferExhausted)));
+    assert_eq!(bench.ended(caller.tag), Some(None));
+    close(&mut bench, other);
+    bench.settle();
+    bench.assert_nothing_is_left();
+}
+
+#[test]
 fn handoff_is_told_behind_the_pongs_that_wait() {
     for seed in 0..SEEDS {
         let mut bench = Bench::new(1, 16, seed);
