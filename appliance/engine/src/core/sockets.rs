@@ -154,7 +154,8 @@ impl<P: Port> DataCore<P> {
             Phase::HandingOff(handing) => &mut handing.unsent,
             _ => return,
         };
-        if !self.port.is_sending(stream) {
+        // The event of a send that has ended may still be to come in this turn.
+        if unsent.is_empty() && !self.port.is_sending(stream) {
             self.send_bytes(stream, object);
         } else if unsent.try_extend_from_slice(object).is_err() {
             // It asks without end and does not read the answers.
@@ -162,10 +163,13 @@ impl<P: Port> DataCore<P> {
         }
     }
 
-    /// A send on an idle connection ended.
+    /// A send on an idle connection ended. Another may have begun before its event was looked at.
     pub(super) fn on_idle_sent(&mut self, slot: u32) {
         let Some(connection) = self.connections.at_mut(slot) else { return };
         let Some(stream) = connection.stream else { return };
+        if self.port.is_sending(stream) {
+            return;
+        }
         let unsent = match &mut connection.phase {
             Phase::Idle(idle) => std::mem::take(&mut idle.unsent),
             Phase::HandingOff(handing) => std::mem::take(&mut handing.unsent),

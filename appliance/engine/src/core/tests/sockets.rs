@@ -50,6 +50,26 @@ fn early_bytes_of_a_caller_are_given_back_when_its_node_finds_no_block() {
 }
 
 #[test]
+fn pings_that_come_with_the_end_of_a_send_are_answered_behind_what_waits() {
+    // A node takes a pong and a part of the next, which stays in flight, with others behind it or
+    // alone.
+    for (pings, seed) in [2, 4].into_iter().flat_map(|pings| (0..SEEDS).map(move |it| (pings, it)))
+    {
+        let mut bench = Bench::new(1, 16, seed);
+        let node = bench.idle(0, TIGHT_BYTES);
+        for _ in 0..pings {
+            bench.send(node.socket, idle::PING);
+            bench.settle();
+        }
+        // In one burst the send ends and more pings come, in either order.
+        let mut pongs = bench.read(node.socket);
+        bench.send(node.socket, &[idle::PING, idle::PING].concat());
+        pongs.extend(bench.read_all(node.socket));
+        assert_eq!(pongs, idle::PONG.repeat(pings + 2));
+    }
+}
+
+#[test]
 fn handoff_is_told_behind_the_pongs_that_wait() {
     for seed in 0..SEEDS {
         let mut bench = Bench::new(1, 16, seed);
