@@ -299,13 +299,14 @@ impl<P: Port> DataCore<P> {
                     return;
                 }
                 Ok(Some(IdleMessage::Ping | IdleMessage::Pong)) => {}
-                Ok(Some(IdleMessage::HandoffAck)) => {
+                // Unless it acknowledges what it has not been sent.
+                Ok(Some(IdleMessage::HandoffAck)) if handing.unsent.is_empty() => {
                     let caller = (handing.caller, handing.caller_generation);
                     let quotas = std::mem::take(&mut handing.quotas);
                     self.start_pipe(slot, caller, quotas, (buffer, cursor));
                     return;
                 }
-                Ok(Some(IdleMessage::Handoff)) | Err(_) => {
+                Ok(Some(IdleMessage::Handoff | IdleMessage::HandoffAck)) | Err(_) => {
                     let reason = DropReason::IdleProtocolViolation;
                     self.close(slot, Some(reason), CloseMode::Graceful);
                     return;

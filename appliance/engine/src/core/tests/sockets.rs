@@ -85,6 +85,23 @@ fn handoff_is_told_behind_the_pongs_that_wait() {
     }
 }
 
+#[test]
+fn handoff_that_was_not_sent_yet_cannot_be_acknowledged() {
+    let mut bench = Bench::new(1, 16, 0);
+    let node = bench.idle(0, TIGHT_BYTES);
+    for _ in 0..3 {
+        bench.send(node.socket, idle::PING);
+        bench.settle();
+    }
+    let caller = bench.present(0, ROOMY_BYTES, b"for who was handed off to");
+    bench.join(caller, node);
+    bench.settle();
+    bench.send(node.socket, idle::HANDOFF_ACK);
+    bench.settle();
+    assert_eq!(bench.ended(node.tag), Some(Some(DropReason::IdleProtocolViolation)));
+    assert_eq!(bench.ended(caller.tag), Some(None));
+}
+
 // Ends of pipes
 
 #[test]
