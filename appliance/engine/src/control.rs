@@ -171,7 +171,8 @@ pub enum Report {
     Statistics(Box<CoreStatistics>),
     /// Answer to [`Command::ReportListing`].
     Listing { core: CoreId, listing: Box<Listing> },
-    /// [`Command::JoinSockets`] found no caller any more: this idle connection was not used.
+    /// [`Command::JoinSockets`] found no caller any more, or the caller ended on its way to another
+    /// core: this idle connection was not used.
     JoinFailed { idle: SocketTag },
     /// Something worth a debug line about one link; rate-limited at the core.
     Incident { link: LinkTag, reason: DropReason, nonce: u64 },

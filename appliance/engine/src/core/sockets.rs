@@ -607,7 +607,11 @@ impl<P: Port> DataCore<P> {
         let (mut bytes_in, mut bytes_out) = (0, 0);
         match phase {
             Phase::Presented(early) | Phase::Waiting(early) => self.forget_early(early),
-            Phase::Leaving(leaving) => self.forget_early(leaving.early),
+            Phase::Leaving(leaving) => {
+                self.forget_early(leaving.early);
+                // Nobody but this caller knows of it.
+                self.fabric.report(Report::JoinFailed { idle: leaving.idle });
+            }
             Phase::HandingOff(handing) => {
                 let HandingOff { caller, caller_generation, .. } = *handing;
                 if self.connections.get(caller, caller_generation).is_some() {

@@ -102,6 +102,33 @@ fn handoff_that_was_not_sent_yet_cannot_be_acknowledged() {
     assert_eq!(bench.ended(caller.tag), Some(None));
 }
 
+#[test]
+fn caller_that_ends_on_its_way_to_another_core_does_not_keep_its_node() {
+    let mut ended = 0;
+    for seed in 0..SEEDS {
+        let mut bench = Bench::new(2, 16, seed);
+        let node = bench.idle(1, ROOMY_BYTES);
+        let caller = bench.present(0, ROOMY_BYTES, b"early");
+        // Now its stream is not always free by the time it is told to end.
+        bench.network.borrow_mut().eager = false;
+        bench.join(caller, node);
+        bench.turn_of(0);
+        close(&mut bench, caller);
+        bench.turn_of(0);
+        bench.network.borrow_mut().eager = true;
+        bench.settle();
+        if bench.ended(caller.tag).is_some() {
+            ended += 1;
+            let freed = bench.reports.iter().any(|report| match report {
+                Report::JoinFailed { idle } => *idle == node.tag,
+                _ => false,
+            });
+            assert!(freed, "its node waits for it for ever");
+        }
+    }
+    assert!(ended > 0, "it was always too late");
+}
+
 // Ends of pipes
 
 #[test]
