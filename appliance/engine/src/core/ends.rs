@@ -193,6 +193,10 @@ impl<P: Port> DataCore<P> {
             if let Some(place) = self.by_stream.get_mut(stream.0 as usize) {
                 *place = None;
             }
+            if mode == CloseMode::Graceful && self.port.is_sending(stream) {
+                let until_ns = self.after(self.snapshot.limits.send_stall_timeout);
+                self.closing.begin(stream, until_ns);
+            }
             self.port.close(stream, mode);
         }
         match connection.phase {
@@ -224,6 +228,14 @@ impl<P: Port> DataCore<P> {
             self.fabric.apply_effects();
         }
         self.discard_side(slot);
+    }
+
+    /// Resets what was closed and whose peer does not take what was sent before.
+    pub(super) fn reset_overdue(&mut self) {
+        while let Some(stream) = self.closing.take_overdue(self.now_ns) {
+            self.fabric.count_drop(DropReason::PeerNotReading, 0);
+            self.port.close(stream, CloseMode::Reset);
+        }
     }
 
     fn discard_side(&mut self, slot: u32) {

@@ -5,6 +5,7 @@
 //! allocates nothing. Commands come down and reports go up through bounded rings, payload for
 //! other cores crosses in batches.
 
+mod closing;
 mod commands;
 mod connection;
 mod ends;
@@ -28,6 +29,7 @@ use crate::port::{CloseMode, EVENTS_MAX, Event, Port, ReceiveMode, Segment, Segm
 use crate::snapshot::{CoreSnapshot, ReloadableLimits};
 use crate::statistics::{CoreStatistics, Stage, TrafficClass};
 use crate::timer::Wheel;
+use closing::Closing;
 use connection::{Connection, Ended, Phase};
 use ingress::{Ingress, Place};
 use std::cmp::Reverse;
@@ -108,6 +110,7 @@ pub struct DataCore<P> {
     connections: Slots<Connection>,
     /// By stream key: the place of its connection.
     by_stream: Vec<Option<u32>>,
+    closing: Closing,
     wheel: Wheel<(u32, u32)>,
     events: Vec<Event>,
     accepted: VecDeque<(TcpStream, SocketAddr)>,
@@ -163,6 +166,7 @@ impl<P: Port> DataCore<P> {
             snapshot: parts.snapshot,
             connections: Slots::default(),
             by_stream: Vec::new(),
+            closing: Closing::default(),
             wheel: Wheel::new(now_ns),
             events: Vec::with_capacity(EVENTS_MAX),
             accepted: VecDeque::with_capacity(EVENTS_MAX),
@@ -307,7 +311,12 @@ impl<P: Port> DataCore<P> {
 
     fn on_sent(&mut self, stream: StreamKey, segments: Segments, result: io::Result<()>) {
         self.recycle(segments);
-        let Some(slot) = self.slot_of(stream) else { return };
+        let Some(slot) = self.slot_of(stream) else {
+            if !self.port.is_sending(stream) {
+                self.closing.end(stream);
+            }
+            return;
+        };
         if result.is_err() {
             self.on_end(slot, Ended::ByError);
             return;
@@ -418,6 +427,7 @@ impl<P: Port> DataCore<P> {
     fn hand_over(&mut self) {
         self.fire_timers();
         self.wake_paced();
+        self.reset_overdue();
         self.close_doomed();
         self.fabric.mesh.flush();
         self.fabric.ring();

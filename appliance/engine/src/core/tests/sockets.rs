@@ -149,6 +149,22 @@ fn end_of_one_side_ends_the_other_alike_and_leaves_nothing() {
 }
 
 #[test]
+fn closed_stream_whose_peer_does_not_read_is_reset_in_the_end() {
+    let mut bench = Bench::new(1, 16, 0);
+    let (caller, node) = bench.pipe(TIGHT_BYTES);
+    bench.send(caller.socket, &[1; 5_000]);
+    bench.settle();
+    close(&mut bench, node);
+    bench.settle();
+    bench.settle_after(SEND_STALL_TIMEOUT - Duration::from_secs(1));
+    assert!(!bench.cores[0].port.is_at_rest(), "it may still read");
+    assert_eq!(bench.drops(DropReason::PeerNotReading), 0);
+    bench.settle_after(Duration::from_secs(2));
+    assert_eq!(bench.drops(DropReason::PeerNotReading), 1);
+    bench.assert_nothing_is_left();
+}
+
+#[test]
 fn closed_stream_whose_peer_reads_in_time_gets_everything() {
     let mut bench = Bench::new(1, 16, 0);
     let (caller, node) = bench.pipe(TIGHT_BYTES);
