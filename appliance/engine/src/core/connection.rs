@@ -213,7 +213,12 @@ pub(super) struct PipeHalf {
     /// When what is in flight here was reaped.
     pub(super) in_flight_reaped_ns: u64,
     pub(super) in_flight_sent_ns: u64,
+    /// Its peer has ended its direction: nothing more comes in here.
     pub(super) ended: bool,
+    /// Its peer has ended and takes nothing more: what would go out here is dropped.
+    pub(super) refuses: bool,
+    /// Until when the pipe waits for this ended side alone to take what is left; 0: it does not.
+    pub(super) drained_by_ns: u64,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     pub(super) active_ns: u64,
@@ -302,6 +307,8 @@ impl PipeHalf {
             in_flight_reaped_ns: 0,
             in_flight_sent_ns: 0,
             ended: false,
+            refuses: false,
+            drained_by_ns: 0,
             bytes_in: 0,
             bytes_out: 0,
             active_ns: now_ns,

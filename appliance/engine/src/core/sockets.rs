@@ -387,6 +387,10 @@ impl<P: Port> DataCore<P> {
             return fate;
         };
         half.active_ns = now_ns;
+        if half.refuses {
+            self.recycle_segment(segment);
+            return fate;
+        }
         let pending = Pending { segment, reaped_ns: now_ns };
         if let Err(full) = half.pending.try_push(pending) {
             // Receiving is asked for only while there is room.
@@ -426,9 +430,12 @@ impl<P: Port> DataCore<P> {
     }
 
     /// Asks for the next buffer of `slot` if `other` has room for it and the quota of whoever sends
-    /// there allows it; the rest waits in the kernel, and TCP slows the sender down.
+    /// there allows it; the rest waits in the kernel, and TCP slows the sender down. A pipe that
+    /// ends takes in nothing more.
     fn ask_for_more(&mut self, slot: u32, other: u32) {
-        let room = self.half(other).is_some_and(|half| half.pending.len() < PIPE_PENDING_MAX);
+        let ends = self.half(slot).is_none_or(|half| half.ended);
+        let takes = |half: &mut PipeHalf| !half.ended && half.pending.len() < PIPE_PENDING_MAX;
+        let room = !ends && self.half(other).is_some_and(takes);
         let stream = self.connections.at(slot).and_then(|connection| connection.stream);
         if room && !self.must_wait_for_quota(slot) {
             self.receive_once(stream);
@@ -489,38 +496,60 @@ impl<P: Port> DataCore<P> {
             half.in_flight_sent_ns = 0;
         }
         self.pump(slot);
-        if self.half(other).is_some_and(|half| half.ended) {
-            self.finish_if_flushed(other);
-        } else {
-            self.ask_for_more(other, slot);
-        }
+        self.finish_if_flushed(other);
+        self.finish_if_flushed(slot);
+        self.ask_for_more(other, slot);
     }
 
-    /// One side of a pipe ended: what it sent goes out, then both close (spec §11.2).
+    /// One side of a pipe ended: what was taken from both goes out, then both close (spec §11.2).
     pub(super) fn on_pipe_end(&mut self, slot: u32, ended: Ended) {
+        let Some(half) = self.half(slot) else { return };
         match ended {
+            Ended::Cleanly => half.ended = true,
+            // All that it sent has come in, and the other side gets it.
+            Ended::ByError if half.ended => {
+                half.refuses = true;
+                let refused = std::mem::take(&mut half.pending);
+                for pending in refused {
+                    self.recycle_segment(pending.segment);
+                }
+            }
             Ended::ByError => {
                 self.close(slot, Some(DropReason::PipeReset), CloseMode::Reset);
+                return;
             }
-            Ended::Cleanly => {
-                if let Some(half) = self.half(slot) {
-                    half.ended = true;
-                }
-                self.finish_if_flushed(slot);
+        }
+        self.finish_if_flushed(slot);
+    }
+
+    /// Closes a pipe of which this side has ended, once nothing waits on either side. What it sent
+    /// itself goes first; then it has a while to take what is left for it.
+    fn finish_if_flushed(&mut self, slot: u32) {
+        let Some(half) = self.half(slot).filter(|half| half.ended) else { return };
+        let (other, waits) = (half.other, half.drained_by_ns != 0);
+        let refuses = half.refuses || self.half(other).is_some_and(|half| half.refuses);
+        if !self.is_flushed(other) {
+            return;
+        }
+        if self.is_flushed(slot) {
+            let reason = refuses.then_some(DropReason::PipeReset);
+            self.close(slot, reason, CloseMode::Graceful);
+        } else if !waits {
+            let drained_by_ns = self.after(self.snapshot.limits.send_stall_timeout);
+            if let Some(half) = self.half(slot) {
+                half.drained_by_ns = drained_by_ns;
             }
+            self.set_deadline(slot, drained_by_ns);
         }
     }
 
-    fn finish_if_flushed(&mut self, slot: u32) {
-        let Some(other) = self.half(slot).map(|half| half.other) else { return };
-        let flushed = match self.connections.at(other) {
+    /// Whether nothing waits to go out on one side of a pipe.
+    fn is_flushed(&self, slot: u32) -> bool {
+        match self.connections.at(slot) {
             Some(Connection { phase: Phase::Pipe(half), stream: Some(stream), .. }) => {
                 half.pending.is_empty() && !self.port.is_sending(*stream)
             }
             Some(_) | None => true,
-        };
-        if flushed {
-            self.close(slot, None, CloseMode::Graceful);
         }
     }
 
@@ -580,8 +609,14 @@ impl<P: Port> DataCore<P> {
                 let deadline_ns = idle.received_ns + dead_ns;
                 self.set_deadline(slot, deadline_ns);
             }
+            Phase::Pipe(half) if half.drained_by_ns != 0 && now_ns >= half.drained_by_ns => {
+                self.close(slot, Some(DropReason::PeerNotReading), CloseMode::Graceful);
+            }
             Phase::Pipe(half) if now_ns < half.active_ns + pipe_idle_ns => {
-                let deadline_ns = half.active_ns + pipe_idle_ns;
+                let deadline_ns = match half.drained_by_ns {
+                    0 => half.active_ns + pipe_idle_ns,
+                    drained_by_ns => drained_by_ns.min(half.active_ns + pipe_idle_ns),
+                };
                 self.set_deadline(slot, deadline_ns);
             }
             Phase::Pipe(_) => {

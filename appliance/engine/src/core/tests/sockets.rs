@@ -149,6 +149,58 @@ fn end_of_one_side_ends_the_other_alike_and_leaves_nothing() {
 }
 
 #[test]
+fn what_was_taken_from_both_sides_goes_out_before_a_pipe_ends() {
+    let mut bench = Bench::new(1, 16, 0);
+    let (caller, node) = bench.pipe(TIGHT_BYTES);
+    bench.send(node.socket, &[2; 12_000]);
+    bench.send(caller.socket, &[1; 5_000]);
+    bench.end(caller.socket, PeerEnd::Finished);
+    assert_read(&mut bench, node, 1, 5_000);
+    let got = bench.read_all(caller.socket);
+    let (taken, sent) = totals(&bench, node);
+    assert_eq!((taken, sent), (got.len() as u64, 5_000), "bytes that were taken did not go out");
+    assert!(taken > 2 * 4096, "nothing waited");
+    assert_eq!((bench.ended(caller.tag), bench.ended(node.tag)), (Some(None), Some(None)));
+    let ends = [caller, node].map(|side| bench.end_seen(side.socket));
+    assert_eq!(ends, [Some(CloseMode::Graceful); 2]);
+    bench.assert_nothing_is_left();
+}
+
+#[test]
+fn end_of_a_side_that_takes_nothing_more_does_not_cut_off_what_it_sent() {
+    let mut bench = Bench::new(1, 16, 0);
+    let (caller, node) = bench.pipe(TIGHT_BYTES);
+    bench.send(node.socket, &[2; 12_000]);
+    bench.send(caller.socket, &[1; 5_000]);
+    bench.end(caller.socket, PeerEnd::Finished);
+    bench.settle();
+    // What is on its way to it from here on is answered with a reset.
+    bench.end(caller.socket, PeerEnd::Closed);
+    assert_read(&mut bench, node, 1, 5_000);
+    assert_eq!(bench.end_seen(node.socket), Some(CloseMode::Graceful));
+    let reasons = [caller, node].map(|side| bench.ended(side.tag));
+    assert!(reasons.contains(&Some(Some(DropReason::PipeReset))), "{reasons:?}");
+    bench.assert_nothing_is_left();
+}
+
+#[test]
+fn ended_side_that_does_not_read_keeps_the_other_waiting_for_a_while_only() {
+    let mut bench = Bench::new(1, 16, 0);
+    let (caller, node) = bench.pipe(TIGHT_BYTES);
+    bench.send(node.socket, &[2; 12_000]);
+    bench.settle();
+    bench.end(caller.socket, PeerEnd::Finished);
+    bench.settle();
+    assert_eq!(bench.end_seen(node.socket), None);
+    bench.settle_after(SEND_STALL_TIMEOUT + Duration::from_secs(1));
+    assert_eq!(bench.end_seen(node.socket), Some(CloseMode::Graceful));
+    let reasons = [caller, node].map(|side| bench.ended(side.tag));
+    assert_eq!(reasons, [Some(Some(DropReason::PeerNotReading)), Some(None)]);
+    bench.settle_after(SEND_STALL_TIMEOUT + Duration::from_secs(1));
+    bench.assert_nothing_is_left();
+}
+
+#[test]
 fn closed_stream_whose_peer_does_not_read_is_reset_in_the_end() {
     let mut bench = Bench::new(1, 16, 0);
     let (caller, node) = bench.pipe(TIGHT_BYTES);
@@ -192,4 +244,16 @@ fn assert_read(bench: &mut Bench, side: Known, value: u8, count: usize) {
     let bytes = bench.read_all(side.socket);
     assert_eq!(bytes.len(), count);
     assert!(bytes.iter().all(|byte| *byte == value));
+}
+
+/// Bytes that came from one side of a pipe, and went there.
+fn totals(bench: &Bench, side: Known) -> (u64, u64) {
+    let mut reports = bench.reports.iter();
+    let told = reports.find_map(|report| match *report {
+        Report::SocketClosed { socket, bytes_in, bytes_out, .. } if socket == side.tag => {
+            Some((bytes_in, bytes_out))
+        }
+        _ => None,
+    });
+    told.expect("a pipe that has ended")
 }
