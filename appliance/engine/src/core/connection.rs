@@ -34,8 +34,9 @@ pub(super) struct Connection {
     pub(super) accepted_ns: u64,
     /// When something is to be done about it unless something else happens; `u64::MAX`: never.
     pub(super) deadline_ns: u64,
-    /// Whether the wheel holds an entry at or before the deadline.
-    pub(super) timer_set: bool,
+    /// When its entry in the wheel is due, at or before the deadline; `u64::MAX`: there is none.
+    /// Later entries are left over from later deadlines.
+    pub(super) timer_ns: u64,
     /// When the send in flight was submitted; 0: none.
     pub(super) sending_since_ns: u64,
     /// For a link inside a session.
@@ -245,7 +246,7 @@ impl Connection {
             local,
             accepted_ns,
             deadline_ns,
-            timer_set: false,
+            timer_ns: u64::MAX,
             sending_since_ns: 0,
             inside: None,
             network: Network::Tcp,

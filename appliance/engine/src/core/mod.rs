@@ -444,7 +444,11 @@ impl<P: Port> DataCore<P> {
         self.wheel.advance(self.now_ns, &mut fired);
         for (slot, generation) in fired.drain(..) {
             let Some(connection) = self.connections.get_mut(slot, generation) else { continue };
-            connection.timer_set = false;
+            // Left over from before its deadline was moved forward.
+            if connection.timer_ns > self.now_ns {
+                continue;
+            }
+            connection.timer_ns = u64::MAX;
             if connection.deadline_ns > self.now_ns {
                 self.set_timer(slot);
             } else {
@@ -472,21 +476,16 @@ impl<P: Port> DataCore<P> {
     /// out about when the one that is set fires.
     fn set_deadline(&mut self, slot: u32, deadline_ns: u64) {
         let Some(connection) = self.connections.at_mut(slot) else { return };
-        let earlier = deadline_ns < connection.deadline_ns;
         connection.deadline_ns = deadline_ns;
-        if earlier {
-            connection.timer_set = false;
-        }
         self.set_timer(slot);
     }
 
     fn set_timer(&mut self, slot: u32) {
         let generation = self.connections.generation_at(slot);
         if let Some(connection) = self.connections.at_mut(slot)
-            && !connection.timer_set
-            && connection.deadline_ns != u64::MAX
+            && connection.deadline_ns < connection.timer_ns
         {
-            connection.timer_set = true;
+            connection.timer_ns = connection.deadline_ns;
             self.wheel.set(connection.deadline_ns, (slot, generation));
         }
     }

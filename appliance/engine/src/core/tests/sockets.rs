@@ -1,6 +1,8 @@
 //! Raw sockets at their edges: want of blocks, events in any order, ends of every kind.
 
-use super::bench::{Bench, Known, SEND_STALL_TIMEOUT};
+use super::bench::{
+    Bench, HANDSHAKE_TIMEOUT, IDLE_DEAD_AFTER, Known, PIPE_IDLE_TIMEOUT, SEND_STALL_TIMEOUT,
+};
 use crate::control::{Command, Report};
 use crate::port::CloseMode;
 use crate::port::simulated::PeerEnd;
@@ -232,6 +234,30 @@ fn closed_stream_whose_peer_reads_in_time_gets_everything() {
     bench.settle_after(Duration::from_secs(2));
     assert_eq!(bench.ended(other.tag), None);
     assert_eq!(bench.drops(DropReason::PeerNotReading), 0);
+}
+
+// Timers
+
+#[test]
+fn deadline_that_is_moved_again_and_again_leaves_one_timer() {
+    let mut bench = Bench::new(1, 16, 0);
+    let node = bench.idle(0, ROOMY_BYTES);
+    // By then the next thing to happen to it is a ping, which is later than the handoff's deadline.
+    bench.settle_after(HANDSHAKE_TIMEOUT + Duration::from_secs(1));
+    let caller = bench.present(0, ROOMY_BYTES, b"");
+    bench.hand_off(caller, node);
+    // Longer than every deadline that either had before.
+    bench.settle_after(IDLE_DEAD_AFTER);
+    assert_eq!(bench.cores[0].wheel.len(), 2);
+    for _ in 0..10 {
+        bench.send(caller.socket, b"still here");
+        bench.settle_after(PIPE_IDLE_TIMEOUT / 2);
+        assert_eq!(bench.read(node.socket), b"still here");
+        assert_eq!(bench.cores[0].wheel.len(), 2);
+    }
+    close(&mut bench, caller);
+    bench.settle_after(2 * PIPE_IDLE_TIMEOUT);
+    assert_eq!(bench.cores[0].wheel.len(), 0);
 }
 
 fn close(bench: &mut Bench, side: Known) {
