@@ -14,6 +14,7 @@ use crate::snapshot::CoreSnapshot;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -36,6 +37,7 @@ fn data_cores(
         let port = SimulatedPort::new(number, Rc::clone(network), waker, limits).unwrap();
         let parts = CoreParts {
             secret: SecretKey::from_bytes(&[7; 32]).unwrap(),
+            aead: AeadSuite::default(),
             limits: CoreLimits {
                 window_bytes: 1 << 20,
                 queue_bytes: 1 << 20,
