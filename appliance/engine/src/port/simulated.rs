@@ -5,6 +5,10 @@
 //! that a core is given are blank and only tell sockets apart. Events come in an order that the
 //! contract of [`Port`] allows, and not in a kinder one.
 
+mod network;
+
+pub(crate) use network::{Network, PeerEnd, Place, Random, SocketId};
+
 use super::arena::{Arena, ReceiveBuffer};
 use super::waker::Waker;
 use super::{
@@ -13,214 +17,13 @@ use super::{
 };
 use rustix::io::Errno;
 use slab::Slab;
-use socket2::{Domain, Socket as Descriptor, Type};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// Numbers from a seed (splitmix64).
-#[derive(Debug)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    pub(crate) fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-
-    /// From 1 to `most`, which is not 0; small and large ones as often as each other.
-    fn cut(&mut self, most: usize) -> usize {
-        let most = if self.one_in(2) { most.min(8) } else { most };
-        1 + self.below(most as u64) as usize
-    }
-}
-
-/// A socket of a [`Network`], in the order of connecting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SocketId(pub(crate) usize);
-
-/// How a peer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PeerEnd {
-    /// FIN; it still reads.
-    Finished,
-    /// FIN; what is sent to it is answered with RST.
-    Closed,
-    /// RST.
-    Reset,
-}
-
-/// Who has our end of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The listener of the port with this number.
-    Backlog(usize),
-    /// A data core: as a descriptor, in an event or on its way to another core.
-    Core,
-    /// The port with this number.
-    Port(usize, StreamKey),
-    /// Nobody; the socket is closed.
-    Nobody,
-}
-
-/// Both ends of one connection.
-#[derive(Debug)]
-struct Socket {
-    place: Place,
-    /// What the peer has sent and no port has received.
-    incoming: VecDeque<u8>,
-    peer_end: Option<PeerEnd>,
-    /// What a port has sent and the peer has not read, up to `capacity_bytes`.
-    outgoing: VecDeque<u8>,
-    capacity_bytes: usize,
-    our_end: Option<CloseMode>,
-}
-
-/// The sockets of some ports, and the peers' side of them.
-#[derive(Debug)]
-pub(crate) struct Network {
-    pub(crate) random: Random,
-    /// Whether everything that can happen does, as soon as it can.
-    pub(crate) eager: bool,
-    sockets: Vec<Socket>,
-    by_descriptor: BTreeMap<RawFd, SocketId>,
-    /// Descriptors that no socket has.
-    spare: Vec<TcpStream>,
-    blank: TcpStream,
-}
-
-impl Network {
-    /// A network without sockets.
-    ///
-    /// # Errors
-    /// The kernel's refusal of a descriptor.
-    pub(crate) fn new() -> io::Result<Rc<RefCell<Self>>> {
-        let blank = Descriptor::new(Domain::IPV4, Type::STREAM, None)?;
-        Ok(Rc::new(RefCell::new(Self {
-            random: Random(0),
-            eager: false,
-            sockets: Vec::new(),
-            by_descriptor: BTreeMap::new(),
-            spare: Vec::new(),
-            blank: blank.into(),
-        })))
-    }
-
-    /// Connects a peer to the listener of a port. It takes `capacity_bytes` before it reads.
-    pub(crate) fn connect(&mut self, port: usize, capacity_bytes: usize) -> SocketId {
-        self.sockets.push(Socket {
-            place: Place::Backlog(port),
-            incoming: VecDeque::new(),
-            peer_end: None,
-            outgoing: VecDeque::new(),
-            capacity_bytes,
-            our_end: None,
-        });
-        SocketId(self.sockets.len() - 1)
-    }
-
-    /// The peer sends; nothing comes of it on a socket that has ended.
-    pub(crate) fn peer_sends(&mut self, socket: SocketId, bytes: impl IntoIterator<Item = u8>) {
-        let socket = &mut self.sockets[socket.0];
-        if socket.peer_end.is_none() && socket.place != Place::Nobody {
-            socket.incoming.extend(bytes);
-        }
-    }
-
-    /// The peer reads up to so many bytes.
-    pub(crate) fn peer_reads(&mut self, socket: SocketId, bytes: usize) -> Vec<u8> {
-        let socket = &mut self.sockets[socket.0];
-        let bytes = bytes.min(socket.outgoing.len());
-        socket.outgoing.drain(..bytes).collect()
-    }
-
-    /// The peer ends its direction, or everything.
-    pub(crate) fn peer_ends(&mut self, socket: SocketId, end: PeerEnd) {
-        let loses = self.random.one_in(2);
-        let socket = &mut self.sockets[socket.0];
-        if end == PeerEnd::Reset && loses {
-            socket.incoming.clear();
-        }
-        if end != PeerEnd::Finished {
-            socket.outgoing.clear();
-        }
-        socket.peer_end = Some(end);
-    }
-
-    /// How the peer sees its socket end, once it has read what came before.
-    pub(crate) fn end_seen(&self, socket: SocketId) -> Option<CloseMode> {
-        let socket = &self.sockets[socket.0];
-        socket.our_end.filter(|_| socket.outgoing.is_empty())
-    }
-
-    fn descriptor(&mut self, socket: SocketId) -> io::Result<TcpStream> {
-        let descriptor = match self.spare.pop() {
-            Some(descriptor) => descriptor,
-            None => self.blank.try_clone()?,
-        };
-        // A number that is in use belongs to a socket that its core has dropped.
-        let earlier = self.by_descriptor.insert(descriptor.as_raw_fd(), socket);
-        if let Some(earlier) = earlier {
-            self.end(earlier, CloseMode::Graceful);
-        }
-        self.sockets[socket.0].place = Place::Core;
-        Ok(descriptor)
-    }
-
-    /// Takes a descriptor back from a core.
-    fn hand_in(&mut self, descriptor: &TcpStream) -> SocketId {
-        let socket = self.by_descriptor.remove(&descriptor.as_raw_fd());
-        let socket = socket.expect("a descriptor of this network");
-        assert_eq!(self.sockets[socket.0].place, Place::Core, "{socket:?} has two owners");
-        socket
-    }
-
-    fn end(&mut self, socket: SocketId, mode: CloseMode) {
-        let loses = mode == CloseMode::Reset && self.random.one_in(2);
-        let socket = &mut self.sockets[socket.0];
-        socket.place = Place::Nobody;
-        socket.our_end = Some(mode);
-        if loses {
-            socket.outgoing.clear();
-        }
-    }
-
-    /// Sends a part of what is left. `None`: the peer takes nothing now.
-    fn take(&mut self, socket: SocketId, bytes: &mut dyn Iterator<Item = u8>) -> io::Result<usize> {
-        let eager = self.eager;
-        let socket = &mut self.sockets[socket.0];
-        match socket.peer_end {
-            Some(PeerEnd::Reset) => return Err(Errno::CONNRESET.into()),
-            Some(PeerEnd::Closed) => {
-                socket.peer_end = Some(PeerEnd::Reset);
-                return Ok(bytes.count());
-            }
-            Some(PeerEnd::Finished) | None => {}
-        }
-        let room = socket.capacity_bytes.saturating_sub(socket.outgoing.len());
-        if room == 0 {
-            return Ok(0);
-        }
-        let most = if eager { room } else { self.random.cut(room) };
-        let before = socket.outgoing.len();
-        socket.outgoing.extend(bytes.take(most));
-        Ok(socket.outgoing.len() - before)
-    }
-}
 
 /// Where a stream is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +75,15 @@ pub(crate) struct SimulatedPort {
     pending: VecDeque<Event>,
     accepting: bool,
     order: Vec<usize>,
+    events: u64,
+    starved: u64,
+}
+
+/// What a port holds of what a core has given it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) blocks: usize,
+    pub(crate) buffers: usize,
 }
 
 impl SimulatedPort {
@@ -296,12 +108,50 @@ impl SimulatedPort {
             pending: VecDeque::new(),
             accepting: true,
             order: Vec::new(),
+            events: 0,
+            starved: 0,
         })
+    }
+
+    /// Every stream that has not ended, with its socket and phase.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = (StreamKey, SocketId, Phase)> {
+        let open = self.streams.iter().filter(|(_, stream)| stream.phase != Phase::Gone);
+        open.map(|(key, stream)| (StreamKey(key as u32), stream.id, stream.phase))
+    }
+
+    /// How many events it has returned.
+    pub(crate) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// How often there was something to receive and no buffer for it.
+    pub(crate) fn starved(&self) -> u64 {
+        self.starved
     }
 
     /// Whether nothing is left of any stream, and no event waits.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.streams.is_empty() && self.pending.is_empty()
+    }
+
+    /// What is in flight or waits in events to be returned.
+    pub(crate) fn held(&self) -> Held {
+        let in_flight = self.streams.iter().filter_map(|(_, stream)| match &stream.sending {
+            Sending::InFlight { segments, .. } => Some(segments),
+            Sending::Nothing | Sending::Reported => None,
+        });
+        let reported = self.pending.iter().filter_map(|event| match event {
+            Event::Sent { segments, .. } => Some(segments),
+            _ => None,
+        });
+        let mut held = Held::default();
+        for segment in in_flight.chain(reported).flatten() {
+            match segment {
+                Segment::Block { .. } => held.blocks += 1,
+                Segment::Receive { .. } => held.buffers += 1,
+            }
+        }
+        held
     }
 
     fn hand_out(&mut self, event: Event, events: &mut Vec<Event>) {
@@ -325,7 +175,7 @@ impl SimulatedPort {
         let listener = ListenerKey(0);
         for number in 0..network.sockets.len() {
             let socket = SocketId(number);
-            let waits = network.sockets[socket.0].place == Place::Backlog(self.number);
+            let waits = network.place(socket) == Place::Backlog(self.number);
             if !waits || !network.eager && network.random.one_in(2) {
                 continue;
             }
@@ -409,7 +259,7 @@ impl SimulatedPort {
     }
 
     fn receive(&mut self, key: StreamKey, events: &mut Vec<Event>) {
-        let Self { streams, network, arena, free, .. } = self;
+        let Self { streams, network, arena, free, starved, .. } = self;
         let Some(stream) = streams.get_mut(key.0 as usize) else { return };
         if !stream.wants_to_receive() {
             return;
@@ -427,7 +277,10 @@ impl SimulatedPort {
             });
             return;
         }
-        let Some(index) = free.pop() else { return };
+        let Some(index) = free.pop() else {
+            *starved += 1;
+            return;
+        };
         let into = arena.free_mut(index);
         let most = into.len().min(socket.incoming.len());
         let bytes = if network.eager { most } else { network.random.cut(most) };
@@ -570,6 +423,7 @@ impl Port for SimulatedPort {
 
     /// Never waits: time passes when the test says so.
     fn wait(&mut self, _timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        let before = events.len();
         while let Some(event) = self.pending.pop_front() {
             self.hand_out(event, events);
         }
@@ -585,6 +439,7 @@ impl Port for SimulatedPort {
             self.progress(StreamKey(key as u32), events);
         }
         self.order = order;
+        self.events += (events.len() - before) as u64;
         Ok(())
     }
 

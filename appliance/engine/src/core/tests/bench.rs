@@ -1,30 +1,20 @@
 //! One or two cores on simulated ports, and peers that do as a test says.
 
-use super::{START_NS, data_cores};
+use super::{NONCE_FIRST_BYTE, START_NS, data_cores, snapshot};
 use crate::clock;
 use crate::control::{Command, Report};
 use crate::core::DataCore;
 use crate::management_end::ManagementEnd;
 use crate::port::simulated::{Network, PeerEnd, Random, SimulatedPort, SocketId};
 use crate::port::{CloseMode, Port, PortLimits};
-use crate::snapshot::{CoreSnapshot, ReloadableLimits};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use waystation_astral::gateway::idle;
-use waystation_relay::access::Access;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, SocketTag};
 
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
-pub(super) const IDLE_PING_INTERVAL: Duration = Duration::from_secs(30);
-pub(super) const IDLE_DEAD_AFTER: Duration = Duration::from_secs(60);
-pub(super) const PIPE_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-pub(super) const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// First byte of every nonce: neither a handshake nor an object starts with it (spec §11.2).
-const NONCE_FIRST_BYTE: u64 = 0x11 << 56;
 /// Turns of every core after which nothing is under way.
 const SETTLED_TURNS: usize = 12;
 
@@ -55,7 +45,7 @@ impl Bench {
         network.borrow_mut().eager = true;
         let limits = PortLimits { receive_buffers: 16, receive_buffer_bytes: 4096, streams: 64 };
         let (cores, management) =
-            data_cores(cores, &network, limits, blocks, &Arc::new(snapshot()));
+            data_cores(cores, &network, limits, blocks, &Arc::new(snapshot(0)));
         Self { network, cores, management, now_ns: START_NS, nonces: 0, reports: Vec::new() }
     }
 
@@ -210,25 +200,4 @@ impl Bench {
     pub(super) fn end_seen(&self, socket: SocketId) -> Option<CloseMode> {
         self.network.borrow().end_seen(socket)
     }
-}
-
-fn snapshot() -> CoreSnapshot {
-    let long = Duration::from_secs(3600);
-    let limits = ReloadableLimits {
-        sessions_per_link: 10,
-        sessions: 10,
-        query_timeout: long,
-        links: 10,
-        half_open: 50,
-        sockets: 50,
-        handshake_timeout: HANDSHAKE_TIMEOUT,
-        ping_interval: long,
-        ping_timeout: long,
-        send_stall_timeout: SEND_STALL_TIMEOUT,
-        idle_ping_interval: IDLE_PING_INTERVAL,
-        idle_dead_after: IDLE_DEAD_AFTER,
-        pipe_idle_timeout: PIPE_IDLE_TIMEOUT,
-        link_idle_timeout: None,
-    };
-    CoreSnapshot { epoch: 0, access: Access::Everyone, limits }
 }

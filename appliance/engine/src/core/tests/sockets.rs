@@ -1,8 +1,7 @@
 //! Raw sockets at their edges: want of blocks, events in any order, ends of every kind.
 
-use super::bench::{
-    Bench, HANDSHAKE_TIMEOUT, IDLE_DEAD_AFTER, Known, PIPE_IDLE_TIMEOUT, SEND_STALL_TIMEOUT,
-};
+use super::bench::{Bench, Known};
+use super::{HANDSHAKE_TIMEOUT, IDLE_DEAD_AFTER, PIPE_IDLE_TIMEOUT, SEND_STALL_TIMEOUT};
 use crate::control::{Command, Report};
 use crate::port::CloseMode;
 use crate::port::simulated::PeerEnd;
