@@ -13,6 +13,7 @@ mod establish;
 mod frames;
 mod ingress;
 mod links;
+mod pipes;
 mod sockets;
 #[cfg(test)]
 mod tests;
