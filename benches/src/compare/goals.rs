@@ -101,17 +101,18 @@ const fn goal(
     Goal { case, measure, contender, against: Against::Contender(against), bound }
 }
 
-const fn fixed(case: &'static str, measure: Measure, name: &'static str, value: f64) -> Goal {
-    Goal {
-        case,
-        measure,
-        contender: WAYSTATION,
-        against: Against::Figure { name, value },
-        bound: Bound::AtMost(0.10),
-    }
+/// Against a figure that was taken elsewhere, or 1.
+const fn fixed(
+    case: &'static str,
+    measure: Measure,
+    contender: &'static str,
+    (name, value): (&'static str, f64),
+    bound: Bound,
+) -> Goal {
+    Goal { case, measure, contender, against: Against::Figure { name, value }, bound }
 }
 
-use Bound::AtMost;
+use Bound::{AtLeast, AtMost};
 
 /// Every row, by number.
 pub const ROWS: &[Row] = &[
@@ -209,7 +210,10 @@ pub const ROWS: &[Row] = &[
         name: "idle-memory",
         workload: "resident memory of the relay's process that each of 1000 further idle links \
                    costs, after a first hundred",
-        goals: &[goal("idle links", Measure::KibibytesPerLink, WAYSTATION, LIBP2P, AtMost(0.13))],
+        goals: &[
+            goal("idle links", Measure::KibibytesPerLink, WAYSTATION, LIBP2P, AtMost(0.13)),
+            fixed("idle links", Measure::KibibytesPerLink, WAYSTATION, ("8 KiB", 8.0), AtMost(1.0)),
+        ],
     },
     Row {
         number: 12,
@@ -218,13 +222,13 @@ pub const ROWS: &[Row] = &[
                    the second core shares its processor with the generator",
         goals: &[
             goal("4 x 1 KiB", COST, TWO_CORES, ONE_CORE, AtMost(1.25)),
-            Goal {
-                case: "4 x 1 KiB",
-                measure: Measure::SameCoreShare,
-                contender: TWO_CORES,
-                against: Against::Figure { name: "all of it", value: 1.0 },
-                bound: Bound::AtLeast(0.95),
-            },
+            fixed(
+                "4 x 1 KiB",
+                Measure::SameCoreShare,
+                TWO_CORES,
+                ("all of it", 1.0),
+                AtLeast(0.95),
+            ),
         ],
     },
     Row {
@@ -241,13 +245,13 @@ pub const ROWS: &[Row] = &[
                    8 KiB in a closed loop with 64 in flight; 16 flows of 8 KiB in closed loops",
         goals: &[
             goal("15 mice", Measure::LatencyP99Microseconds, BESIDE_ELEPHANT, ALONE, AtMost(3.0)),
-            Goal {
-                case: "16 greedy",
-                measure: Measure::JainIndex,
-                contender: WAYSTATION,
-                against: Against::Figure { name: "equal shares", value: 1.0 },
-                bound: Bound::AtLeast(0.95),
-            },
+            fixed(
+                "16 greedy",
+                Measure::JainIndex,
+                WAYSTATION,
+                ("equal shares", 1.0),
+                AtLeast(0.95),
+            ),
         ],
     },
     Row {
@@ -255,13 +259,13 @@ pub const ROWS: &[Row] = &[
         name: "handshakes",
         workload: "connections that shake hands and end, per second of the data core, against the \
                    curve and cipher operations of a responder alone",
-        goals: &[Goal {
-            case: "handshakes",
-            measure: Measure::HandshakesPerProcessorSecond,
-            contender: WAYSTATION,
-            against: Against::Contender(BARE),
-            bound: Bound::AtLeast(0.85),
-        }],
+        goals: &[goal(
+            "handshakes",
+            Measure::HandshakesPerProcessorSecond,
+            WAYSTATION,
+            BARE,
+            AtLeast(0.85),
+        )],
     },
     Row {
         number: 16,
@@ -272,10 +276,17 @@ pub const ROWS: &[Row] = &[
             fixed(
                 "8 KiB frames, bulk",
                 Measure::ProcessorSecondsPerGigabyte,
-                "stock gateway, 12.8 s/GB",
-                12.8,
+                WAYSTATION,
+                ("stock gateway, 12.8 s/GB", 12.8),
+                AtMost(0.10),
             ),
-            fixed("1 KiB ping-pong", COST, "stock gateway, 202 us", 202.0),
+            fixed(
+                "1 KiB ping-pong",
+                COST,
+                WAYSTATION,
+                ("stock gateway, 202 us", 202.0),
+                AtMost(0.10),
+            ),
         ],
     },
 ];
@@ -326,6 +337,6 @@ mod tests {
     #[test]
     fn bounds_include_their_limit() {
         assert!(AtMost(1.08).holds(1.08) && !AtMost(1.08).holds(1.081));
-        assert!(Bound::AtLeast(0.95).holds(0.95) && !Bound::AtLeast(0.95).holds(0.949));
+        assert!(AtLeast(0.95).holds(0.95) && !AtLeast(0.95).holds(0.949));
     }
 }
