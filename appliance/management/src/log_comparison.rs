@@ -5,11 +5,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{
     IntervalLogHistogram, IntervalLogIterator, LogEntry, LogIteratorError,
 };
+use hdrhistogram::{AdditionError, Histogram};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub enum ReadLogError {
     /// What should be a compressed histogram is none.
     #[error("line {line}: the histogram of {tag} cannot be read")]
     Histogram { line: usize, tag: String },
+    /// The histograms of a tag have ranges that no one histogram has.
+    #[error("the histograms of {tag} cannot be added up: {error}")]
+    Sum { tag: String, error: AdditionError },
     /// More tags than [`TAGS_MAX`].
     #[error("line {line}: more than {TAGS_MAX} tags")]
     TooManyTags { line: usize },
@@ -52,8 +55,9 @@ struct Series {
     last: Histogram<u64>,
 }
 
-/// Reads a log, whose last line must end like the others. Intervals of a tag are added up; of lines that begin at the same time the last
-/// counts, because totals that were written again and again hold each other.
+/// Reads a log, whose last line must end like the others. Intervals of a tag are added up; of lines
+/// that begin at the same time the last counts, because totals that were written again and again
+/// hold each other.
 ///
 /// # Errors
 /// See [`ReadLogError`].
@@ -73,7 +77,7 @@ pub fn read_log(log: &[u8]) -> Result<ReadLog, ReadLogError> {
         let start = interval.start_timestamp();
         if let Some(series) = series.get_mut(tag) {
             let added = series.add(start, histogram);
-            added.ok_or_else(|| ReadLogError::Histogram { line: line(), tag: tag.to_owned() })?;
+            added.map_err(|error| ReadLogError::Sum { tag: tag.to_owned(), error })?;
         } else {
             let before = empty(&histogram);
             series.insert(tag.to_owned(), Series { before, last_start: start, last: histogram });
@@ -82,24 +86,26 @@ pub fn read_log(log: &[u8]) -> Result<ReadLog, ReadLogError> {
     if series.is_empty() {
         return Err(ReadLogError::Empty);
     }
-    let whole = series.into_iter().filter_map(|(tag, series)| Some((tag, series.whole()?)));
-    Ok(ReadLog { histograms: whole.collect() })
+    let whole = series.into_iter().map(|(tag, series)| match series.whole() {
+        Ok(histogram) => Ok((tag, histogram)),
+        Err(error) => Err(ReadLogError::Sum { tag, error }),
+    });
+    Ok(ReadLog { histograms: whole.collect::<Result<_, _>>()? })
 }
 
 impl Series {
-    /// `None`: the ranges of the histograms cannot be brought together.
-    fn add(&mut self, start: Duration, histogram: Histogram<u64>) -> Option<()> {
+    fn add(&mut self, start: Duration, histogram: Histogram<u64>) -> Result<(), AdditionError> {
         let previous = std::mem::replace(&mut self.last, histogram);
         if start != self.last_start {
-            self.before.add(previous).ok()?;
+            self.before.add(previous)?;
             self.last_start = start;
         }
-        Some(())
+        Ok(())
     }
 
-    fn whole(mut self) -> Option<Histogram<u64>> {
-        self.before.add(self.last).ok()?;
-        Some(self.before)
+    fn whole(mut self) -> Result<Histogram<u64>, AdditionError> {
+        self.before.add(self.last)?;
+        Ok(self.before)
     }
 }
 
