@@ -29,11 +29,11 @@ pub const BLOCKS_RESERVED: usize = 16;
 pub const IN_PLACE_MIN_BYTES: usize = 24 * 1024;
 
 /// What one link may have done for it in one turn before its further input waits for others, in the
-/// time it takes to open and seal so many bytes: two receive buffers of bulk, some 150 µs.
+/// time it takes to open and seal so many bytes: two receive buffers of bulk.
 pub const SHARE_BYTES: usize = 128 * 1024;
 
-/// What is done in one turn for all connections whose input waits: some 300 µs, which is what others
-/// may find themselves waiting for.
+/// What is done in one turn for all connections whose input waits, and again for links inside
+/// sessions: what others may find themselves waiting for.
 pub const WAITING_SHARE_BYTES: usize = 256 * 1024;
 
 /// What a record costs besides its bytes: the fixed part of four AEAD calls.

@@ -227,8 +227,9 @@ impl<P: Port> DataCore<P> {
         let (sealed, spent_bytes) = (step.sealed.take(), step.budget.spent_bytes());
         self.restore_phase(slot, phase, before);
         self.send_plain();
-        self.attach_sealed(sealed, &mut waiting);
-        match outcome {
+        let attached =
+            self.attach_sealed(sealed, &mut waiting, matches!(outcome, Ok(Fed::Stopped)));
+        match outcome.and_then(|fed| attached.map(|()| fed)) {
             Ok(Fed::Stopped) => return (Some(waiting), spent_bytes),
             Ok(Fed::All) => self.discard(waiting),
             Err(failure) => {
@@ -239,26 +240,44 @@ impl<P: Port> DataCore<P> {
         (None, spent_bytes)
     }
 
-    /// Sends a buffer on with the payload that was sealed in it. What it holds besides and is not
-    /// dealt with yet goes on in a copy.
-    fn attach_sealed(&mut self, sealed: Option<SealedInPlace>, waiting: &mut Waiting) {
-        let Some(SealedInPlace { link, record, place }) = sealed else { return };
-        let Some(Some(side)) = self.fabric.sides.get_mut(link as usize) else { return };
-        let Input::Buffer(buffer) = &waiting.input else { return };
-        let rest = &self.port.bytes_mut(buffer)[waiting.progress.cursor..];
-        let copy = match rest.is_empty() {
-            true => Input::Gone,
-            false => {
-                // A step stops with something sealed only when there is a block.
-                let Some(mut block) = self.fabric.pool.take() else { return };
-                block[..rest.len()].copy_from_slice(rest);
-                Input::Copy(block, rest.len())
-            }
+    /// Sends a buffer on with the payload that was sealed in it, whatever becomes of its link: the
+    /// other side's next record can only be opened after this one. What it holds besides goes on in
+    /// a copy if the step has stopped before its end.
+    fn attach_sealed(
+        &mut self,
+        sealed: Option<SealedInPlace>,
+        waiting: &mut Waiting,
+        stopped: bool,
+    ) -> Result<(), Failure> {
+        let Some(SealedInPlace { link, record, place }) = sealed else { return Ok(()) };
+        let Input::Buffer(buffer) = &waiting.input else { return Ok(()) };
+        let rest = match stopped {
+            true => &self.port.bytes_mut(buffer)[waiting.progress.cursor..],
+            false => &mut [],
         };
-        waiting.progress.cursor = 0;
-        if let Input::Buffer(buffer) = std::mem::replace(&mut waiting.input, copy) {
-            side.output.attach(place, Segment::Receive { buffer, range: record });
+        let mut copied = Ok(());
+        let mut input = Input::Gone;
+        if !rest.is_empty() {
+            // A step stops with something sealed only when there is a block.
+            match self.fabric.pool.take() {
+                Some(mut block) => {
+                    block[..rest.len()].copy_from_slice(rest);
+                    input = Input::Copy(block, rest.len());
+                }
+                None => copied = Err(Failure::Dropped(DropReason::BufferExhausted)),
+            }
         }
+        waiting.progress.cursor = 0;
+        let received = std::mem::replace(&mut waiting.input, input);
+        let side = self.fabric.sides.get_mut(link as usize).and_then(Option::as_deref_mut);
+        match (received, side) {
+            (Input::Buffer(buffer), Some(side)) => {
+                side.output.attach(place, Segment::Receive { buffer, range: record });
+            }
+            (Input::Buffer(buffer), None) => self.port.release(buffer),
+            _ => {}
+        }
+        copied
     }
 
     fn discard(&mut self, mut waiting: Waiting) {

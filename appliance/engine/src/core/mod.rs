@@ -230,11 +230,11 @@ impl<P: Port> DataCore<P> {
 
     /// How long this core may sleep.
     fn wait_ns(&self) -> u64 {
-        if self.fabric.mesh.is_backed_up() || self.fabric.has_unsent_reports() {
-            return RETRY_NS;
-        }
         if !self.ingress.is_empty() || !self.fabric.inner_inbox.is_empty() {
             return 0;
+        }
+        if self.fabric.mesh.is_backed_up() || self.fabric.has_unsent_reports() {
+            return RETRY_NS;
         }
         let idle_ns = u64::try_from(IDLE_WAIT.as_nanos()).unwrap_or(u64::MAX);
         let paced = self.paced.peek().map(|&Reverse((ready_ns, _, _))| ready_ns);

@@ -165,3 +165,51 @@ fn keeps_order<P: Port>(bench: &mut Bench<P>) {
 fn payload_and_floods_in_one_buffer_arrive_whole_and_in_order() {
     on_every_port(keeps_order, keeps_order);
 }
+
+/// A payload is sealed for its receiver before the sender turns out to break the rules.
+fn sends_what_was_sealed<P: Port>(bench: &mut Bench<P>) {
+    const FRAME_BYTES: u64 = 26 * 1024;
+    let (mut caller, mut target) = (link(bench, 0x51), link(bench, 0x52));
+    let up = bench.ups[1].clone();
+    let taking = std::thread::spawn(move || {
+        target.accept(WINDOW);
+        let mut received = Vec::new();
+        target.read_until(|heard, _| match heard {
+            Heard::Payload(_, payload) => {
+                received.extend_from_slice(payload);
+                false
+            }
+            heard => {
+                assert!(matches!(heard, Heard::Frame(Frame::Reset { .. })), "{heard:?}");
+                true
+            }
+        });
+        // Records behind it can be opened, too.
+        target.send_frame(&Frame::Ping { nonce: 1, pong: false });
+        target.read_until(|heard, _| matches!(heard, Heard::Frame(Frame::Ping { pong: true, .. })));
+        received
+    });
+    caller.send_frame(&Frame::Query { nonce: 5, window: WINDOW, query: ROUTE });
+    bench.offer_to(up.identity);
+    let giving = std::thread::spawn(move || {
+        caller.read_until(|heard, _| matches!(heard, Heard::Frame(Frame::Response { .. })));
+        let payload: Vec<u8> = (0..FRAME_BYTES).map(pattern).collect();
+        let mut frame = Vec::new();
+        Frame::Data { nonce: 5, payload: &payload }.encode_to_vec(Profile::P4, &mut frame).unwrap();
+        let mut bytes = vec![0; frame.len() + 34];
+        bytes[18..18 + frame.len()].copy_from_slice(&frame);
+        caller.sealer.seal_in_place(&mut bytes).unwrap();
+        bytes.extend([7; 64]);
+        std::io::Write::write_all(&mut caller.stream, &bytes).unwrap();
+        caller.read_to_the_end()
+    });
+    let _ended = finish(bench, giving);
+    let received = finish(bench, taking);
+    assert!(received.into_iter().eq((0..FRAME_BYTES).map(pattern)), "other bytes arrived");
+    bench.assert_everything_came_back();
+}
+
+#[test]
+fn payload_in_front_of_a_bad_record_still_arrives() {
+    on_every_port(sends_what_was_sealed, sends_what_was_sealed);
+}
