@@ -24,6 +24,12 @@ pub fn fast_binary() -> PathBuf {
     std::env::var_os("WAYSTATION_BINARY").map_or_else(binary, PathBuf::from)
 }
 
+/// Whether [`fast_binary`] is a program as it is installed. One that was not optimised takes an order
+/// of magnitude longer for each frame.
+pub fn is_fast() -> bool {
+    !cfg!(debug_assertions) || std::env::var_os("WAYSTATION_BINARY").is_some()
+}
+
 /// A command without the variables that tell the program where to keep things.
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
