@@ -15,6 +15,7 @@ use std::sync::Arc;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag, SocketTag};
 use waystation_relay::leg::Signal;
+use waystation_relay::limiting::Limit;
 use waystation_relay::quota::Quota;
 
 /// Bytes of the largest entry without payload.
@@ -291,6 +292,7 @@ const KIND_END: u8 = 4;
 const KIND_CONSUMED: u8 = 5;
 const KIND_ABORT: u8 = 6;
 const KIND_JOINED: u8 = 7;
+const KIND_LIMITED: u8 = 8;
 
 impl Batch {
     fn write(&mut self, bytes: &[u8]) {
@@ -344,6 +346,10 @@ impl Batch {
             Signal::Consumed { to, bytes } => {
                 self.write_head(KIND_CONSUMED, to);
                 self.write(&bytes.to_ne_bytes());
+            }
+            Signal::Limited { to, limit } => {
+                self.write_head(KIND_LIMITED, to);
+                self.write(&[limit.map_or(u8::MAX, |limit| limit as u8)]);
             }
         }
     }
@@ -406,6 +412,10 @@ impl<'a> Iterator for Entries<'a> {
             KIND_END => Signal::End { to },
             KIND_ABORT => Signal::Abort { to },
             KIND_CONSUMED => Signal::Consumed { to, bytes: self.u32()? },
+            KIND_LIMITED => {
+                let [limit] = self.array()?;
+                Signal::Limited { to, limit: Limit::ALL.get(usize::from(limit)).copied() }
+            }
             other => unreachable!("a batch of this process has no entry of kind {other}"),
         };
         Some(Entry::Signal(signal))
@@ -439,6 +449,8 @@ mod tests {
             Signal::Consumed { to: leg(1, 5), bytes: 77 },
             Signal::End { to: leg(1, 5) },
             Signal::Abort { to: leg(1, 5) },
+            Signal::Limited { to: leg(1, 5), limit: Some(Limit::Credit) },
+            Signal::Limited { to: leg(1, 5), limit: None },
         ];
         for signal in signals {
             one.push_signal(signal, &mut pool).unwrap();

@@ -5,6 +5,7 @@
 use crate::chunk_queue::ChunkQueue;
 use crate::drop_reason::DropReason;
 use crate::ids::{CoreId, LegTag};
+use crate::limiting::{Limit, LimitClock};
 use crate::quota::Quota;
 use std::sync::Arc;
 
@@ -159,6 +160,11 @@ pub struct Leg {
     pub opened_ns: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// What its own queued bytes wait for.
+    pub limit: Option<Limit>,
+    /// What those of its own sender wait for at the other leg.
+    pub held: Option<Limit>,
+    pub limit_clock: LimitClock,
 }
 
 impl Leg {
@@ -191,6 +197,8 @@ pub enum Signal {
     Abort { to: LegTag },
     /// So many bytes of the sender behind `to` were passed on.
     Consumed { to: LegTag, bytes: u32 },
+    /// What the sender behind `to` has sent waits for this now, or for nothing.
+    Limited { to: LegTag, limit: Option<Limit> },
 }
 
 impl Signal {
@@ -203,7 +211,8 @@ impl Signal {
             | Self::Rejected { to, .. }
             | Self::End { to }
             | Self::Abort { to }
-            | Self::Consumed { to, .. } => to,
+            | Self::Consumed { to, .. }
+            | Self::Limited { to, .. } => to,
         }
     }
 

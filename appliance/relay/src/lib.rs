@@ -10,6 +10,7 @@ pub mod chunk_queue;
 pub mod drop_reason;
 pub mod ids;
 pub mod leg;
+pub mod limiting;
 pub mod limits;
 pub mod quota;
 pub mod slots;

@@ -10,6 +10,7 @@
 
 mod credit;
 mod ending;
+mod limiting;
 mod local;
 mod migration;
 mod pacing;
@@ -21,9 +22,11 @@ use crate::chunk_queue::ChunkPool;
 use crate::drop_reason::{DropCounters, DropReason};
 use crate::ids::{CoreId, LegTag};
 use crate::leg::{Leg, LegKind, LegState, MigrationStep, Other, Signal};
+use crate::limiting::Intervals;
 use crate::limits::{RESET_GRACE_NS, STALE_DEADLINES_FACTOR, STALE_DEADLINES_MIN};
 use crate::quota::Quota;
 use crate::slots::Slots;
+use limiting::LinkLimits;
 use pacing::Pacing;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -32,6 +35,7 @@ use waystation_astral::frame::{Frame, Profile};
 use waystation_astral::identity::Identity;
 use waystation_astral::operations;
 
+pub use limiting::LinkLimitTimes;
 pub use migration::Migration;
 
 /// Code of every rejection of our own (spec §8.4): there is no other that all eras share.
@@ -165,6 +169,9 @@ pub struct Switch {
     deadlines: Deadlines,
     drops: DropCounters,
     counters: SwitchCounters,
+    /// When this turn began.
+    now_ns: u64,
+    intervals: Intervals,
 }
 
 #[derive(Debug)]
@@ -177,6 +184,7 @@ struct LinkSessions {
     quota: Option<Arc<Quota>>,
     /// Sources that have legs whose queued bytes may go out, each once, in turn.
     turns: VecDeque<u32>,
+    limits: LinkLimits,
 }
 
 /// Legs waiting for a time. Every list is in order of time: each has one delay, and what is
@@ -206,6 +214,8 @@ impl Switch {
             deadlines: Deadlines::default(),
             drops: DropCounters::default(),
             counters: SwitchCounters::default(),
+            now_ns: 0,
+            intervals: Intervals::default(),
         }
     }
 
@@ -242,6 +252,7 @@ impl Switch {
                 ended: VecDeque::new(),
                 quota: None,
                 turns: VecDeque::new(),
+                limits: LinkLimits::default(),
             });
         }
     }
@@ -325,6 +336,7 @@ impl Switch {
         };
         leg.credit = leg.credit.saturating_add(u64::from(bytes));
         self.make_ready(slot);
+        self.settle();
     }
 
     /// A reset arrived on a link.
@@ -443,9 +455,9 @@ impl Switch {
             Err(_) => {
                 self.drops.count(DropReason::BufferExhausted, payload.len());
                 self.close_and_reset(slot);
-                self.settle();
             }
         }
+        self.settle();
     }
 
     /// What another leg has told one of this core.
@@ -517,6 +529,7 @@ impl Switch {
 
     /// Ends what has waited too long and lets go what was held back.
     pub fn tick(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
         while let Some(tag) = pop_due(&mut self.deadlines.holds, now_ns) {
             if let Some(leg) = self.legs.get_mut(tag.slot, tag.generation) {
                 leg.hold_until_ns = 0;

@@ -117,6 +117,7 @@ impl Switch {
 
     pub(super) fn remove(&mut self, slot: u32) {
         let tag = self.tag(slot);
+        self.forget_limits(slot);
         let Some(mut leg) = self.legs.remove(slot) else { return };
         self.pool.clear(&mut leg.queue);
         self.forget_moving(&mut leg);

@@ -54,18 +54,20 @@ impl Switch {
             let frame = Frame::Migrate { nonce };
             self.effects.push(Effect::Frame { link: entry.link, frame });
         }
+        self.note_limit(slot);
         // So that no query takes the nonce meanwhile, and a reset on the new link finds its leg.
         if let Some(sessions) = self.link_mut(to_link) {
             sessions.by_nonce.insert(nonce, slot);
         }
         let step = MigrationStep::Begun { leg, window_bytes };
         self.effects.push(Effect::Migration { operation, step });
+        self.settle();
     }
 
     /// The peer's marker arrived on a link.
     pub fn migrate(&mut self, link: u32, nonce: u64) {
         let window = u64::from(self.limits.window_bytes);
-        let moved = self.find_mut(link, nonce).and_then(|(_, leg)| {
+        let moved = self.find_mut(link, nonce).and_then(|(slot, leg)| {
             let old_link = leg.link;
             let moving = leg.moving.as_deref_mut().filter(|moving| !moving.arrived)?;
             if old_link != link {
@@ -83,21 +85,22 @@ impl Switch {
             let missing = window.saturating_sub(granted);
             moving.withheld_bytes = u32::try_from(missing).unwrap_or(u32::MAX);
             leg.window_left = u64::from(moving.window_bytes) + missing;
-            Some((operation, leg.other, moving.to_link))
+            Some((slot, operation, leg.other, moving.to_link))
         });
-        let Some((operation, other, to_link)) = moved else {
+        let Some((slot, operation, other, to_link)) = moved else {
             self.drops.count(DropReason::UnknownSessionIgnored, 0);
             return;
         };
         if let Some(sessions) = self.link_mut(link) {
             sessions.by_nonce.remove(&nonce);
         }
+        self.carry_limits(slot, link);
         self.effects.push(Effect::Migration { operation, step: MigrationStep::Arrived });
         if let Other::Leg(to) = other {
             // The old link's place may soon be a stranger's, who must not share this one's turns.
             self.tell(Signal::Joined { to, core: self.core, link: to_link });
-            self.settle();
         }
+        self.settle();
     }
 
     /// The peer is ready on the new link: what was held back goes on there.
@@ -110,6 +113,7 @@ impl Switch {
             }
             self.make_ready(tag.slot);
             self.finish_if_drained(tag.slot);
+            self.settle();
         }
     }
 

@@ -139,6 +139,7 @@ impl Switch {
         self.pacing.leave(leg);
         leg.pacer = Some(self.pacing.join(quota));
         self.make_ready(tag.slot);
+        self.settle();
     }
 
     /// How many bytes of its queue a leg may send in this turn; `None`: it waits in line now.

@@ -8,6 +8,7 @@ use crate::chunk_queue::ChunkQueue;
 use crate::drop_reason::DropReason;
 use crate::ids::LegTag;
 use crate::leg::{Intake, Leg, LegKind, LegState, Other, Pace, Signal, Source};
+use crate::limiting::LimitClock;
 use crate::limits::{FIRST_DATA_HOLD_NS, LISTED_QUERY_MAX_BYTES};
 use waystation_astral::frame::{Frame, Profile};
 
@@ -76,6 +77,7 @@ impl Switch {
             },
             Signal::Abort { .. } => self.refuse_and_remove(to.slot),
             Signal::Consumed { bytes, .. } => self.return_credit(to.slot, bytes),
+            Signal::Limited { limit, .. } => self.set_held(to.slot, limit),
         }
     }
 
@@ -122,6 +124,9 @@ impl Switch {
             opened_ns: now_ns,
             bytes_in: 0,
             bytes_out: 0,
+            limit: None,
+            held: None,
+            limit_clock: LimitClock::default(),
         });
         if let Some(sessions) = self.link_mut(link) {
             sessions.by_nonce.insert(nonce, slot);

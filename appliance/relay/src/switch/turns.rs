@@ -75,9 +75,17 @@ impl Switch {
     /// link's, unless they are there.
     pub(super) fn make_ready(&mut self, slot: u32) {
         let Some(leg) = self.legs.at_mut(slot) else { return };
-        if leg.in_ready_ring || !leg.may_send() {
+        if leg.in_ready_ring {
             return;
         }
+        if leg.may_send() {
+            self.enter_turns(slot);
+        }
+        self.note_limit(slot);
+    }
+
+    fn enter_turns(&mut self, slot: u32) {
+        let Some(leg) = self.legs.at_mut(slot) else { return };
         let Some(Some(link)) = self.links.get_mut(leg.link as usize) else { return };
         leg.in_ready_ring = true;
         let place = match leg.turn {
@@ -139,5 +147,27 @@ impl Switch {
         } else if turn.left_bytes == 0 {
             sessions.turns.rotate_left(1);
         }
+        self.note_limit(slot);
+    }
+
+    // What is ready on a link, for those that look at all of it
+
+    /// How many sources of a link have legs that are ready.
+    pub(super) fn ready_sources(&self, link: u32) -> usize {
+        self.link(link).map_or(0, |sessions| sessions.turns.len())
+    }
+
+    /// How many legs of its source at this place are ready.
+    pub(super) fn ready_legs(&self, link: u32, place: usize) -> usize {
+        self.ready_turn(link, place).map_or(0, |turn| turn.ready.len())
+    }
+
+    /// One of them.
+    pub(super) fn ready_leg(&self, link: u32, place: usize, position: usize) -> Option<u32> {
+        self.ready_turn(link, place)?.ready.get(position).copied()
+    }
+
+    fn ready_turn(&self, link: u32, place: usize) -> Option<&SourceTurn> {
+        self.turns.sources.at(*self.link(link)?.turns.get(place)?)
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use waystation_relay::ids::LegTag;
 use waystation_relay::leg::{Leg, LegState, Other, Source};
+use waystation_relay::limiting::Limit;
 use waystation_relay::limits::{CHUNK_BYTES, PACE_PIECE_BYTES, RESET_GRACE_NS};
 use waystation_relay::switch::Switch;
 
@@ -46,8 +47,29 @@ impl World {
         let waiting: usize = legs.values().map(|leg| leg.queue.len()).sum();
         let in_use: usize = self.cores.iter().map(Switch::queue_bytes_in_use).sum();
         assert!(in_use <= waiting + legs.len() * 2 * CHUNK_BYTES, "{in_use} bytes for {waiting}");
+        self.check_limits(&legs);
         if self.rings.iter().flatten().all(|ring| ring.is_empty()) {
             check_owners(&legs);
+            check_what_is_told(&legs);
+        }
+    }
+
+    /// What a leg waits for is known at once, and its link counts every leg that waits.
+    fn check_limits(&self, legs: &BTreeMap<LegTag, &Leg>) {
+        for (tag, leg) in legs {
+            let stuck = self.cores[tag.core.index()].is_stuck(leg.link);
+            assert_eq!(leg.limit, leg.held_up_by(stuck), "{leg:?}");
+        }
+        for &Link { core, place, .. } in self.links.iter().filter(|link| link.up) {
+            let on_it = || legs.iter().filter(|(tag, _)| tag.core.index() == core);
+            let on_it = || on_it().map(|(_, leg)| leg).filter(|leg| leg.link == place);
+            for limit in Limit::ALL {
+                let sent = on_it().filter(|leg| leg.held == Some(limit)).count();
+                let due = on_it().filter(|leg| leg.limit == Some(limit)).count();
+                let stuck = limit == Limit::PeerNotReading && self.cores[core].is_stuck(place);
+                let counted = self.cores[core].sessions_held_up(place, limit);
+                assert_eq!(counted, (sent as u32, due as u32 + u32::from(stuck)), "{limit:?}");
+            }
         }
     }
 
@@ -177,6 +199,19 @@ fn check_owners(legs: &BTreeMap<LegTag, &Leg>) {
                 let source = Source::Link { core: tag.core, link: leg.link };
                 assert_eq!(other.source, source, "{to} sends in another's name than {tag}");
             }
+        }
+    }
+}
+
+/// With nothing between cores, a sender's leg knows what its payload waits for at the other one.
+fn check_what_is_told(legs: &BTreeMap<LegTag, &Leg>) {
+    for leg in legs.values() {
+        let other = match leg.other {
+            Other::Leg(to) => legs.get(&to).filter(|other| other.state != LegState::Ending),
+            Other::Management | Other::InnerLink(_) => continue,
+        };
+        if let Some(other) = other {
+            assert_eq!(leg.held, other.limit, "{leg:?}");
         }
     }
 }

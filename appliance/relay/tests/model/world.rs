@@ -227,6 +227,11 @@ impl World {
     fn fill_something(&mut self) {
         let links = self.links_up();
         if let Some(link) = self.random.of(&links) {
+            if self.random.one_in(4) {
+                let (Link { core, place, .. }, stuck) = (&self.links[link], self.random.one_in(2));
+                self.cores[*core].set_stuck(*place, stuck);
+                self.apply_effects(self.links[link].core);
+            }
             let room = 1 + self.random.below(40_000) as usize;
             self.fill(link, room);
         }

@@ -7,6 +7,7 @@
 )]
 
 mod fairness;
+mod limiting;
 mod local;
 mod migration;
 mod quotas;
