@@ -257,6 +257,10 @@ impl Fabric {
                 }
                 None
             }
+            Route::Park { was } => {
+                self.switch.park(was, &piece.buffer[piece.range], self.opened_ns);
+                None
+            }
             Route::Inner { link } => {
                 let bytes = piece.buffer[piece.range].into();
                 let input = InnerInput::Bytes(bytes, InputProgress::default());
@@ -311,6 +315,7 @@ impl Fabric {
                 Route::Queue { leg } => self.switch.enqueue(leg, payload, stamp_ns),
                 // Only legs joined to another core's get payload from there.
                 Route::Cross { .. }
+                | Route::Park { .. }
                 | Route::Inner { .. }
                 | Route::Management { .. }
                 | Route::Nowhere => {}
@@ -356,6 +361,11 @@ impl Fabric {
             Effect::Cross(signal) => {
                 if self.mesh.push_signal(signal, &mut self.pool).is_err() {
                     self.count_drop(DropReason::MeshFull, 0);
+                }
+            }
+            Effect::CrossPayload { to, from, stamp_ns, bytes } => {
+                if self.mesh.push_payload(to, stamp_ns, &bytes, &mut self.pool).is_err() {
+                    self.switch.close_session(from, DropReason::MeshFull);
                 }
             }
             Effect::Ask { leg, link, nonce, query, relayed } => {

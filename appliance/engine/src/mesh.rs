@@ -19,7 +19,7 @@ use waystation_relay::limiting::Limit;
 use waystation_relay::quota::Quota;
 
 /// Bytes of the largest entry without payload.
-const ENTRY_MAX_BYTES: usize = 32;
+const ENTRY_MAX_BYTES: usize = 40;
 /// Bytes in front of the payload of a data entry: kind, leg, length, time.
 const DATA_HEADER_BYTES: usize = 1 + 8 + 4 + 8;
 
@@ -293,6 +293,10 @@ const KIND_CONSUMED: u8 = 5;
 const KIND_ABORT: u8 = 6;
 const KIND_JOINED: u8 = 7;
 const KIND_LIMITED: u8 = 8;
+const KIND_FREEZE: u8 = 9;
+const KIND_FROZEN: u8 = 10;
+const KIND_FREEZE_REFUSED: u8 = 11;
+const KIND_THAWED: u8 = 12;
 
 impl Batch {
     fn write(&mut self, bytes: &[u8]) {
@@ -350,6 +354,25 @@ impl Batch {
             Signal::Limited { to, limit } => {
                 self.write_head(KIND_LIMITED, to);
                 self.write(&[limit.map_or(u8::MAX, |limit| limit as u8)]);
+            }
+            Signal::Freeze { to, from, round } => {
+                self.write_head(KIND_FREEZE, to);
+                self.write_from(from);
+                self.write(&round.to_ne_bytes());
+            }
+            Signal::Frozen { to, round } => {
+                self.write_head(KIND_FROZEN, to);
+                self.write(&round.to_ne_bytes());
+            }
+            Signal::FreezeRefused { to, round } => {
+                self.write_head(KIND_FREEZE_REFUSED, to);
+                self.write(&round.to_ne_bytes());
+            }
+            Signal::Thawed { to, was, from, link } => {
+                self.write_head(KIND_THAWED, to);
+                self.write_from(was);
+                self.write_from(from);
+                self.write(&link.to_ne_bytes());
             }
         }
     }
@@ -416,6 +439,13 @@ impl<'a> Iterator for Entries<'a> {
                 let [limit] = self.array()?;
                 Signal::Limited { to, limit: Limit::ALL.get(usize::from(limit)).copied() }
             }
+            KIND_FREEZE => Signal::Freeze { to, from: self.from()?, round: self.u32()? },
+            KIND_FROZEN => Signal::Frozen { to, round: self.u32()? },
+            KIND_FREEZE_REFUSED => Signal::FreezeRefused { to, round: self.u32()? },
+            KIND_THAWED => {
+                let (was, from) = (self.from()?, self.from()?);
+                Signal::Thawed { to, was, from, link: self.u32()? }
+            }
             other => unreachable!("a batch of this process has no entry of kind {other}"),
         };
         Some(Entry::Signal(signal))
@@ -447,6 +477,10 @@ mod tests {
             Signal::Rejected { to: leg(1, 7), code: 9, reason: Some(DropReason::TargetTimeout) },
             Signal::Rejected { to: leg(1, 7), code: 255, reason: None },
             Signal::Consumed { to: leg(1, 5), bytes: 77 },
+            Signal::Freeze { to: leg(1, 8), from: leg(0, 2), round: 12 },
+            Signal::Frozen { to: leg(1, 8), round: 12 },
+            Signal::FreezeRefused { to: leg(1, 8), round: 13 },
+            Signal::Thawed { to: leg(1, 8), was: leg(0, 2), from: leg(2, 9), link: 6 },
             Signal::End { to: leg(1, 5) },
             Signal::Abort { to: leg(1, 5) },
             Signal::Limited { to: leg(1, 5), limit: Some(Limit::Credit) },

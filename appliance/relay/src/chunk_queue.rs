@@ -119,6 +119,23 @@ impl ChunkPool {
         }
     }
 
+    /// Puts everything of another queue behind what waits in this one.
+    pub fn append(&mut self, queue: &mut ChunkQueue, behind: ChunkQueue) {
+        match self.chunks.get_mut(queue.tail as usize) {
+            Some(tail) => tail.next = behind.head,
+            None => queue.head = behind.head,
+        }
+        if behind.tail != NONE {
+            queue.tail = behind.tail;
+        }
+        queue.bytes += behind.bytes;
+    }
+
+    /// How many bytes more can be taken whatever they are put behind.
+    pub fn room_bytes(&self) -> usize {
+        self.limit.saturating_sub(self.in_use) * CHUNK_BYTES
+    }
+
     /// Forgets everything in a queue.
     pub fn clear(&mut self, queue: &mut ChunkQueue) {
         while let Some(chunk) = self.chunk(queue.head) {
@@ -214,7 +231,13 @@ mod tests {
             let mut models: [VecDeque<u8>; 3] = Default::default();
             let mut next = 0_u8;
             for (which, count, push) in steps {
-                if push {
+                if count % 16 == 0 {
+                    let (to, from) = (which, (which + 1) % 3);
+                    let behind = std::mem::take(&mut queues[from]);
+                    pool.append(&mut queues[to], behind);
+                    let behind = std::mem::take(&mut models[from]);
+                    models[to].extend(behind);
+                } else if push {
                     let bytes: Vec<u8> = (0..count).map(|_| { next = next.wrapping_add(7); next }).collect();
                     if pool.push(&mut queues[which], &bytes, 0).is_ok() {
                         models[which].extend(&bytes);

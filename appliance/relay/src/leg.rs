@@ -48,8 +48,20 @@ pub enum Other {
     Management,
     /// Another leg, on any core.
     Leg(LegTag),
+    /// That, while its link changes cores: what is for it waits here.
+    Frozen(LegTag),
     /// A link of our own, at this place of the same core's table.
     InnerLink(u32),
+}
+
+impl Other {
+    /// The other leg, if there is one.
+    pub fn leg(self) -> Option<LegTag> {
+        match self {
+            Self::Leg(leg) | Self::Frozen(leg) => Some(leg),
+            Self::Management | Self::InnerLink(_) => None,
+        }
+    }
 }
 
 /// What the management core takes from the peer of a leg that is joined to nothing else.
@@ -199,6 +211,15 @@ pub enum Signal {
     Consumed { to: LegTag, bytes: u32 },
     /// What the sender behind `to` has sent waits for this now, or for nothing.
     Limited { to: LegTag, limit: Option<Limit> },
+    /// The link of `from` is to change cores: keep what is for it, and say so. The attempt has this
+    /// number.
+    Freeze { to: LegTag, from: LegTag, round: u32 },
+    /// Nothing more comes for `to` until it has thawed the other side.
+    Frozen { to: LegTag, round: u32 },
+    /// The link of the other side is about to change cores itself.
+    FreezeRefused { to: LegTag, round: u32 },
+    /// What `to` knew as `was` is `from` now, on this link of its core, and takes what was kept.
+    Thawed { to: LegTag, was: LegTag, from: LegTag, link: u32 },
 }
 
 impl Signal {
@@ -213,6 +234,10 @@ impl Signal {
             | Self::Abort { to }
             | Self::Consumed { to, .. }
             | Self::Limited { to, .. } => to,
+            Self::Freeze { to, .. }
+            | Self::Frozen { to, .. }
+            | Self::FreezeRefused { to, .. }
+            | Self::Thawed { to, .. } => to,
         }
     }
 

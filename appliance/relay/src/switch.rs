@@ -15,6 +15,7 @@ mod local;
 mod migration;
 mod pacing;
 mod quotas;
+mod relocation;
 mod steps;
 mod turns;
 
@@ -28,7 +29,8 @@ use crate::quota::Quota;
 use crate::slots::Slots;
 use limiting::LinkLimits;
 use pacing::Pacing;
-use std::collections::{HashMap, VecDeque};
+use relocation::{Departure, Parked};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use turns::Turns;
 use waystation_astral::frame::{Frame, Profile};
@@ -37,6 +39,7 @@ use waystation_astral::operations;
 
 pub use limiting::LinkLimitTimes;
 pub use migration::Migration;
+pub use relocation::{DepartureProgress, MoveRefusal, MovedSessions};
 
 /// Code of every rejection of our own (spec §8.4): there is no other that all eras share.
 pub const CODE_REJECTED: u8 = 1;
@@ -92,6 +95,8 @@ pub enum Effect {
     Query { link: u32, query: OutboundQuery },
     /// Tell a leg on another core.
     Cross(Signal),
+    /// Send bytes that were kept for a leg on another core; `from` has kept them.
+    CrossPayload { to: LegTag, from: LegTag, stamp_ns: u64, bytes: Box<[u8]> },
     /// Let the management core answer.
     Ask { leg: LegTag, link: u32, nonce: u64, query: Box<[u8]>, relayed: Option<Relayed> },
     /// The caller of a query given to the management core has gone.
@@ -121,6 +126,8 @@ pub enum Route {
     Queue { leg: u32 },
     /// To a leg on another core.
     Cross { to: LegTag },
+    /// Kept for a leg whose link changes cores, by [`Switch::park`].
+    Park { was: LegTag },
     /// To the link of our own that runs inside.
     Inner { link: u32 },
     /// Up to the management core; [`Switch::input_handed_up`] says when it is there.
@@ -167,6 +174,10 @@ pub struct Switch {
     turns: Turns,
     pacing: Pacing,
     deadlines: Deadlines,
+    /// What waits for legs whose links change cores, by their old tags.
+    frozen: BTreeMap<LegTag, Parked>,
+    /// Attempts of links of this core to change to another.
+    departures: u32,
     drops: DropCounters,
     counters: SwitchCounters,
     /// When this turn began.
@@ -185,6 +196,22 @@ struct LinkSessions {
     /// Sources that have legs whose queued bytes may go out, each once, in turn.
     turns: VecDeque<u32>,
     limits: LinkLimits,
+    /// Set while the link is about to change cores.
+    departure: Option<Box<Departure>>,
+}
+
+impl LinkSessions {
+    fn new(profile: Profile) -> Self {
+        Self {
+            profile,
+            by_nonce: HashMap::new(),
+            ended: VecDeque::new(),
+            quota: None,
+            turns: VecDeque::new(),
+            limits: LinkLimits::default(),
+            departure: None,
+        }
+    }
 }
 
 /// Legs waiting for a time. Every list is in order of time: each has one delay, and what is
@@ -212,6 +239,8 @@ impl Switch {
             turns: Turns::default(),
             pacing: Pacing::default(),
             deadlines: Deadlines::default(),
+            frozen: BTreeMap::new(),
+            departures: 0,
             drops: DropCounters::default(),
             counters: SwitchCounters::default(),
             now_ns: 0,
@@ -241,19 +270,16 @@ impl Switch {
 
     /// A link has finished its negotiation.
     pub fn link_up(&mut self, link: u32, profile: Profile) {
+        self.set_link(link, LinkSessions::new(profile));
+    }
+
+    fn set_link(&mut self, link: u32, sessions: LinkSessions) {
         let place = link as usize;
         if self.links.len() <= place {
             self.links.resize_with(place + 1, || None);
         }
         if let Some(entry) = self.links.get_mut(place) {
-            *entry = Some(LinkSessions {
-                profile,
-                by_nonce: HashMap::new(),
-                ended: VecDeque::new(),
-                quota: None,
-                turns: VecDeque::new(),
-                limits: LinkLimits::default(),
-            });
+            *entry = Some(sessions);
         }
     }
 
@@ -402,6 +428,7 @@ impl Switch {
                 self.counters.cross_core_bytes += bytes as u64;
                 Route::Cross { to }
             }
+            Other::Frozen(was) => Route::Park { was },
             Other::InnerLink(inner) => Route::Inner { link: inner },
             Other::Management => self.take_in(slot, bytes),
         }

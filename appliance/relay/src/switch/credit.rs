@@ -3,7 +3,7 @@
 //! Part of [`Switch`]; called on its data core's thread through its public methods only.
 
 use super::{DataSink, Effect, Switch};
-use crate::leg::{LegState, Other, Signal};
+use crate::leg::{LegState, Signal};
 use crate::limits::CREDIT_RETURN_DIVISOR;
 use waystation_astral::frame::Frame;
 
@@ -11,7 +11,7 @@ impl Switch {
     /// Accounts for bytes passed on to a leg's link, and lets their sender have its credit back in
     /// steps. What this node itself has sent was nobody's credit.
     pub(super) fn passed_on(&mut self, slot: u32, bytes: usize) {
-        let Some(Other::Leg(to)) = self.legs.at(slot).map(|leg| leg.other) else { return };
+        let Some(to) = self.legs.at(slot).and_then(|leg| leg.other.leg()) else { return };
         if let Some(bytes) = self.credit_to_return(slot, bytes) {
             self.tell(Signal::Consumed { to, bytes });
         }

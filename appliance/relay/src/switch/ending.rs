@@ -18,16 +18,18 @@ impl Switch {
         let (state, other) = (leg.state, leg.other);
         self.drops.count(reason, leg.queue.len());
         match (other, state) {
-            (Other::Leg(to), LegState::Offered { .. }) => {
+            (Other::Leg(to) | Other::Frozen(to), LegState::Offered { .. }) => {
                 self.tell(Signal::Rejected { to, code: CODE_REJECTED, reason: None });
             }
-            (Other::Leg(to), LegState::Asked | LegState::Open) => self.tell(Signal::Abort { to }),
+            (Other::Leg(to) | Other::Frozen(to), LegState::Asked | LegState::Open) => {
+                self.tell(Signal::Abort { to });
+            }
             (Other::Management, LegState::Asked) => {
                 self.effects.push(Effect::Cancelled { leg: tag });
             }
             (Other::InnerLink(link), _) => self.effects.push(Effect::InnerEnded { link }),
             // The other leg has gone, or removing this one tells what is to be told.
-            (Other::Leg(_), LegState::Ending) | (Other::Management, _) => {}
+            (Other::Leg(_) | Other::Frozen(_), LegState::Ending) | (Other::Management, _) => {}
         }
         self.refuse_and_remove(tag.slot);
         self.settle();
@@ -105,12 +107,14 @@ impl Switch {
             (_, LegState::Offered { .. }) => {
                 self.give_up_offer(slot, CODE_REJECTED, DropReason::TargetNotReachable);
             }
-            (Other::Leg(to), LegState::Asked | LegState::Open) => self.tell(Signal::End { to }),
+            (Other::Leg(to) | Other::Frozen(to), LegState::Asked | LegState::Open) => {
+                self.tell(Signal::End { to });
+            }
             (Other::Management, LegState::Asked) => {
                 self.effects.push(Effect::Cancelled { leg: leg_tag });
             }
             (Other::InnerLink(link), _) => self.effects.push(Effect::InnerEnded { link }),
-            (Other::Leg(_), LegState::Ending) | (Other::Management, _) => {}
+            (Other::Leg(_) | Other::Frozen(_), LegState::Ending) | (Other::Management, _) => {}
         }
         self.remove(slot);
     }
@@ -135,6 +139,9 @@ impl Switch {
         if let Some(sessions) = &mut sessions {
             sessions.by_nonce.remove(&leg.nonce);
             remember(&mut sessions.ended, leg.nonce);
+            if let Some(departure) = &mut sessions.departure {
+                departure.gone(slot);
+            }
         }
         self.turns.leave(slot, &mut leg, sessions);
         self.pacing.leave(&mut leg);

@@ -8,7 +8,7 @@
 use super::{Effect, Switch};
 use crate::drop_reason::DropReason;
 use crate::ids::LegTag;
-use crate::leg::{Leg, LegState, MigrationStep, Moving, Other, Signal};
+use crate::leg::{Leg, LegState, MigrationStep, Moving, Signal};
 use waystation_astral::frame::Frame;
 
 /// What a peer asks to be moved.
@@ -96,7 +96,7 @@ impl Switch {
         }
         self.carry_limits(slot, link);
         self.effects.push(Effect::Migration { operation, step: MigrationStep::Arrived });
-        if let Other::Leg(to) = other {
+        if let Some(to) = other.leg() {
             // The old link's place may soon be a stranger's, who must not share this one's turns.
             self.tell(Signal::Joined { to, core: self.core, link: to_link });
         }

@@ -59,6 +59,12 @@ impl Pacing {
         }
     }
 
+    /// What paces a leg.
+    pub(super) fn quota_of(&self, leg: &Leg) -> Option<Arc<Quota>> {
+        let pacer = self.pacers.at(leg.pacer?)?;
+        Some(Arc::clone(&pacer.quota))
+    }
+
     fn join(&mut self, quota: Arc<Quota>) -> u32 {
         let address = Arc::as_ptr(&quota).addr();
         let slot = *self.by_quota.entry(address).or_insert_with(|| {

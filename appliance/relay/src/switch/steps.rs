@@ -16,6 +16,9 @@ impl Switch {
     // Signals
 
     pub(super) fn tell(&mut self, signal: Signal) {
+        if !self.frozen.is_empty() && self.keep_for_later(signal) {
+            return;
+        }
         if signal.core() == self.core {
             self.told.push_back(signal);
         } else {
@@ -32,10 +35,16 @@ impl Switch {
     pub(super) fn heed(&mut self, signal: Signal) {
         let to = signal.to();
         let Some(leg) = self.legs.get_mut(to.slot, to.generation) else {
-            // The leg ended before it could be joined, so the other one must end as well.
-            self.end_sender_of(signal);
+            self.heed_without_leg(signal);
             return;
         };
+        if let Other::Frozen(was) = leg.other
+            && ends_its_sender(signal)
+        {
+            leg.other = Other::Leg(was);
+            self.forget_parked(was);
+        }
+        let Some(leg) = self.legs.get_mut(to.slot, to.generation) else { return };
         match signal {
             Signal::Offered { from, link, .. } => {
                 if (leg.state, leg.other) != (LegState::Asked, Other::Management) {
@@ -51,7 +60,7 @@ impl Switch {
                 self.set_source(to.slot, Source::Link { core, link });
             }
             Signal::Accepted { from, .. } => {
-                if (leg.state, leg.other) != (LegState::Asked, Other::Leg(from)) {
+                if (leg.state, leg.other.leg()) != (LegState::Asked, Some(from)) {
                     self.end_sender_of(signal);
                     return;
                 }
@@ -78,6 +87,32 @@ impl Switch {
             Signal::Abort { .. } => self.refuse_and_remove(to.slot),
             Signal::Consumed { bytes, .. } => self.return_credit(to.slot, bytes),
             Signal::Limited { limit, .. } => self.set_held(to.slot, limit),
+            Signal::Freeze { from, round, .. } => self.freeze(to, from, round),
+            Signal::Frozen { round, .. } => self.note_answer(to.slot, round, true),
+            Signal::FreezeRefused { round, .. } => self.note_answer(to.slot, round, false),
+            Signal::Thawed { was, from, link, .. } => self.thaw(to, was, from, link),
+        }
+    }
+
+    /// What was told to a leg that has ended.
+    fn heed_without_leg(&mut self, signal: Signal) {
+        match signal {
+            // It ended before it could be joined, so the other one must end as well.
+            Signal::Offered { .. } | Signal::Accepted { .. } => self.end_sender_of(signal),
+            Signal::Freeze { from, round, .. } => self.tell(Signal::Frozen { to: from, round }),
+            Signal::Thawed { was, from, .. } => {
+                if !self.unpark(was, from) {
+                    self.tell(Signal::End { to: from });
+                }
+            }
+            Signal::Rejected { to, .. } | Signal::End { to } | Signal::Abort { to } => {
+                self.forget_parked_of(to);
+            }
+            Signal::Joined { .. }
+            | Signal::Consumed { .. }
+            | Signal::Limited { .. }
+            | Signal::Frozen { .. }
+            | Signal::FreezeRefused { .. } => {}
         }
     }
 
@@ -185,7 +220,9 @@ impl Switch {
         let from = self.tag(slot);
         let Some(leg) = self.legs.at_mut(slot) else { return };
         match (leg.other, leg.intake) {
-            (Other::Leg(caller), _) => self.tell(Signal::Accepted { to: caller, from }),
+            (Other::Leg(caller) | Other::Frozen(caller), _) => {
+                self.tell(Signal::Accepted { to: caller, from });
+            }
             (Other::InnerLink(link), _) => self.effects.push(Effect::InnerOpened { link }),
             (Other::Management, Intake::Awaited { ask, left_bytes }) => {
                 leg.intake = Intake::HandedUp { left_bytes };
@@ -198,7 +235,9 @@ impl Switch {
     pub(super) fn offer_accepted_and_ended(&mut self, slot: u32) {
         self.tell_accepted(slot);
         match self.legs.at(slot).map(|leg| leg.other) {
-            Some(Other::Leg(caller)) => self.tell(Signal::End { to: caller }),
+            Some(Other::Leg(caller) | Other::Frozen(caller)) => {
+                self.tell(Signal::End { to: caller });
+            }
             Some(Other::InnerLink(link)) => self.effects.push(Effect::InnerEnded { link }),
             Some(Other::Management) | None => {}
         }
@@ -209,7 +248,7 @@ impl Switch {
         let tag = self.tag(slot);
         let Some(leg) = self.legs.at_mut(slot) else { return };
         match (leg.other, std::mem::replace(&mut leg.intake, Intake::Forgotten)) {
-            (Other::Leg(to), _) => {
+            (Other::Leg(to) | Other::Frozen(to), _) => {
                 self.tell(Signal::Rejected { to, code, reason: Some(reason) });
             }
             (Other::Management, Intake::Awaited { ask, .. }) => {
@@ -261,4 +300,9 @@ impl Switch {
         self.effects.push(Effect::Incident { link, reason, nonce });
         Route::Nowhere
     }
+}
+
+/// Whether the leg that tells this has ended.
+fn ends_its_sender(signal: Signal) -> bool {
+    matches!(signal, Signal::Rejected { .. } | Signal::End { .. } | Signal::Abort { .. })
 }

@@ -12,6 +12,7 @@
 )]
 
 mod checks;
+mod departures;
 mod inner;
 mod management;
 mod moves;
@@ -52,7 +53,7 @@ const REACHED: [DropReason; 18] = [
 ];
 
 /// Steps that leave no drop behind, but must have happened as well.
-const STEPS: [&str; 26] = [
+const STEPS: [&str; 39] = [
     "begun",
     "arrived",
     "resumed",
@@ -79,6 +80,19 @@ const STEPS: [&str; 26] = [
     "inner link left early",
     "inner link ended",
     "inner resumed",
+    "departure begun",
+    "departure refused: carries a link",
+    "departure refused: session of our own",
+    "departure refused: query pending",
+    "departure refused: session moves",
+    "departure refused: frozen",
+    "departure refused by another",
+    "departure given up",
+    "left with sessions",
+    "arrived on another core",
+    "came back",
+    "lost on the way",
+    "parked",
 ];
 
 /// What the sequences came to.

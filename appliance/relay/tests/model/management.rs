@@ -12,6 +12,7 @@ impl World {
 
     pub(crate) fn management_acts(&mut self) {
         match self.random.below(100) {
+            _ if self.nomadic => self.decide(),
             0..=49 => self.decide(),
             50..=59 => self.write(),
             60..=66 => self.inner_link_acts(),
@@ -32,7 +33,8 @@ impl World {
         let Some((session, leg)) = self.random.of(&waiting) else { return };
         let core = leg.core.index();
         self.sessions[session].verdict = Verdict::Final;
-        match self.random.below(100) {
+        match self.random.below(if self.nomadic { 20 } else { 100 }) {
+            _ if self.nomadic && !self.random.one_in(3) => self.offer(session, leg),
             0..=7 => {
                 let code = 1 + self.random.below(255) as u8;
                 self.sessions[session].rejected = Some(code);
@@ -140,7 +142,7 @@ impl World {
         }
     }
 
-    fn close_a_session(&mut self) {
+    pub(crate) fn close_a_session(&mut self) {
         let core = self.random.below(self.cores.len() as u64) as usize;
         let legs: Vec<(LegTag, u64)> =
             self.cores[core].legs().map(|(tag, leg)| (tag, leg.nonce)).collect();

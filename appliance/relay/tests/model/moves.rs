@@ -47,6 +47,7 @@ impl World {
     pub(crate) fn somebody_moves(&mut self) {
         let open: Vec<usize> = (0..self.sessions.len())
             .filter(|&session| self.sessions[session].state == State::Open)
+            .filter(|&session| !self.links[self.sessions[session].link].quiet)
             .collect();
         let moving: Vec<usize> =
             open.iter().copied().filter(|&open| self.sessions[open].moving.is_some()).collect();
@@ -139,9 +140,9 @@ impl World {
 
     fn peer_goes_on(&mut self, number: usize) {
         let Move { session, from, to, peer_window, our_window, stage, .. } = self.moves[number];
-        let Link { core, place, .. } = self.links[from];
         match stage {
             Stage::Begun(_) => {
+                let Link { core, place, .. } = self.links[from];
                 let entry = &mut self.sessions[session];
                 (entry.link, entry.credit) = (to, our_window);
                 entry.granted = entry.received + peer_window;
@@ -153,6 +154,8 @@ impl World {
                 self.moves[number].stage = Stage::Resumed;
                 self.sessions[session].moving = None;
                 self.reach(if self.sessions[session].inner { "inner resumed" } else { "resumed" });
+                // The old link may be on another core by now.
+                let core = leg.core.index();
                 self.cores[core].resume_migrated(leg);
                 self.apply_effects(core);
             }
@@ -196,7 +199,7 @@ impl World {
             5 => self.credit_on_the_wrong_link(number),
             _ => {
                 let link = if self.random.one_in(2) { from } else { to };
-                if self.links[link].up {
+                if self.acts(link) {
                     let outlives = self.moves[number].has_arrived() && link == from;
                     self.reach(if outlives { "old link dropped" } else { "link dropped" });
                     self.take_down(link);
@@ -210,7 +213,7 @@ impl World {
     fn data_on_the_wrong_link(&mut self, number: usize) {
         let moved @ Move { session, from, to, .. } = self.moves[number];
         let wrong = if moved.has_arrived() { from } else { to };
-        if !self.links[wrong].up {
+        if !self.acts(wrong) {
             return;
         }
         let ending = self.leg_of(session).is_some_and(|leg| leg.state == LegState::Ending);
@@ -235,8 +238,8 @@ impl World {
     fn senseless_marker(&mut self, number: usize) {
         let moved @ Move { session, from, to, .. } = self.moves[number];
         let wrong = if moved.has_arrived() && self.random.one_in(2) { from } else { to };
-        let Link { core, place, up, .. } = self.links[wrong];
-        if up {
+        let Link { core, place, .. } = self.links[wrong];
+        if self.acts(wrong) {
             self.cores[core].migrate(place, session as u64 + 1);
             assert!(!self.cores[core].has_effects(), "something came of it");
             self.reach("marker repeated");
@@ -246,8 +249,8 @@ impl World {
     fn reset_on_either_link(&mut self, number: usize) {
         let moved @ Move { session, from, to, .. } = self.moves[number];
         let link = if self.random.one_in(2) { from } else { to };
-        let Link { core, place, up, .. } = self.links[link];
-        if !up {
+        let Link { core, place, .. } = self.links[link];
+        if !self.acts(link) {
             return;
         }
         let ends = !moved.has_arrived() || link == to;

@@ -1,5 +1,6 @@
 //! The cores, links, rings and quotas of one sequence, and how effects and bytes travel.
 
+use crate::departures::Departure;
 use crate::inner::Inner;
 use crate::moves::Move;
 use crate::session::{Random, Session, State};
@@ -14,7 +15,7 @@ use waystation_relay::switch::{DataSink, Effect, Route, Switch, SwitchLimits};
 pub(crate) const WINDOW: u64 = 16_384;
 pub(crate) const TIMEOUT_NS: u64 = 1_000_000_000;
 pub(crate) const BURST_BYTES: u64 = 16_384;
-const LINKS_PER_CORE: u64 = 3;
+pub(crate) const LINKS_PER_CORE: u64 = 3;
 pub(crate) const SESSIONS_PER_LINK: usize = 6;
 
 /// A link, alive or not. Places of a core are used again by later links.
@@ -25,6 +26,8 @@ pub(crate) struct Link {
     /// Whose it is: a peer may move sessions between its links on one core.
     pub(crate) identity: u64,
     pub(crate) up: bool,
+    /// It changes cores: nothing of its peer arrives, and nothing is sent on it.
+    pub(crate) quiet: bool,
 }
 
 pub(crate) enum Crossing {
@@ -57,11 +60,15 @@ pub(crate) struct World {
     pub(crate) scarce: bool,
     /// Peers move their sessions all the time.
     pub(crate) restless: bool,
+    /// Links change cores all the time, and nothing makes them stay.
+    pub(crate) nomadic: bool,
     /// Resets that are answers to frames for unknown sessions.
     pub(crate) stray_resets: usize,
     /// A reset for a session that is on another link than this.
     pub(crate) expected_reset: Option<(usize, usize)>,
     pub(crate) moves: Vec<Move>,
+    /// Links that change cores.
+    pub(crate) departures: Vec<Departure>,
     /// Links of our own inside sessions, by core and place.
     pub(crate) inner: BTreeMap<(usize, u32), Inner>,
     pub(crate) delivered: u64,
@@ -73,7 +80,8 @@ impl World {
     pub(crate) fn new(mut random: Random) -> Self {
         let cores = 1 + random.below(3) as usize;
         let scarce = random.one_in(8);
-        let restless = random.one_in(3);
+        let nomadic = random.one_in(2);
+        let restless = !nomadic && random.one_in(3);
         let limits = SwitchLimits {
             window_bytes: WINDOW as u32,
             sessions_per_link: SESSIONS_PER_LINK,
@@ -108,9 +116,11 @@ impl World {
             rates: rates.into(),
             scarce,
             restless,
+            nomadic,
             stray_resets: 0,
             expected_reset: None,
             moves: Vec::new(),
+            departures: Vec::new(),
             inner: BTreeMap::new(),
             delivered: 0,
             reached: BTreeMap::new(),
@@ -124,11 +134,16 @@ impl World {
 
     /// One operation of somebody.
     pub(crate) fn step(&mut self) {
+        if self.nomadic && self.random.one_in(4) {
+            self.somebody_changes_cores();
+            return;
+        }
         match self.random.below(100) {
             0..=1 => self.bring_up_a_link(),
             2 => self.take_down_a_link(),
             3..=4 => self.govern_a_link(),
-            5..=49 => self.peer_acts(),
+            5..=46 => self.peer_acts(),
+            47..=49 => self.somebody_changes_cores(),
             50..=66 => self.management_acts(),
             67..=74 => self.cross_something(),
             75..=92 => self.fill_something(),
@@ -152,7 +167,7 @@ impl World {
         let profile = self.random.of(&Profile::ALL).unwrap_or(Profile::P4);
         self.cores[core].link_up(place, profile);
         let identity = self.random.below(2);
-        self.links.push(Link { core, place, profile, identity, up: true });
+        self.links.push(Link { core, place, profile, identity, up: true, quiet: false });
     }
 
     fn take_down_a_link(&mut self) {
@@ -165,13 +180,18 @@ impl World {
     pub(crate) fn take_down(&mut self, link: usize) {
         let Link { core, place, .. } = self.links[link];
         self.links[link].up = false;
+        self.forget_sessions_of(link);
+        self.cores[core].link_down(place);
+        self.apply_effects(core);
+    }
+
+    /// For the peer of a link all its sessions are over.
+    pub(crate) fn forget_sessions_of(&mut self, link: usize) {
         for session in 0..self.sessions.len() {
             if self.lives_on(session, link) {
                 self.close(session);
             }
         }
-        self.cores[core].link_down(place);
-        self.apply_effects(core);
     }
 
     fn govern_a_link(&mut self) {
@@ -185,7 +205,12 @@ impl World {
     }
 
     pub(crate) fn links_up(&self) -> Vec<usize> {
-        (0..self.links.len()).filter(|&link| self.links[link].up).collect()
+        (0..self.links.len()).filter(|&link| self.acts(link)).collect()
+    }
+
+    /// Whether a link is up and its peer is heard.
+    pub(crate) fn acts(&self, link: usize) -> bool {
+        self.links[link].up && !self.links[link].quiet
     }
 
     pub(crate) fn link_at(&self, core: usize, place: u32) -> Option<usize> {
@@ -258,6 +283,10 @@ impl World {
             }
             Route::Management { leg } => self.on_input(leg, payload),
             Route::Inner { link } => self.on_inner_payload(core, link, payload),
+            Route::Park { was } => {
+                self.reach("parked");
+                self.cores[core].park(was, payload, self.now_ns);
+            }
             Route::Nowhere => {}
         }
     }
@@ -276,6 +305,10 @@ impl World {
                     let to = signal.core().index();
                     assert_ne!(to, core, "{signal:?} need not cross");
                     self.rings[core][to].push_back(Crossing::Signal(signal));
+                }
+                Effect::CrossPayload { to, bytes, .. } => {
+                    let crossing = Crossing::Payload(to, bytes.into());
+                    self.rings[core][to.core.index()].push_back(crossing);
                 }
                 Effect::Ask { leg, nonce, .. } => self.on_query(leg, nonce),
                 Effect::Cancelled { leg } => self.on_cancelled(leg),

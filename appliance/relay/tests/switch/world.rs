@@ -136,7 +136,7 @@ impl World {
                 return self.inner_ended.push(link);
             }
             Effect::Cancelled { leg } => return self.cancelled.push(leg),
-            Effect::Incident { .. } => return,
+            Effect::CrossPayload { .. } | Effect::Incident { .. } => return,
         };
         if let Some(frames) = self.links.get_mut(&(core, link)) {
             frames.push_back(seen);
@@ -159,7 +159,7 @@ impl World {
                     self.cores[core].input_handed_up(leg, payload.len());
                 }
             }
-            Route::Inner { .. } | Route::Nowhere => {}
+            Route::Inner { .. } | Route::Park { .. } | Route::Nowhere => {}
         }
     }
 
