@@ -14,22 +14,24 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::{Identity, SecretKey};
 
 /// What the tasks of all links share.
 #[derive(Debug)]
 pub(crate) struct Relay {
     key: SecretKey,
+    suite: AeadSuite,
     links: Mutex<HashMap<Identity, Arc<Link>>>,
 }
 
-/// Serves links until the process ends.
+/// Serves links, sealed by `suite`, until the process ends.
 ///
 /// # Errors
 ///
 /// When no connection can be accepted any more.
-pub async fn serve(listener: TcpListener, key: SecretKey) -> Result<()> {
-    let relay = Arc::new(Relay { key, links: Mutex::default() });
+pub async fn serve(listener: TcpListener, key: SecretKey, suite: AeadSuite) -> Result<()> {
+    let relay = Arc::new(Relay { key, suite, links: Mutex::default() });
     loop {
         let (stream, _) = listener.accept().await?;
         let relay = Arc::clone(&relay);
@@ -42,7 +44,7 @@ pub async fn serve(listener: TcpListener, key: SecretKey) -> Result<()> {
 
 async fn serve_link(stream: TcpStream, relay: &Arc<Relay>) -> Result<()> {
     stream.set_nodelay(true)?;
-    let (remote, mut incoming, outgoing) = wire::accept(stream, &relay.key).await?;
+    let (remote, mut incoming, outgoing) = wire::accept(stream, &relay.key, relay.suite).await?;
     let (link, writing) = Link::start(outgoing);
     relay.links.lock().insert(remote, Arc::clone(&link));
     let served = link.read_all(&mut incoming, relay).await;

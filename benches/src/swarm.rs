@@ -12,4 +12,5 @@ pub mod flow;
 pub mod limits;
 pub mod link;
 pub mod rounds;
+pub mod sealed;
 pub mod shape;

@@ -51,6 +51,10 @@ fn a_row_is_measured_judged_and_written() {
     assert!(table.contains("](short-row-01.svg)"), "{table}");
     let chart = fs::read_to_string(directory.path().join("short-row-01.svg")).unwrap();
     assert!(chart.starts_with("<svg") && chart.ends_with("</svg>\n"));
+    let again = compare(&["floor", "--results", results.to_str().unwrap()]).unwrap();
+    assert!(!again.status.success());
+    assert!(text(&again.stderr).contains("--force replaces it"), "{}", text(&again.stderr));
+    assert_eq!(fs::read_to_string(&results).unwrap(), table);
     let json = fs::read(directory.path().join("short.json")).unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), report);
 }

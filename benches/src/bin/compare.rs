@@ -9,12 +9,16 @@ use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use waystation_benches::compare::options::Options;
+use waystation_benches::compare::report::refuse_to_replace;
 use waystation_benches::compare::run::run;
 
-/// Ends with 1 on any error, a lost or changed byte included, and with `--check` when a goal was
-/// missed.
+/// Ends with 1 on any error, a lost or changed byte in any row included, and with `--check` when a
+/// goal was missed.
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
+    if let Some(path) = options.results.as_deref().filter(|_| !options.force) {
+        refuse_to_replace(path)?;
+    }
     let words = env::args().skip(1).collect::<Vec<_>>().join(" ");
     let command = format!("cargo run --release -p waystation-benches --bin compare -- {words}");
     let report = run(&options, command, &|row| {
@@ -30,11 +34,14 @@ fn main() -> Result<ExitCode> {
         report.markdown(&|_| None)
     };
     io::stdout().write_all(printed.as_bytes()).context("printing the report")?;
-    let missed = report.missed();
-    if options.check && !missed.is_empty() {
-        for line in &missed {
-            let _ = writeln!(io::stderr(), "missed: {line}");
+    let failures = report.failures();
+    let missed = if options.check { report.missed() } else { Vec::new() };
+    for (word, lines) in [("failed", &failures), ("missed", &missed)] {
+        for line in lines {
+            let _ = writeln!(io::stderr(), "{word}: {line}");
         }
+    }
+    if !(failures.is_empty() && missed.is_empty()) {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

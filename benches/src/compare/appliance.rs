@@ -11,7 +11,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
-use waystation_astral::aead::AeadSuite;
 use waystation_management::stats_socket::client;
 
 /// Variables that would tell it where to keep things.
@@ -40,8 +39,6 @@ pub struct Appliance {
     pub process: RelayProcess,
     pub relay: RelayAddress,
     pub socket: PathBuf,
-    /// What it seals and opens with.
-    pub suite: AeadSuite,
     _directory: TempDir,
 }
 
@@ -55,7 +52,7 @@ impl Appliance {
     pub fn start(port: Port, setting: &Setting) -> Result<Self> {
         let cpus = format!("cores = 1\ncpus = [{}]", setting.relay_cpu);
         let management = format!("cpu = {}", setting.generator_cpu);
-        Self::start_with(port, &cpus, &management)
+        Self::start_with(port, &cpus, &management, setting)
     }
 
     /// The same with other lines for `[engine]` and `[management]`.
@@ -63,15 +60,22 @@ impl Appliance {
     /// # Errors
     ///
     /// As [`Appliance::start`].
-    pub fn start_with(port: Port, engine: &str, management: &str) -> Result<Self> {
+    pub fn start_with(
+        port: Port,
+        engine: &str,
+        management: &str,
+        setting: &Setting,
+    ) -> Result<Self> {
         let program = program()?;
         let directory = TempDir::new().context("making a directory")?;
         let file = directory.path().join("waystation.toml");
         // Generators are silent while others have their rounds, so nobody is to be pinged.
         let text = format!(
-            "[listen]\naddresses = [\"127.0.0.1:0\"]\n[engine]\nport = \"{}\"\n{engine}\n\
-             [relay]\nping_interval = \"1h\"\n[management]\nlog = \"warn\"\n{management}\n",
-            port.name()
+            "[listen]\naddresses = [\"127.0.0.1:0\"]\n[engine]\nport = \"{}\"\naead = \"{}\"\n\
+             {engine}\n[relay]\nping_interval = \"1h\"\n[management]\nlog = \"warn\"\n\
+             {management}\n",
+            port.name(),
+            setting.aead,
         );
         fs::write(&file, text).context("writing the configuration")?;
         let state = directory.path().join("state");
@@ -85,13 +89,13 @@ impl Appliance {
         process.wait_ready(|| client::get(&socket, "/ready").ok()).context("waystation")?;
         let status = document(&socket, "/v1/status")?;
         let text = |value: &Value| value.as_str().map(str::to_owned).context("an odd status");
+        let suite = text(&status["aead"]["suite"])?;
         let relay = RelayAddress {
             address: text(&status["listen"][0])?.parse().context("an odd address")?,
             identity: text(&status["identity"])?.parse().context("an odd identity")?,
+            suite: suite.parse().with_context(|| format!("the appliance seals with {suite}"))?,
         };
-        let suite = text(&status["aead"]["suite"])?;
-        let suite = suite.parse().with_context(|| format!("the appliance seals with {suite}"))?;
-        Ok(Self { process, relay, socket, suite, _directory: directory })
+        Ok(Self { process, relay, socket, _directory: directory })
     }
 
     /// What its stats socket says.

@@ -116,7 +116,7 @@ mod tests {
         let lines = vec![Line { case, contender, figures }];
         let verdicts = vec![judge(&goal, &lines)];
         let (number, name, workload) = (row.number, row.name, row.workload);
-        RowReport { number, name, workload, lines, verdicts, messages_checked: 0 }
+        RowReport { number, name, workload, lines, verdicts, messages_checked: 0, failure: None }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What takes part in a case, and the alternating rounds.
 
-use crate::compare::figures::{self, Figures, Sample, summarize};
+use crate::aead::AeadOption;
+use crate::compare::figures::{self, Figure, Figures, Measure, Sample, summarize};
 use crate::load::clock::Clock;
 use crate::load::processor::Watched;
 use crate::swarm::rounds::Swarm;
@@ -25,6 +26,8 @@ pub struct Setting {
     pub clock: Clock,
     pub relay_cpu: usize,
     pub generator_cpu: usize,
+    /// What the appliance is told to seal with.
+    pub aead: AeadOption,
     /// Where the peers are installed.
     pub peers: PathBuf,
 }
@@ -66,6 +69,19 @@ impl Outcome {
     pub fn extend(&mut self, other: Self) {
         self.lines.extend(other.lines);
         self.messages_checked += other.messages_checked;
+    }
+
+    /// One figure of one line.
+    pub fn figure(&self, case: &str, contender: &str, measure: Measure) -> Option<Figure> {
+        let mut lines = self.lines.iter();
+        let line = lines.find(|line| line.case == case && line.contender == contender)?;
+        line.figures.as_ref().ok()?.get(&measure).copied()
+    }
+
+    /// Adds a line that follows from others.
+    pub fn derive(&mut self, case: &str, contender: &str, figures: Figures) {
+        let (case, contender) = (case.to_owned(), contender.to_owned());
+        self.lines.push(Line { case, contender, figures: Ok(figures) });
     }
 }
 

@@ -24,8 +24,12 @@ pub enum Measure {
     LatencyP50Microseconds,
     LatencyP99Microseconds,
     LatencyP999Microseconds,
+    /// Part of the first that is opening and sealing, where it was measured by itself.
+    CipherMicrosecondsPerMessage,
     /// Messages of the generator that shared a record.
     MessagesPerRecord,
+    /// Messages the relay carried in one go, from being woken until it slept.
+    MessagesPerWakeUp,
     /// Resident memory that one more idle link costs.
     KibibytesPerLink,
     HandshakesPerProcessorSecond,
@@ -48,7 +52,9 @@ impl Measure {
             Self::LatencyP50Microseconds => "p50 us",
             Self::LatencyP99Microseconds => "p99 us",
             Self::LatencyP999Microseconds => "p99.9 us",
+            Self::CipherMicrosecondsPerMessage => "of it cipher us",
             Self::MessagesPerRecord => "messages/record",
+            Self::MessagesPerWakeUp => "messages/wake-up",
             Self::KibibytesPerLink => "KiB/link",
             Self::HandshakesPerProcessorSecond => "handshakes/CPU s",
             Self::SameCoreShare => "same core",
@@ -67,10 +73,13 @@ impl Measure {
             Self::RelayProcessorShare | Self::GeneratorProcessorShare | Self::SameCoreShare => {
                 format!("{:.0} %", 100.0 * figure)
             }
-            Self::MessagesPerRecord | Self::KibibytesPerLink => format!("{figure:.2}"),
+            Self::MessagesPerRecord | Self::MessagesPerWakeUp | Self::KibibytesPerLink => {
+                format!("{figure:.2}")
+            }
             Self::ProcessorMicrosecondsPerMessage
             | Self::ProcessorSecondsPerGigabyte
             | Self::AllThreadsMicrosecondsPerMessage
+            | Self::CipherMicrosecondsPerMessage
             | Self::JainIndex => format!("{figure:.3}"),
         }
     }
@@ -85,6 +94,18 @@ pub struct Figure {
     pub median: f64,
     pub low: f64,
     pub high: f64,
+}
+
+impl Figure {
+    /// The figure that two others come to together.
+    #[must_use]
+    pub fn with(&self, other: &Self, together: impl Fn(f64, f64) -> f64) -> Self {
+        Self {
+            median: together(self.median, other.median),
+            low: together(self.low, other.low),
+            high: together(self.high, other.high),
+        }
+    }
 }
 
 /// The figures of all rounds.
@@ -120,9 +141,13 @@ pub fn of_round(round: &Round, shape: &Shape) -> Sample {
         let all_us = round.spent.total_ns as f64 / relayed / 1e3;
         sample.insert(Measure::AllThreadsMicrosecondsPerMessage, all_us);
     }
-    if round.sealed.records > 0 {
-        let per_record = messages / round.sealed.records as f64;
-        sample.insert(Measure::MessagesPerRecord, per_record);
+    let records = round.sealed.near.records();
+    if records > 0 {
+        sample.insert(Measure::MessagesPerRecord, messages / records as f64);
+    }
+    if round.spent.forwarding_turns > 0 {
+        let per_turn = relayed / round.spent.forwarding_turns as f64;
+        sample.insert(Measure::MessagesPerWakeUp, per_turn);
     }
     if let Some(latency) = round.latency.first() {
         sample.extend(latencies(latency));

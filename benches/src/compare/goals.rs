@@ -119,8 +119,8 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 1,
         name: "floor",
-        workload: "4 flows, coalesced records, ChaCha20-Poly1305, against plain forwarding plus one \
-                   open and seal",
+        workload: "4 flows, coalesced records, ChaCha20-Poly1305, against a thread that forwards, \
+                   opens and seals the same and does nothing else",
         goals: &[
             goal("4 x 1 KiB", COST, WAYSTATION, FLOOR, AtMost(1.08)),
             goal("4 x 8 KiB", COST, WAYSTATION, FLOOR, AtMost(1.08)),

@@ -1,5 +1,6 @@
 //! The command line of `compare`.
 
+use crate::aead::AeadOption;
 use clap::Parser;
 use clap::builder::RangedI64ValueParser;
 use serde::Serialize;
@@ -38,6 +39,10 @@ pub struct Options {
     /// Processor of the generator.
     #[arg(long, value_name = "CPU", default_value_t = 1)]
     pub generator_cpu: usize,
+    /// What the appliance, the control and the floor seal with: ring, openssl, rustcrypto, or auto
+    /// for what the appliance chooses.
+    #[arg(long, value_name = "NAME", default_value_t = AeadOption::Auto, value_parser = backend)]
+    pub aead: AeadOption,
     /// Where benches/peers/install has put the peers.
     #[arg(long, value_name = "DIR", default_value = "benches/peers/installed")]
     pub peers: PathBuf,
@@ -50,10 +55,21 @@ pub struct Options {
     /// Write tables to this file, JSON and a chart for each row beside it.
     #[arg(long, value_name = "PATH.md")]
     pub results: Option<PathBuf>,
+    /// Let --results replace what another run has written.
+    #[arg(long, requires = "results")]
+    pub force: bool,
 }
 
 fn number(least: i64, most: i64) -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(least..=most)
+}
+
+/// A back end by itself, as the appliance can be told.
+fn backend(text: &str) -> Result<AeadOption, String> {
+    if text.contains('+') {
+        return Err("one back end, or auto".to_owned());
+    }
+    text.parse().map_err(|error| format!("{error}"))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -73,7 +89,14 @@ mod tests {
         let options = Options::try_parse_from(line.split(' ')).unwrap();
         assert_eq!((options.scenario.as_str(), options.rounds, options.seconds), ("9", 7, 0.5));
         assert!(options.check && options.json && options.results.is_some());
-        for wrong in ["compare", "compare 9 --rounds 0", "compare 9 --seconds 0.01"] {
+        assert_eq!(options.aead, AeadOption::Auto);
+        for wrong in [
+            "compare",
+            "compare 9 --rounds 0",
+            "compare 9 --seconds 0.01",
+            "compare 9 --aead fastest",
+            "compare 9 --aead ring+openssl:2048",
+        ] {
             assert!(Options::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
         }
     }

@@ -7,7 +7,7 @@ use crate::compare::options::Options;
 use crate::compare::verdict::Verdict;
 use crate::load::machine::Machine;
 use crate::load::report::date;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -26,6 +26,20 @@ pub struct Report {
     pub rows: Vec<RowReport>,
 }
 
+/// Makes sure that nothing is where results are to be written.
+///
+/// # Errors
+///
+/// Names what is there.
+pub fn refuse_to_replace(results: &Path) -> Result<()> {
+    for path in [results.to_owned(), results.with_extension("json")] {
+        if path.try_exists().with_context(|| format!("looking for {}", path.display()))? {
+            bail!("{} is there already; --force replaces it", path.display());
+        }
+    }
+    Ok(())
+}
+
 /// One row of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct RowReport {
@@ -36,9 +50,21 @@ pub struct RowReport {
     pub verdicts: Vec<Verdict>,
     /// Messages compared over all rounds, warm-ups included; none was lost or changed.
     pub messages_checked: u64,
+    /// What ended the row before it was done; the others ran all the same.
+    pub failure: Option<String>,
 }
 
 impl Report {
+    /// The rows that failed, one line each.
+    pub fn failures(&self) -> Vec<String> {
+        let rows = self.rows.iter();
+        rows.filter_map(|row| {
+            let failure = row.failure.as_ref()?;
+            Some(format!("row {}, {}: {failure}", row.number, row.name))
+        })
+        .collect()
+    }
+
     /// The goals that were missed, one line each.
     pub fn missed(&self) -> Vec<String> {
         let rows = self.rows.iter();
@@ -107,6 +133,10 @@ impl RowReport {
     fn write_markdown(&self, text: &mut String, chart: Option<String>) {
         let measures = self.measures();
         let _ = writeln!(text, "\n## Row {}: {}\n\n{}.\n", self.number, self.name, self.workload);
+        if let Some(failure) = &self.failure {
+            let _ = writeln!(text, "FAILED: {failure}.");
+            return;
+        }
         let headings: Vec<_> = measures.iter().map(|measure| measure.heading()).collect();
         let _ = writeln!(text, "| case | contender | {} |", headings.join(" | "));
         let _ = writeln!(text, "| --- | --- |{}", " ---: |".repeat(headings.len().max(1)));

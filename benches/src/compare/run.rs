@@ -1,6 +1,6 @@
 //! The whole run: pin, run the rows, judge.
 
-use crate::compare::contender::{Schedule, Setting};
+use crate::compare::contender::{Outcome, Schedule, Setting};
 use crate::compare::goals::{Row, select};
 use crate::compare::options::Options;
 use crate::compare::report::{Report, RowReport};
@@ -9,7 +9,7 @@ use crate::compare::verdict::judge;
 use crate::load::clock::{Clock, unix_seconds};
 use crate::load::machine::Machine;
 use crate::load::processor;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::time::Duration;
 
 /// Shortest warm-up: connections need some round trips to grow their windows.
@@ -19,7 +19,8 @@ const WARM_UP_MIN: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 ///
-/// What stopped the run: an unknown row, a relay that failed, a lost or changed byte.
+/// For an unknown row, or when this thread cannot be pinned. What ends a row, a lost or changed byte
+/// included, is part of the report.
 pub fn run(options: &Options, command: String, progress: &dyn Fn(&Row)) -> Result<Report> {
     let chosen = select(&options.scenario)?;
     processor::pin(options.generator_cpu)?;
@@ -30,13 +31,17 @@ pub fn run(options: &Options, command: String, progress: &dyn Fn(&Row)) -> Resul
         clock: Clock::start(),
         relay_cpu: options.relay_cpu,
         generator_cpu: options.generator_cpu,
+        aead: options.aead,
         peers: options.peers.clone(),
     };
     let mut reports = Vec::new();
     for row in chosen {
         progress(row);
-        let outcome = rows::run(row, &setting)
-            .with_context(|| format!("row {}, {}", row.number, row.name))?;
+        // What one row fails with is no reason to throw the others away.
+        let (outcome, failure) = match rows::run(row, &setting) {
+            Ok(outcome) => (outcome, None),
+            Err(error) => (Outcome::default(), Some(format!("{error:#}"))),
+        };
         let verdicts = row.goals.iter().map(|goal| judge(goal, &outcome.lines)).collect();
         reports.push(RowReport {
             number: row.number,
@@ -45,6 +50,7 @@ pub fn run(options: &Options, command: String, progress: &dyn Fn(&Row)) -> Resul
             lines: outcome.lines,
             verdicts,
             messages_checked: outcome.messages_checked,
+            failure,
         });
     }
     Ok(Report {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::brontide::{
     ACT_ONE_BYTES, ACT_THREE_BYTES, Opener, RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES,
     RECORD_PLAINTEXT_MAX_BYTES, Responder, Sealer, TAG_BYTES,
@@ -65,11 +66,12 @@ pub(crate) struct Outgoing {
 pub(crate) async fn accept(
     stream: TcpStream,
     key: &SecretKey,
+    suite: AeadSuite,
 ) -> Result<(Identity, Incoming, Outgoing)> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::with_capacity(READ_BYTES, read);
     let ephemeral = secret_key()?;
-    let mut responder = Responder::new(key, &ephemeral)?;
+    let mut responder = Responder::new(key, &ephemeral)?.with_aead(suite);
     let mut act_one = [0; ACT_ONE_BYTES];
     read.read_exact(&mut act_one).await?;
     write.write_all(&responder.act_one(&act_one)?).await?;

@@ -1,6 +1,6 @@
-//! The floor of the machine: what forwarding costs when nothing is decided (a) and what sealing
-//! costs when nothing is sent (b). A relay that terminates links on both sides cannot be cheaper
-//! than their sum on the same machine, processor and minute.
+//! The floor of the machine: what forwarding costs when nothing is decided, what sealing costs when
+//! nothing is sent, and both in one loop. A relay that terminates links on both sides cannot be
+//! cheaper than that on the same machine, processor and minute.
 
 use crate::load::clock;
 use crate::load::processor;
@@ -10,11 +10,13 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use waystation_astral::aead::{AeadKey, AeadSuite};
-use waystation_astral::brontide::{RECORD_HEADER_BYTES, RECORD_PLAINTEXT_MAX_BYTES, TAG_BYTES};
+use waystation_astral::brontide::{
+    RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES, RECORD_PLAINTEXT_MAX_BYTES, TAG_BYTES,
+};
 
 /// One read of the plain forwarder: the size below which forwarding costs several times more.
 const READ_BYTES: usize = 64 * 1024;
@@ -24,6 +26,27 @@ const EVENTS_MAX: usize = 256;
 const STOP_CHECK_NS: i64 = 100_000_000;
 /// Records between two looks at the clock of the AEAD floor.
 const RECORDS_PER_LOOK: u32 = 64;
+
+/// How long the records are that a forwarder is to open and seal, by the way they go.
+#[derive(Debug)]
+pub struct RecordLengths {
+    /// Plaintext bytes of a record on the way to the far ends, and of one on the way back.
+    bytes: [AtomicUsize; 2],
+}
+
+impl RecordLengths {
+    /// Lengths to begin with.
+    pub fn new(there_bytes: usize, back_bytes: usize) -> Self {
+        Self { bytes: [AtomicUsize::new(there_bytes), AtomicUsize::new(back_bytes)] }
+    }
+
+    /// Says how long they really are.
+    pub fn set(&self, there_bytes: usize, back_bytes: usize) {
+        for (length, bytes) in self.bytes.iter().zip([there_bytes, back_bytes]) {
+            length.store(bytes, Ordering::Relaxed);
+        }
+    }
+}
 
 /// The plain forwarder's thread.
 #[derive(Debug)]
@@ -41,13 +64,49 @@ impl PlainForwarder {
     ///
     /// When the thread cannot be started or pinned.
     pub fn start(pairs: Vec<(TcpStream, TcpStream)>, processor: usize) -> Result<Self> {
+        Self::start_with(pairs, processor, || Ok(|_connection, _bytes| Ok(())))
+    }
+
+    /// The same with a thread that opens and seals, between reading and writing, records of as many
+    /// bytes as it has read, by `suite`. They are records of its own, for it has no keys to those of
+    /// the ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`PlainForwarder::start`].
+    pub fn start_sealing(
+        pairs: Vec<(TcpStream, TcpStream)>,
+        processor: usize,
+        suite: AeadSuite,
+        lengths: Arc<RecordLengths>,
+    ) -> Result<Self> {
+        Self::start_with(pairs, processor, move || {
+            let mut ways = [Way::new(suite)?, Way::new(suite)?];
+            Ok(move |connection: usize, bytes| {
+                // The first connection of every pair is the one of the near end.
+                let number = connection % 2;
+                let (Some(way), Some(length)) = (ways.get_mut(number), lengths.bytes.get(number))
+                else {
+                    return Ok(());
+                };
+                way.open_and_seal(bytes, length.load(Ordering::Relaxed))
+            })
+        })
+    }
+
+    /// `make` makes, on the thread, what is done with the bytes read from a connection.
+    fn start_with<W: FnMut(usize, usize) -> Result<()>>(
+        pairs: Vec<(TcpStream, TcpStream)>,
+        processor: usize,
+        make: impl FnOnce() -> Result<W> + Send + 'static,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (ready_sender, ready) = mpsc::channel();
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("floor".to_owned()).spawn(move || {
             processor::pin(processor)?;
             ready_sender.send(processor::thread_number())?;
-            forward(&pairs, &stopped)
+            forward(&pairs, &stopped, &mut make()?)
         })?;
         match ready.recv() {
             Ok(number) => Ok(Self { stop, thread: Some(thread), number }),
@@ -77,7 +136,11 @@ fn joined<T>(thread: thread::JoinHandle<Result<T>>) -> Result<T> {
     thread.join().map_err(|_panic| anyhow!("a floor thread panicked"))?
 }
 
-fn forward(pairs: &[(TcpStream, TcpStream)], stop: &AtomicBool) -> Result<()> {
+fn forward(
+    pairs: &[(TcpStream, TcpStream)],
+    stop: &AtomicBool,
+    work: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<()> {
     let epoll = epoll::create(CreateFlags::CLOEXEC).context("creating an epoll set")?;
     let connections: Vec<_> = pairs.iter().flat_map(|(near, far)| [near, far]).collect();
     for (number, connection) in (0..).zip(&connections) {
@@ -101,7 +164,7 @@ fn forward(pairs: &[(TcpStream, TcpStream)], stop: &AtomicBool) -> Result<()> {
             else {
                 continue;
             };
-            if !forward_once(from, to, &mut buffer)? {
+            if !forward_once(from, to, &mut buffer, &mut |bytes| work(number, bytes))? {
                 epoll::delete(&epoll, from)?;
                 let _ = to.shutdown(Shutdown::Write);
             }
@@ -111,20 +174,26 @@ fn forward(pairs: &[(TcpStream, TcpStream)], stop: &AtomicBool) -> Result<()> {
 }
 
 /// One read, and its bytes written. `false`: the connection has ended.
-fn forward_once(mut from: &TcpStream, to: &TcpStream, buffer: &mut [u8]) -> io::Result<bool> {
+fn forward_once(
+    mut from: &TcpStream,
+    to: &TcpStream,
+    buffer: &mut [u8],
+    work: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<bool> {
     let bytes = match from.read(buffer) {
         Ok(0) => return Ok(false),
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
+    work(bytes)?;
     let mut rest = buffer.get(..bytes).unwrap_or_default();
     let mut writer = to;
     while !rest.is_empty() {
         match writer.write(rest) {
             Ok(written) => rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_writable(to)?,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(true)
@@ -134,6 +203,33 @@ fn wait_writable(connection: &TcpStream) -> io::Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
     poll(&mut [PollFd::new(connection, PollFlags::OUT)], None)?;
     Ok(())
+}
+
+/// Records that a forwarder opens and seals on one way.
+struct Way {
+    record: SealedRecord,
+    /// Bytes read and not accounted for, less than a record.
+    rest_bytes: usize,
+}
+
+impl Way {
+    fn new(suite: AeadSuite) -> Result<Self> {
+        Ok(Self { record: SealedRecord::new(suite, 1)?, rest_bytes: 0 })
+    }
+
+    fn open_and_seal(&mut self, bytes: usize, plaintext_bytes: usize) -> Result<()> {
+        let plaintext_bytes = plaintext_bytes.clamp(1, RECORD_PLAINTEXT_MAX_BYTES);
+        if self.record.plaintext_bytes() != plaintext_bytes {
+            self.record.resize(plaintext_bytes)?;
+        }
+        self.rest_bytes += bytes;
+        while let Some(rest) = self.rest_bytes.checked_sub(RECORD_OVERHEAD_BYTES + plaintext_bytes)
+        {
+            self.rest_bytes = rest;
+            self.record.open_and_seal()?;
+        }
+        Ok(())
+    }
 }
 
 /// Measures opening and sealing records of `plaintext_bytes` bytes in place by `suite`, on
@@ -186,6 +282,15 @@ impl SealedRecord {
         Ok(record)
     }
 
+    fn plaintext_bytes(&self) -> usize {
+        self.bytes.len() - RECORD_OVERHEAD_BYTES
+    }
+
+    fn resize(&mut self, plaintext_bytes: usize) -> Result<()> {
+        self.bytes.resize(RECORD_OVERHEAD_BYTES + plaintext_bytes, 0);
+        self.seal()
+    }
+
     fn open_and_seal(&mut self) -> Result<()> {
         let [opening, _] = &mut self.keys;
         let (header, body) = self.bytes.split_at_mut(RECORD_HEADER_BYTES);
@@ -215,6 +320,18 @@ fn key(suite: AeadSuite, seed: u8) -> Result<AeadKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_bytes_are_sealed_as_were_read() {
+        let mut way = Way::new(AeadSuite::default()).unwrap();
+        let sealed = |way: &Way| way.record.counter / 2;
+        way.open_and_seal(RECORD_OVERHEAD_BYTES + 99, 100).unwrap();
+        assert_eq!((sealed(&way), way.rest_bytes), (0, RECORD_OVERHEAD_BYTES + 99));
+        way.open_and_seal(1, 100).unwrap();
+        assert_eq!((sealed(&way), way.rest_bytes), (1, 0));
+        way.open_and_seal(3 * (RECORD_OVERHEAD_BYTES + 7) + 5, 7).unwrap();
+        assert_eq!((sealed(&way), way.rest_bytes), (4, 5));
+    }
 
     #[test]
     fn record_goes_in_circles() {

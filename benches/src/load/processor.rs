@@ -1,5 +1,6 @@
-//! Processor time of threads, read from `/proc` (proc(5), schedstat: first field, nanoseconds on a
-//! processor), and pinning.
+//! Processor time of threads, read from `/proc` (schedstat, see the kernel's
+//! Documentation/scheduler/sched-stats: nanoseconds on a processor, nanoseconds waiting for one,
+//! times it was given one), and pinning.
 
 use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -21,10 +22,18 @@ pub enum Watched {
     Nobody,
 }
 
-/// Nanoseconds on a processor, by thread.
+/// What threads have used of processors, by thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    threads: BTreeMap<u32, (String, u64)>,
+    threads: BTreeMap<u32, Thread>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Thread {
+    name: String,
+    ns: u64,
+    /// Times it was given a processor: it had slept, or others had been before it.
+    turns: u64,
 }
 
 /// Nanoseconds spent between two readings.
@@ -33,6 +42,8 @@ pub struct Spent {
     /// By data cores; by all threads when none is named like a data core.
     pub forwarding_ns: u64,
     pub total_ns: u64,
+    /// Times those who forward were woken, or given back a processor that others had.
+    pub forwarding_turns: u64,
     /// Whether threads named like data cores were found.
     pub has_data_cores: bool,
 }
@@ -63,9 +74,9 @@ impl Watched {
             // A thread may end between the listing and the reading.
             let Ok(schedstat) = fs::read_to_string(task.join("schedstat")) else { continue };
             let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
-            let ns = schedstat.split_ascii_whitespace().next().and_then(|ns| ns.parse().ok());
-            let ns = ns.with_context(|| format!("{}: no time in it", task.display()))?;
-            reading.threads.insert(thread, (name.trim_end().to_owned(), ns));
+            let read = parse_schedstat(&schedstat);
+            let (ns, turns) = read.with_context(|| format!("{}: no time in it", task.display()))?;
+            reading.threads.insert(thread, Thread { name: name.trim_end().to_owned(), ns, turns });
         }
         Ok(reading)
     }
@@ -75,19 +86,32 @@ impl Reading {
     /// Time spent since `earlier`.
     pub fn since(&self, earlier: &Self) -> Spent {
         let mut spent = Spent::default();
-        let mut data_ns = 0;
-        for (thread, (name, ns)) in &self.threads {
-            let before = earlier.threads.get(thread).map_or(0, |(_, ns)| *ns);
-            let spent_ns = ns.saturating_sub(before);
+        let (mut data_ns, mut data_turns, mut total_turns) = (0, 0, 0);
+        for (number, thread) in &self.threads {
+            let before = earlier.threads.get(number);
+            let spent_ns = thread.ns.saturating_sub(before.map_or(0, |before| before.ns));
+            let turns = thread.turns.saturating_sub(before.map_or(0, |before| before.turns));
             spent.total_ns += spent_ns;
-            if is_data_core(name) {
+            total_turns += turns;
+            if is_data_core(&thread.name) {
                 data_ns += spent_ns;
+                data_turns += turns;
                 spent.has_data_cores = true;
             }
         }
-        spent.forwarding_ns = if spent.has_data_cores { data_ns } else { spent.total_ns };
+        (spent.forwarding_ns, spent.forwarding_turns) = match spent.has_data_cores {
+            true => (data_ns, data_turns),
+            false => (spent.total_ns, total_turns),
+        };
         spent
     }
+}
+
+/// Nanoseconds on a processor, and how often it was given one.
+fn parse_schedstat(text: &str) -> Option<(u64, u64)> {
+    let mut fields = text.split_ascii_whitespace().map(str::parse);
+    let ns = fields.next()?.ok()?;
+    Some((ns, fields.nth(1)?.ok()?))
 }
 
 fn is_data_core(name: &str) -> bool {
@@ -127,8 +151,8 @@ mod tests {
     use super::*;
 
     fn reading(threads: &[(u32, &str, u64)]) -> Reading {
-        let threads = threads.iter().map(|(t, name, ns)| (*t, ((*name).to_owned(), *ns)));
-        Reading { threads: threads.collect() }
+        let thread = |name: &str, ns| Thread { name: name.to_owned(), ns, turns: ns / 100 };
+        Reading { threads: threads.iter().map(|(t, name, ns)| (*t, thread(name, *ns))).collect() }
     }
 
     #[test]
@@ -136,7 +160,7 @@ mod tests {
         let before = reading(&[(1, "waystation", 100), (2, "data-0", 1_000)]);
         let after = reading(&[(1, "waystation", 150), (2, "data-0", 3_000), (3, "data-1", 10)]);
         let spent = after.since(&before);
-        assert_eq!(spent.forwarding_ns, 2_010);
+        assert_eq!((spent.forwarding_ns, spent.forwarding_turns), (2_010, 20));
         assert_eq!(spent.total_ns, 2_060);
         assert!(spent.has_data_cores);
     }
@@ -148,6 +172,12 @@ mod tests {
         let spent = after.since(&before);
         assert_eq!((spent.forwarding_ns, spent.total_ns), (55, 55));
         assert!(!spent.has_data_cores);
+    }
+
+    #[test]
+    fn schedstat_is_read() {
+        assert_eq!(parse_schedstat("1234 99 7\n"), Some((1_234, 7)));
+        assert_eq!(parse_schedstat("1234"), None);
     }
 
     #[test]

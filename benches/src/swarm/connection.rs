@@ -1,7 +1,8 @@
 //! One connection of the generator to a relay: what is to be written, and the layer above it.
 
 use crate::swarm::limits::{BACKLOG_BYTES_MAX, READS_PER_TURN_MAX};
-use crate::swarm::link::{Heard, LinkLayer, Sealed};
+use crate::swarm::link::{Heard, LinkLayer};
+use crate::swarm::sealed::Records;
 use anyhow::{Context, Result, bail};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -45,10 +46,10 @@ impl Connection {
     }
 
     /// What its link has sealed; nothing without one.
-    pub fn sealed(&self) -> Sealed {
+    pub fn sealed(&self) -> Option<&Records> {
         match &self.layer {
-            Layer::Plain { .. } => Sealed::default(),
-            Layer::Link(link) => link.sealed(),
+            Layer::Plain { .. } => None,
+            Layer::Link(link) => Some(link.sealed()),
         }
     }
 

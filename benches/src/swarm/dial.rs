@@ -11,8 +11,10 @@ use rustix::time::Timespec;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::brontide::{
-    ACT_TWO_BYTES, Initiator, RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES, TAG_BYTES, Transport,
+    ACT_TWO_BYTES, Initiator, RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES, Responder, TAG_BYTES,
+    Transport,
 };
 use waystation_astral::frame::{Frame, Profile};
 use waystation_astral::identity::{Identity, SecretKey};
@@ -24,6 +26,8 @@ use waystation_peer::{RouteForm, secret_key};
 pub struct RelayAddress {
     pub address: SocketAddr,
     pub identity: Identity,
+    /// What the ends of its links seal and open with: the same as the relay.
+    pub suite: AeadSuite,
 }
 
 /// A link with an identity of its own.
@@ -52,7 +56,8 @@ pub fn shake_hands(relay: &RelayAddress, key: &SecretKey) -> Result<(TcpStream, 
     stream.set_read_timeout(Some(SETUP))?;
     stream.set_write_timeout(Some(SETUP))?;
     let ephemeral = secret_key()?;
-    let mut initiator = Initiator::new(key, &relay.identity, &ephemeral)?;
+    let initiator = Initiator::new(key, &relay.identity, &ephemeral)?;
+    let mut initiator = initiator.with_aead(relay.suite);
     stream.write_all(&initiator.act_one()?)?;
     let mut act_two = [0; ACT_TWO_BYTES];
     stream.read_exact(&mut act_two).context("reading the second act")?;
@@ -86,6 +91,22 @@ pub fn dial(relay: &RelayAddress, layout: Layout) -> Result<Dialed> {
     let link = LinkLayer::new(transport, layout, &leftover)?;
     let connection = Connection::new(stream, Layer::Link(Box::new(link)))?;
     Ok(Dialed { connection, identity })
+}
+
+/// The keys of two ends that have shaken hands with each other, without anything in between.
+///
+/// # Errors
+///
+/// When there is no randomness.
+pub fn agree(suite: AeadSuite) -> Result<(Transport, Transport)> {
+    let (near, far) = (secret_key()?, secret_key()?);
+    let initiator = Initiator::new(&near, &far.identity(), &secret_key()?)?;
+    let mut initiator = initiator.with_aead(suite);
+    let mut responder = Responder::new(&far, &secret_key()?)?.with_aead(suite);
+    let act_two = responder.act_one(&initiator.act_one()?)?;
+    let (act_three, near) = initiator.act_two(&act_two)?;
+    let (_, far) = responder.act_three(&act_three)?;
+    Ok((near, far))
 }
 
 fn read_record(stream: &mut TcpStream, transport: &mut Transport) -> Result<Vec<u8>> {

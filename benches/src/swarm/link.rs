@@ -2,6 +2,7 @@
 //! sockets: bytes in, bytes out. Frames are those of P4.
 
 use crate::swarm::limits::STOCK_DATA_BYTES_MAX;
+use crate::swarm::sealed::Records;
 use crate::swarm::shape::Layout;
 use anyhow::{Context, Result, bail};
 use std::collections::VecDeque;
@@ -30,13 +31,6 @@ pub enum Heard<'a> {
     Frame(Frame<'a>),
 }
 
-/// Records sealed so far, and the plaintext in them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sealed {
-    pub records: u64,
-    pub plaintext_bytes: u64,
-}
-
 /// One link's keys and half-done records.
 pub struct LinkLayer {
     layout: Layout,
@@ -50,7 +44,7 @@ pub struct LinkLayer {
     due: Option<usize>,
     /// Start of the record in the outgoing bytes that still takes frames.
     open: Option<usize>,
-    sealed: Sealed,
+    sealed: Records,
 }
 
 impl LinkLayer {
@@ -72,13 +66,13 @@ impl LinkLayer {
             from: 0,
             due: None,
             open: None,
-            sealed: Sealed::default(),
+            sealed: Records::default(),
         })
     }
 
     /// What has been sealed so far.
-    pub fn sealed(&self) -> Sealed {
-        self.sealed
+    pub fn sealed(&self) -> &Records {
+        &self.sealed
     }
 
     /// Takes received bytes.
@@ -228,8 +222,7 @@ impl LinkLayer {
     /// When the cipher fails.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
-        self.sealed.records += 1;
-        self.sealed.plaintext_bytes += (out.len() - open - RECORD_HEADER_BYTES) as u64;
+        self.sealed.count(out.len() - open - RECORD_HEADER_BYTES);
         out.resize(out.len() + TAG_BYTES, 0);
         self.sealer.seal_in_place(out.get_mut(open..).unwrap_or_default())?;
         Ok(())

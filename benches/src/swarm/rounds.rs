@@ -5,8 +5,11 @@ use crate::load::processor::{Reading, Spent, Watched};
 use crate::swarm::connection::{Connection, Layer, PLAIN};
 use crate::swarm::dial::{self, Dialed, RelayAddress};
 use crate::swarm::flow::{End, Flow, Moment, Side};
-use crate::swarm::limits::{EVENTS_MAX, LATENCY_DIGITS, LATENCY_NS_MAX, READ_BYTES, STALL, WAIT};
-use crate::swarm::link::{Heard, Sealed};
+use crate::swarm::limits::{
+    EVENTS_MAX, LATENCY_DIGITS, LATENCY_NS_MAX, READ_BYTES, STALL, WAIT, WINDOW_BYTES,
+};
+use crate::swarm::link::{Heard, LinkLayer};
+use crate::swarm::sealed::Sealed;
 use crate::swarm::shape::{Layout, Shape};
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
@@ -17,6 +20,7 @@ use rustix::time::Timespec;
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::time::Duration;
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::frame::Frame;
 
 /// What one round measured.
@@ -41,6 +45,8 @@ pub struct Swarm {
     clock: Clock,
     epoll: OwnedFd,
     connections: Vec<Connection>,
+    /// Which side of its flows a connection is on.
+    sides: Vec<Side>,
     /// Whose bytes come under which nonce, by connection.
     routes: Vec<HashMap<u64, (usize, Side)>>,
     flows: Vec<Flow>,
@@ -116,14 +122,14 @@ impl Swarm {
     ) -> Result<()> {
         if place == destinations.len() {
             let far = dial(Side::Far, shape.layout)?;
-            destinations.push((self.add_connection(far.connection), far.identity));
+            destinations.push((self.add_connection(far.connection, Side::Far), far.identity));
         }
         let (far_index, target) = *destinations.get(place).context("no such destination")?;
         let mut near = dial(Side::Near, shape.layout)?.connection;
         let far = self.connections.get_mut(far_index).context("no such connection")?;
         let first_nonce = (u64::from(number) + 1) << 16;
         let (near_end, far_end) = dial::route(&mut near, far, &target, first_nonce, self.clock)?;
-        let near_index = self.add_connection(near);
+        let near_index = self.add_connection(near, Side::Near);
         let near = End::new(near_index, near_end.nonce, near_end.credit_bytes);
         let far = End::new(far_index, far_end.nonce, far_end.credit_bytes);
         self.add_flow(number, (kind, shape), near, far)
@@ -145,11 +151,43 @@ impl Swarm {
         }
         for (number, (near, far)) in (0..shape.flows).zip(pairs) {
             let single = shape.layout == Layout::Single;
-            let mut add = |stream| -> Result<usize> {
-                Ok(swarm.add_connection(Connection::new(stream, Layer::Plain { single })?))
+            let mut add = |stream, side| -> Result<End> {
+                let connection = Connection::new(stream, Layer::Plain { single })?;
+                Ok(End::new(swarm.add_connection(connection, side), PLAIN, u64::MAX / 2))
             };
-            let [near, far] =
-                [add(near)?, add(far)?].map(|index| End::new(index, PLAIN, u64::MAX / 2));
+            let (near, far) = (add(near, Side::Near)?, add(far, Side::Far)?);
+            swarm.add_flow(number, (0, shape), near, far)?;
+        }
+        swarm.watch()?;
+        Ok(swarm)
+    }
+
+    /// Flows over links that are made of plain connections, one pair of connections each; the ends
+    /// seal for each other, and whoever is between them passes sealed bytes on. Records, writes and
+    /// acknowledgements are those of flows through a relay.
+    ///
+    /// # Errors
+    ///
+    /// As [`Swarm::through_streams`], and when two ends cannot agree on keys.
+    pub fn through_sealed_streams(
+        pairs: Vec<(TcpStream, TcpStream)>,
+        shape: &Shape,
+        suite: AeadSuite,
+        clock: Clock,
+    ) -> Result<Self> {
+        let mut swarm = Self::empty(1, clock)?;
+        if pairs.len() < shape.flows as usize {
+            bail!("{} pairs of connections for {} flows", pairs.len(), shape.flows);
+        }
+        for (number, (near, far)) in (0..shape.flows).zip(pairs) {
+            let (near_keys, far_keys) = dial::agree(suite)?;
+            let mut add = |stream, keys, side| -> Result<End> {
+                let link = Box::new(LinkLayer::new(keys, shape.layout, &[])?);
+                let connection = Connection::new(stream, Layer::Link(link))?;
+                let index = swarm.add_connection(connection, side);
+                Ok(End::new(index, u64::from(number) + 1, u64::from(WINDOW_BYTES)))
+            };
+            let (near, far) = (add(near, near_keys, Side::Near)?, add(far, far_keys, Side::Far)?);
             swarm.add_flow(number, (0, shape), near, far)?;
         }
         swarm.watch()?;
@@ -161,6 +199,7 @@ impl Swarm {
             clock,
             epoll: epoll::create(CreateFlags::CLOEXEC).context("creating an epoll set")?,
             connections: Vec::new(),
+            sides: Vec::new(),
             routes: Vec::new(),
             flows: Vec::new(),
             kinds,
@@ -172,8 +211,9 @@ impl Swarm {
         })
     }
 
-    fn add_connection(&mut self, connection: Connection) -> usize {
+    fn add_connection(&mut self, connection: Connection, side: Side) -> usize {
         self.connections.push(connection);
+        self.sides.push(side);
         self.routes.push(HashMap::new());
         self.is_dirty.push(false);
         self.connections.len() - 1
@@ -392,9 +432,14 @@ impl Swarm {
 
     fn look(&self, watched: &Watched) -> Result<Look> {
         let mut sealed = Sealed::default();
-        for connection in &self.connections {
-            sealed.records += connection.sealed().records;
-            sealed.plaintext_bytes += connection.sealed().plaintext_bytes;
+        for (connection, side) in self.connections.iter().zip(&self.sides) {
+            let sum = match side {
+                Side::Near => &mut sealed.near,
+                Side::Far => &mut sealed.far,
+            };
+            if let Some(records) = connection.sealed() {
+                sum.add(records);
+            }
         }
         Ok(Look {
             now_ns: self.clock.now_ns(),
@@ -424,10 +469,7 @@ impl Swarm {
             spent,
             generator_ns: own_ns.saturating_sub(relay_ns),
             latency,
-            sealed: Sealed {
-                records: after.sealed.records - before.sealed.records,
-                plaintext_bytes: after.sealed.plaintext_bytes - before.sealed.plaintext_bytes,
-            },
+            sealed: after.sealed.since(&before.sealed),
         })
     }
 

@@ -22,8 +22,8 @@ use waystation_benches::load::clock::Clock;
 use waystation_benches::load::message::{ACKNOWLEDGEMENT_BYTES, FLAG_LAST, Pattern, Receiver};
 use waystation_benches::load::processor::Watched;
 use waystation_benches::swarm::limits::{LATENCY_DIGITS, LATENCY_NS_MAX, STALL};
-use waystation_benches::swarm::link::Sealed;
 use waystation_benches::swarm::rounds::Round;
+use waystation_benches::swarm::sealed::Sealed;
 use waystation_benches::swarm::shape::{Layout, Pace, Shape};
 
 /// The sending half of one end of a flow.

@@ -35,7 +35,7 @@ impl Placed {
     fn boxed(shape: Shape, cores: [usize; 2], setting: &Setting) -> Result<Box<dyn Contender>> {
         let cpus = [setting.relay_cpu, setting.generator_cpu];
         let engine = format!("cores = 2\ncpus = [{}, {}]", cpus[0], cpus[1]);
-        let appliance = Appliance::start_with(Port::IoUring, &engine, "")?;
+        let appliance = Appliance::start_with(Port::IoUring, &engine, "", setting)?;
         let [near, far] = cores;
         let swarm = Swarm::through_dialed(&[shape], setting.clock, &mut |side, layout| {
             dial_to(&appliance, if side == Side::Near { near } else { far }, layout)

@@ -6,7 +6,7 @@ use crate::compare::floor::Floor;
 use crate::compare::goals::WAYSTATION;
 use crate::compare::libp2p;
 use crate::compare::proxy::Proxy;
-use crate::compare::rows::own::{KIB_8, MANY, waystation};
+use crate::compare::rows::own::{KIB_8, MANY, waystation_and_floor};
 use crate::load::pairs::raw_pipe as connect_raw_pipe;
 use crate::swarm::rounds::Swarm;
 use crate::swarm::shape::Shape;
@@ -16,11 +16,9 @@ use waystation_peer::Link;
 /// Row 6.
 pub(super) fn small_messages(setting: &Setting) -> Result<Outcome> {
     let (case, shape) = MANY;
-    let entries = vec![
-        waystation(shape, setting)?,
-        Proxy::Haproxy.entry(shape, setting)?,
-        libp2p::entry(shape, setting)?,
-    ];
+    let [relay, floor] = waystation_and_floor(shape, setting)?;
+    let haproxy = Proxy::Haproxy.entry(shape, setting)?;
+    let entries = vec![relay, haproxy, libp2p::entry(shape, setting)?, floor];
     alternate(case, entries, &setting.schedule)
 }
 
