@@ -1,16 +1,17 @@
-//! Row 15: handshakes of the appliance against what their cryptography costs by itself.
+//! Row 15: handshakes of the appliance against what their cryptography costs by itself. Beside it
+//! stands what the kernel charges for a connection that carries the same bytes and nothing else.
+
+mod bare;
+mod kernel;
 
 use crate::compare::appliance::{Appliance, Port};
 use crate::compare::contender::{Contender, Outcome, Schedule, Setting, alternate};
-use crate::compare::figures::{Measure, Sample};
+use crate::compare::figures::{Figures, Measure, Sample};
 use crate::compare::goals::{BARE, WAYSTATION};
-use crate::load::clock::{Clock, thread_processor_ns};
-use crate::load::processor;
+use crate::load::clock::Clock;
+use crate::load::processor::{Spent, Watched};
 use crate::swarm::dial::{RelayAddress, shake_hands};
 use anyhow::{Context, Result, anyhow, bail};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use secp256k1::ecdh::SharedSecret;
-use secp256k1::{PublicKey, SecretKey};
 use std::io::Read;
 use std::thread;
 use waystation_astral::brontide::RECORD_HEADER_BYTES;
@@ -18,16 +19,23 @@ use waystation_peer::secret_key;
 
 /// Dialers at a time, so that the relay never waits for one of them.
 const DIALERS: usize = 4;
-/// Bytes of a compressed point and of a tag.
-const POINT_BYTES: usize = 33;
-const TAG_BYTES: usize = 16;
+const CASE: &str = "handshakes";
+const KERNEL: &str = "connections without a handshake";
 
 pub(super) fn handshakes(setting: &Setting) -> Result<Outcome> {
     let appliance = Appliance::start(Port::IoUring, setting)?;
     let ours: Box<dyn Contender> = Box::new(Waystation { appliance, clock: setting.clock });
-    let bare: Box<dyn Contender> = Box::new(Bare { cpu: setting.relay_cpu });
-    let entries = vec![(WAYSTATION, Ok(ours)), (BARE, Ok(bare))];
-    alternate("handshakes", entries, &setting.schedule)
+    let bare: Box<dyn Contender> = Box::new(bare::Bare { cpu: setting.relay_cpu });
+    let kernel: Box<dyn Contender> = Box::new(kernel::Kernel::start(setting)?);
+    let entries = vec![(WAYSTATION, Ok(ours)), (BARE, Ok(bare)), (KERNEL, Ok(kernel))];
+    let mut outcome = alternate(CASE, entries, &setting.schedule)?;
+    let rate = Measure::HandshakesPerProcessorSecond;
+    let parts = (outcome.figure(CASE, BARE, rate), outcome.figure(CASE, KERNEL, rate));
+    if let (Some(bare), Some(kernel)) = parts {
+        let both = bare.with(&kernel, |bare, kernel| 1.0 / (1.0 / bare + 1.0 / kernel));
+        outcome.derive(CASE, "both together", Figures::from([(rate, both)]));
+    }
+    Ok(outcome)
 }
 
 struct Waystation {
@@ -39,31 +47,44 @@ impl Contender for Waystation {
     fn round(&mut self, schedule: &Schedule) -> Result<Sample> {
         let watched = self.appliance.process.watched();
         let (relay, clock) = (self.appliance.relay, self.clock);
-        let before = watched.read()?;
-        let start_ns = clock.now_ns();
-        let end_ns = start_ns + u64::try_from(schedule.measured.as_nanos())?;
-        let dialers: Vec<_> = (0..DIALERS)
-            .map(|_| thread::spawn(move || shake_until(&relay, clock, end_ns)))
-            .collect();
-        let mut handshakes = 0;
-        for dialer in dialers {
-            handshakes += dialer.join().map_err(|_panic| anyhow!("a dialer panicked"))??;
-        }
-        let seconds = (clock.now_ns() - start_ns) as f64 / 1e9;
-        let spent = watched.read()?.since(&before);
-        if spent.forwarding_ns == 0 {
-            bail!("the data core has spent no time");
-        }
-        let processor_seconds = spent.forwarding_ns as f64 / 1e9;
-        Ok(Sample::from([
-            (Measure::HandshakesPerProcessorSecond, handshakes as f64 / processor_seconds),
-            (Measure::RelayProcessorShare, processor_seconds / seconds),
-        ]))
+        dialed(&watched, clock, schedule, move |end_ns| shake_until(&relay, clock, end_ns))
     }
 
     fn messages_checked(&self) -> u64 {
         0
     }
+}
+
+/// Lets the dialers do their part until the round is over, and counts what they got done.
+fn dialed(
+    watched: &Watched,
+    clock: Clock,
+    schedule: &Schedule,
+    dial_until: impl Fn(u64) -> Result<u64> + Clone + Send + 'static,
+) -> Result<Sample> {
+    let before = watched.read()?;
+    let start_ns = clock.now_ns();
+    let end_ns = start_ns + u64::try_from(schedule.measured.as_nanos())?;
+    let dialers: Vec<_> = (0..DIALERS)
+        .map(|_| {
+            let dial_until = dial_until.clone();
+            thread::spawn(move || dial_until(end_ns))
+        })
+        .collect();
+    let mut connections = 0;
+    for dialer in dialers {
+        connections += dialer.join().map_err(|_panic| anyhow!("a dialer panicked"))??;
+    }
+    let seconds = (clock.now_ns() - start_ns) as f64 / 1e9;
+    let Spent { forwarding_ns, .. } = watched.read()?.since(&before);
+    if forwarding_ns == 0 {
+        bail!("whoever was dialed has spent no time");
+    }
+    let processor_seconds = forwarding_ns as f64 / 1e9;
+    Ok(Sample::from([
+        (Measure::HandshakesPerProcessorSecond, connections as f64 / processor_seconds),
+        (Measure::RelayProcessorShare, processor_seconds / seconds),
+    ]))
 }
 
 /// Shakes hands and hangs up, again and again. What the relay sends behind the third act shows that
@@ -78,85 +99,4 @@ fn shake_until(relay: &RelayAddress, clock: Clock, end_ns: u64) -> Result<u64> {
         handshakes += 1;
     }
     Ok(handshakes)
-}
-
-struct Bare {
-    cpu: usize,
-}
-
-impl Contender for Bare {
-    fn round(&mut self, schedule: &Schedule) -> Result<Sample> {
-        let (cpu, measured_ns) = (self.cpu, u64::try_from(schedule.measured.as_nanos())?);
-        let thread = thread::spawn(move || -> Result<f64> {
-            processor::pin(cpu)?;
-            let start_ns = thread_processor_ns();
-            let mut handshakes = 0_u32;
-            loop {
-                respond()?;
-                handshakes += 1;
-                let spent_ns = thread_processor_ns() - start_ns;
-                if spent_ns >= measured_ns {
-                    return Ok(f64::from(handshakes) * 1e9 / spent_ns as f64);
-                }
-            }
-        });
-        let rate = thread.join().map_err(|_panic| anyhow!("a thread panicked"))??;
-        Ok(Sample::from([(Measure::HandshakesPerProcessorSecond, rate)]))
-    }
-
-    fn messages_checked(&self) -> u64 {
-        0
-    }
-}
-
-/// The curve and cipher operations of one responder (spec §3.2): an ephemeral key, two points to
-/// read, three shared secrets, and the tags and the sealed key of the three acts. No hashing, no
-/// bookkeeping.
-fn respond() -> Result<()> {
-    let scalar = |byte: u8| {
-        SecretKey::from_secret_bytes([byte; 32]).map_err(|_wrong| anyhow!("not a scalar"))
-    };
-    let (own, ephemeral) = (scalar(0x11)?, scalar(0x22)?);
-    std::hint::black_box(PublicKey::from_secret_key(&ephemeral).serialize());
-    let points = peer_points()?;
-    for (point, scalar) in [(0, &own), (0, &ephemeral), (1, &ephemeral)] {
-        let point = points.get(point).context("no such point")?;
-        std::hint::black_box(SharedSecret::new(point, scalar).as_secret_bytes());
-    }
-    for text_bytes in [0, 0, POINT_BYTES, 0] {
-        cipher(text_bytes)?;
-    }
-    Ok(())
-}
-
-/// The initiator's ephemeral and static points, read from their bytes as they come.
-fn peer_points() -> Result<[PublicKey; 2]> {
-    static BYTES: std::sync::OnceLock<Option<[[u8; POINT_BYTES]; 2]>> = std::sync::OnceLock::new();
-    let bytes = BYTES.get_or_init(|| {
-        let point = |byte: u8| {
-            let scalar = SecretKey::from_secret_bytes([byte; 32]).ok()?;
-            Some(PublicKey::from_secret_key(&scalar).serialize())
-        };
-        Some([point(0x33)?, point(0x44)?])
-    });
-    let [ephemeral, fixed] = bytes.context("no points")?;
-    let read = |bytes: [u8; POINT_BYTES]| {
-        PublicKey::from_byte_array_compressed(std::hint::black_box(bytes))
-            .map_err(|_wrong| anyhow!("not a point"))
-    };
-    Ok([read(ephemeral)?, read(fixed)?])
-}
-
-/// One seal; opening costs the same.
-fn cipher(text_bytes: usize) -> Result<()> {
-    let key = UnboundKey::new(&CHACHA20_POLY1305, &[7; 32])
-        .map_err(|ring::error::Unspecified| anyhow!("the cipher refuses its key"))?;
-    let mut text = [0_u8; POINT_BYTES + TAG_BYTES];
-    let text = text.get_mut(..text_bytes).unwrap_or_default();
-    let nonce = Nonce::assume_unique_for_key([0; 12]);
-    let tag = LessSafeKey::new(key)
-        .seal_in_place_separate_tag(nonce, Aad::from(&[0; 32]), text)
-        .map_err(|ring::error::Unspecified| anyhow!("sealing failed"))?;
-    let _ = std::hint::black_box(tag);
-    Ok(())
 }
