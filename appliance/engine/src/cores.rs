@@ -6,6 +6,7 @@
 
 use crate::control::{Command, Report};
 use crate::core::{CoreError, CoreLimits, CoreParts, DataCore};
+use crate::limits::TIMER_SLACK_NS;
 use crate::management_end::{CoreEnd, ManagementEnd};
 use crate::mesh::{self, MeshEnd};
 use crate::port::epoll::EpollPort;
@@ -13,7 +14,7 @@ use crate::port::uring::{UringError, UringPort};
 use crate::port::waker::Waker;
 use crate::port::{Port, PortKind, PortLimits};
 use crate::snapshot::CoreSnapshot;
-use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, set_current_timer_slack};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -236,6 +237,8 @@ impl CoreSeed {
 
     fn run_port(self) -> Result<(), String> {
         let cpu = self.cpu.and_then(pin);
+        // Without it the kernel ends waits later than asked for; a core works all the same.
+        let _ = set_current_timer_slack(TIMER_SLACK_NS);
         let core = self.mesh.core();
         match self.port {
             PortKind::IoUring => {

@@ -1,6 +1,7 @@
 //! Every limit of a data core that is not configuration, with unit and derivation.
 
 use crate::block::BLOCK_BYTES;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Most blocks of sealed or open records that wait for one link, besides what is in flight. More
@@ -88,6 +89,10 @@ pub const LINGER: Duration = Duration::from_secs(2);
 
 /// Longest wait of an idle core: its clock for counters and the watchdog.
 pub const IDLE_WAIT: Duration = Duration::from_millis(500);
+
+/// How much later than asked for the kernel may end a core's wait, in nanoseconds. Its own choice is
+/// 50 us, half of what a core gathers events for.
+pub const TIMER_SLACK_NS: Option<NonZeroU64> = NonZeroU64::new(1_000);
 
 /// Incidents reported per turn; the rest is only counted.
 pub const INCIDENTS_PER_TURN: usize = 16;

@@ -83,6 +83,29 @@ impl TrafficClass {
     }
 }
 
+/// How a core waits for events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WaitMode {
+    /// Until the first event.
+    #[default]
+    Sleep,
+    /// Asking again for a moment before it sleeps.
+    Spin,
+    /// For a moment at least, so that it wakes up once for several events.
+    Gather,
+}
+
+impl WaitMode {
+    /// The name in listings and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sleep => "sleep",
+            Self::Spin => "spin",
+            Self::Gather => "gather",
+        }
+    }
+}
+
 /// One histogram per stage and class.
 #[derive(Clone, Debug)]
 pub struct StageHistograms {
@@ -199,6 +222,10 @@ pub struct CoreCounters {
     pub link_state_bytes: u64,
     /// Timers that have not fired yet. That of a connection which has ended fires for nobody.
     pub timers: u64,
+    /// Nanoseconds in which the core waited in mode [`WaitMode::Spin`], turns included.
+    pub spinning_ns: u64,
+    /// The same for [`WaitMode::Gather`].
+    pub gathering_ns: u64,
 }
 
 impl CoreCounters {
@@ -218,6 +245,8 @@ pub struct CoreStatistics {
     pub port: &'static str,
     /// The CPU the thread is verified to be pinned to, if it is.
     pub cpu: Option<usize>,
+    /// How the core waits now.
+    pub waiting: WaitMode,
     pub counters: CoreCounters,
     pub drops: DropCounters,
     pub histograms: StageHistograms,
@@ -230,6 +259,7 @@ impl CoreStatistics {
             core,
             port,
             cpu: None,
+            waiting: WaitMode::default(),
             counters: CoreCounters::default(),
             drops: DropCounters::default(),
             histograms: StageHistograms::new(),

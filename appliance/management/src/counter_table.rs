@@ -106,6 +106,10 @@ pub const FIELDS: &[CounterField] = &[
     field!(Gauge link_state_bytes as "link_state" Bytes:
         "Memory of the links that are open, besides buffers and sessions"),
     field!(Gauge timers as "timers" Things: "Timers that have not fired yet"),
+    field!(Counter spinning_ns as "spinning" Seconds:
+        "Time in which a core asked for events again before it slept"),
+    field!(Counter gathering_ns as "gathering" Seconds:
+        "Time in which a core slept through several events at a time"),
 ];
 
 #[cfg(test)]
@@ -158,6 +162,8 @@ mod tests {
             reports_lost: 39,
             link_state_bytes: 40,
             timers: 41,
+            spinning_ns: 42,
+            gathering_ns: 43,
         }
     }
 

@@ -216,6 +216,11 @@ fn core_status(report: &CoreReport, capacity: &CoreCapacity) -> Value {
         "port": report.port,
         "cpu": report.cpu,
         "busy_share": report.busy_share(),
+        "waiting": {
+            "mode": report.waiting.name(),
+            "spin_share": report.time_share(|counters| counters.spinning_ns),
+            "gather_share": report.time_share(|counters| counters.gathering_ns),
+        },
         "silent_intervals": report.silent_intervals,
         "counters": object(FIELDS.iter(), |field| (field.read)(&report.counters)),
         "interval": growth([report].into_iter()),

@@ -43,6 +43,9 @@ fn status_tells_counters_shares_and_headroom_of_each_core() {
     assert_eq!(core["cpu"], 3);
     assert_eq!(core["port"], "io_uring");
     assert_eq!(core["busy_share"], 0.5);
+    let waiting = json!({ "mode": "gather", "spin_share": 0.0, "gather_share": 0.25 });
+    assert_eq!(core["waiting"], waiting);
+    assert_eq!(document["cores"][0]["waiting"]["mode"], "sleep");
     assert_eq!(core["counters"]["frames_in"], 2000);
     assert_eq!(core["interval"]["frames_in"], 1000);
     assert_eq!(core["interval"].get("links_open"), None, "a gauge does not grow");

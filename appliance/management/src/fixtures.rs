@@ -10,7 +10,7 @@ use waystation_astral::aead::choice::{AeadChoice, AeadCost, AeadUnusable};
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
-use waystation_engine::statistics::{CoreStatistics, Stage, TrafficClass};
+use waystation_engine::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::ids::{CoreId, LegTag, LinkTag};
 
@@ -45,6 +45,8 @@ fn block(core: u16, second: u64) -> Box<CoreStatistics> {
     block.cpu = Some(usize::from(core) + 2);
     block.counters.up_ns = second * 1_000_000_000;
     block.counters.busy_ns = second * 250_000_000 * (u64::from(core) + 1);
+    block.counters.gathering_ns = second * 250_000_000 * u64::from(core);
+    block.waiting = if core == 0 { WaitMode::Sleep } else { WaitMode::Gather };
     block.counters.frames_in = second * 1000;
     block.counters.payload_bytes_in = second * 1_024_000;
     block.counters.links_open = 3;

@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 use waystation_engine::statistics::{
-    CoreCounters, CoreStatistics, Stage, StageHistograms, TrafficClass,
+    CoreCounters, CoreStatistics, Stage, StageHistograms, TrafficClass, WaitMode,
 };
 use waystation_relay::drop_reason::DropCounters;
 use waystation_relay::ids::CoreId;
@@ -68,6 +68,8 @@ pub struct CoreReport {
     pub port: &'static str,
     /// The CPU the thread is pinned to, if it is.
     pub cpu: Option<usize>,
+    /// How the core waited for events when it reported.
+    pub waiting: WaitMode,
     pub counters: CoreCounters,
     pub drops: DropCounters,
     /// Intervals closed since this core last reported in one.
@@ -84,6 +86,7 @@ impl CoreReport {
             core,
             port: "",
             cpu: None,
+            waiting: WaitMode::default(),
             counters: CoreCounters::default(),
             drops: DropCounters::default(),
             silent_intervals: 0,
@@ -96,9 +99,14 @@ impl CoreReport {
     /// The share of time the core was not waiting, between 0 and 1, over the interval closed last;
     /// nothing if it did not report in it.
     pub fn busy_share(&self) -> Option<f64> {
+        self.time_share(|counters| counters.busy_ns)
+    }
+
+    /// The share of time that a counter of nanoseconds stands for, under the same conditions.
+    pub fn time_share(&self, read: impl Fn(&CoreCounters) -> u64) -> Option<f64> {
         let up_ns = self.interval_growth(|counters| counters.up_ns);
-        let busy_ns = self.interval_growth(|counters| counters.busy_ns);
-        (up_ns > 0).then(|| (busy_ns as f64 / up_ns as f64).min(1.0))
+        let ns = self.interval_growth(read);
+        (up_ns > 0).then(|| (ns as f64 / up_ns as f64).min(1.0))
     }
 
     /// By how much a counter grew in the reports of the interval closed last; 0 if there were none.
@@ -180,6 +188,7 @@ impl Observations {
             let report = &mut core.report;
             report.port = block.port;
             report.cpu = block.cpu;
+            report.waiting = block.waiting;
             std::mem::swap(&mut report.counters, &mut block.counters);
             std::mem::swap(&mut report.drops, &mut block.drops);
             report.reported = true;

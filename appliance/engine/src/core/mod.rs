@@ -17,6 +17,7 @@ mod pipes;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use crate::block::BlockPool;
 use crate::clock;
@@ -28,7 +29,7 @@ use crate::management_end::CoreEnd;
 use crate::mesh::{Entry, MeshEnd};
 use crate::port::{CloseMode, EVENTS_MAX, Event, Port, ReceiveMode, Segment, Segments, StreamKey};
 use crate::snapshot::{CoreSnapshot, ReloadableLimits};
-use crate::statistics::{CoreStatistics, Stage, TrafficClass};
+use crate::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use crate::timer::Wheel;
 use closing::Closing;
 use connection::{Connection, Ended, Phase};
@@ -39,6 +40,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
+use waiting::{Waiting, Work};
 use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
 use waystation_relay::drop_reason::DropReason;
@@ -131,6 +133,9 @@ pub struct DataCore<P> {
     links: usize,
     now_ns: u64,
     started_ns: u64,
+    waiting: Waiting,
+    /// When the last turn ended.
+    ended_ns: u64,
     stopping: bool,
 }
 
@@ -150,6 +155,7 @@ impl<P: Port> DataCore<P> {
         statistics.cpu = parts.cpu;
         let now_ns = clock::now_ns();
         let ingress = Ingress::new(port.receive_buffers().0);
+        let waiting = Waiting::new(now_ns, clock::thread_cpu_ns(), port.can_gather());
         let fabric = Fabric::new(
             parts.secret.identity(),
             Switch::new(core, parts.limits.switch(&parts.snapshot.limits)),
@@ -183,6 +189,8 @@ impl<P: Port> DataCore<P> {
             links: 0,
             now_ns,
             started_ns: now_ns,
+            waiting,
+            ended_ns: now_ns,
             stopping: false,
         })
     }
@@ -236,11 +244,14 @@ impl<P: Port> DataCore<P> {
         if self.fabric.mesh.is_backed_up() || self.fabric.has_unsent_reports() {
             return RETRY_NS;
         }
+        if self.waiting.spins(self.ended_ns) {
+            return 0;
+        }
         let idle_ns = u64::try_from(IDLE_WAIT.as_nanos()).unwrap_or(u64::MAX);
         let paced = self.paced.peek().map(|&Reverse((ready_ns, _, _))| ready_ns);
         let deadlines = [self.wheel.next_due_ns(), self.fabric.switch.next_deadline_ns(), paced];
         let next = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
-        next.saturating_sub(clock::now_ns()).min(idle_ns)
+        next.saturating_sub(self.ended_ns).min(idle_ns)
     }
 
     // Open and route
@@ -438,6 +449,31 @@ impl<P: Port> DataCore<P> {
         counters.turns += 1;
         counters.busy_ns += turn_ns;
         self.fabric.statistics.histograms.record(Stage::Turn, TrafficClass::Control, turn_ns, 1);
+        self.decide_how_to_wait(ended_ns);
+    }
+
+    /// Accounts for the time since the last turn under the mode that was in force, and lets the
+    /// policy see what this one brought.
+    fn decide_how_to_wait(&mut self, ended_ns: u64) {
+        let elapsed_ns = ended_ns - self.ended_ns;
+        self.ended_ns = ended_ns;
+        let counters = &mut self.fabric.statistics.counters;
+        match self.waiting.mode() {
+            WaitMode::Sleep => {}
+            WaitMode::Spin => counters.spinning_ns += elapsed_ns,
+            WaitMode::Gather => counters.gathering_ns += elapsed_ns,
+        }
+        self.waiting.turn_ended(ended_ns, counters.receives);
+        if self.waiting.window_is_over(ended_ns) {
+            let work = Work {
+                turns: counters.turns,
+                receives: counters.receives,
+                records: counters.records_opened,
+                frames: counters.frames_in,
+            };
+            self.waiting.judge(ended_ns, clock::thread_cpu_ns(), work);
+            self.port.wait_at_least(self.waiting.least_wait());
+        }
     }
 
     fn fire_timers(&mut self) {
@@ -598,8 +634,10 @@ impl<P: Port> DataCore<P> {
         let drops = self.fabric.switch.drops().clone();
         let link_state_bytes = self.link_state_bytes() as u64;
         let timers = self.wheel.len() as u64;
+        let waiting = self.waiting.mode();
         let statistics = &mut self.fabric.statistics;
         statistics.drops = drops;
+        statistics.waiting = waiting;
         let counters = &mut statistics.counters;
         counters.cpu_ns = clock::thread_cpu_ns();
         counters.up_ns = clock::now_ns() - self.started_ns;

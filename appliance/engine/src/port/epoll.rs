@@ -56,6 +56,8 @@ pub struct EpollPort {
     paused: Deadlines<ListenerKey>,
     lingering: Deadlines<(StreamKey, u64)>,
     lingers: u64,
+    /// How long a wait that finds nothing pauses before it asks again.
+    least_wait: Duration,
     /// Whether the last wait returned without asking the kernel.
     skipped: bool,
     syscalls: u64,
@@ -112,6 +114,7 @@ impl EpollPort {
             paused: Deadlines::new(ACCEPT_RETRY_AFTER),
             lingering: Deadlines::new(LINGER_MAX),
             lingers: 0,
+            least_wait: Duration::ZERO,
             skipped: false,
             syscalls: 2,
         })
@@ -374,7 +377,11 @@ impl EpollPort {
     fn ask_kernel(&mut self, timeout: Option<Duration>, burst: &mut Burst<'_>) -> io::Result<()> {
         let most = (burst.room() / 2).clamp(1, READINESS_MAX);
         let sleeps = timeout != Some(Duration::ZERO) && self.waker.begin_sleep();
-        let timeout = if sleeps { timeout } else { Some(Duration::ZERO) };
+        let timeout = match sleeps {
+            true if !self.least_wait.is_zero() => self.pause(timeout),
+            true => timeout,
+            false => Some(Duration::ZERO),
+        };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         self.syscalls += 1;
         let count = epoll::wait(&self.epoll, &mut self.readiness.0[..most], timeout.as_ref());
@@ -400,6 +407,17 @@ impl EpollPort {
             }
         }
         Ok(())
+    }
+
+    /// Sleeps through the part of a wait in which nothing wakes it. Returns what is left of it.
+    fn pause(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        let pause = timeout.unwrap_or(self.least_wait).min(self.least_wait);
+        if let Ok(pause) = Timespec::try_from(pause) {
+            self.syscalls += 1;
+            // A signal may end it early, which does no harm.
+            let _ = rustix::thread::nanosleep(&pause);
+        }
+        timeout.map(|timeout| timeout.saturating_sub(pause))
     }
 
     fn on_stream_ready(&mut self, key: StreamKey, flags: epoll::EventFlags, burst: &mut Burst<'_>) {
@@ -609,6 +627,14 @@ impl Port for EpollPort {
         self.ask_kernel(timeout, &mut burst)?;
         self.hand_out_pending(&mut burst);
         Ok(())
+    }
+
+    fn can_gather(&self) -> bool {
+        true
+    }
+
+    fn wait_at_least(&mut self, least: Duration) {
+        self.least_wait = least;
     }
 
     fn bytes_mut(&mut self, buffer: &ReceiveBuffer) -> &mut [u8] {

@@ -28,6 +28,8 @@ use waker::Waker;
 pub const SEND_SEGMENTS_MAX: usize = 8;
 /// Most events one [`Port::wait`] returns; the rest waits in the kernel's queue.
 pub const EVENTS_MAX: usize = 512;
+/// Events that end a wait which gathers them: as many buffers as are in the arena by default.
+pub const GATHER_EVENTS: u32 = 32;
 
 /// Which mechanism a port uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +218,15 @@ pub trait Port {
     /// # Errors
     /// Only what makes going on impossible. Interruption by a signal is no error.
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
+
+    /// Whether [`Self::wait_at_least`] has an effect here.
+    fn can_gather(&self) -> bool;
+
+    /// From now on a wait that may block, which none with a timeout of zero does, returns no sooner
+    /// than so long after it began, the waker notwithstanding, so that what comes meanwhile costs
+    /// one wake-up. A port that can tell returns with [`GATHER_EVENTS`] events before. Zero, as at
+    /// first: a wait ends with its first event.
+    fn wait_at_least(&mut self, least: Duration);
 
     /// The bytes of a receive buffer.
     ///

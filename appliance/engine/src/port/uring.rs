@@ -493,6 +493,14 @@ impl Port for UringPort {
         Ok(())
     }
 
+    fn can_gather(&self) -> bool {
+        self.ring.can_gather()
+    }
+
+    fn wait_at_least(&mut self, least: Duration) {
+        self.ring.wait_at_least(least);
+    }
+
     fn bytes_mut(&mut self, buffer: &ReceiveBuffer) -> &mut [u8] {
         self.arena.bytes_mut(buffer)
     }

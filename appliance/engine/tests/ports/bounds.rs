@@ -2,6 +2,56 @@
 
 use crate::*;
 
+/// Longer than a peer on this machine needs for a few writes, however busy the machine is.
+const GATHER: Duration = Duration::from_secs(1);
+
+#[expect(clippy::disallowed_methods, reason = "a test that looks at how long a wait lasted")]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+pub(crate) fn gathering_wait_returns_with_what_came_meanwhile<P: TestPort>() {
+    let mut rig = Rig::<P>::new();
+    if !rig.port.can_gather() {
+        println!("skipped: needs a kernel that can make a wait last");
+        return;
+    }
+    let (mut peer, ours) = connection();
+    let key = rig.port.add_stream(ours, ReceiveMode::Continuous).unwrap();
+    // The receive is in flight before there is anything to receive.
+    assert!(rig.quiet().is_empty());
+    rig.port.wait_at_least(GATHER);
+    let began = now();
+    let writing = thread::spawn(move || {
+        for piece in 0..8 {
+            peer.write_all(&bytes_of(1, 100 * piece..100 * (piece + 1))).unwrap();
+        }
+        peer
+    });
+    let events = rig.turn_within(4 * GATHER);
+    assert!(began.elapsed() >= GATHER / 2, "it returned with the first piece");
+    let mut checker = Checker::new(1);
+    for event in events {
+        let Event::Received { buffer, .. } = event else { panic!("{event:?}") };
+        checker.check(&rig.take(buffer));
+    }
+    assert_eq!(checker.position, 800, "one wait brings all pieces");
+    rig.port.wait_at_least(Duration::ZERO);
+    drop(writing.join().unwrap());
+    rig.finish(&[key], CloseMode::Reset);
+}
+
+pub(crate) fn gathering_ends_with_the_timeout<P: TestPort>() {
+    let mut rig = Rig::<P>::new();
+    rig.port.wait_at_least(PEER_WAIT);
+    let began = now();
+    let mut events = Vec::new();
+    rig.port.wait(Some(SETTLE), &mut events).unwrap();
+    rig.port.wait(Some(Duration::ZERO), &mut events).unwrap();
+    assert!(events.is_empty());
+    assert!(began.elapsed() < PEER_WAIT, "the timeout did not end it");
+}
+
 pub(crate) fn no_wake_up_is_lost<P: TestPort>() {
     const ROUNDS: u64 = 10_000;
     let (done, finished) = mpsc::channel();

@@ -93,6 +93,8 @@ on_both_ports!(
     detached_stream_goes_on_at_another_port,
     stream_detached_at_once_loses_nothing,
     no_wake_up_is_lost,
+    gathering_wait_returns_with_what_came_meanwhile,
+    gathering_ends_with_the_timeout,
     exhausted_arena_loses_nothing,
     streams_with_nothing_to_do_let_the_core_sleep,
     operations_beyond_the_queues_are_not_lost,

@@ -14,6 +14,7 @@ use crate::units::{human_bytes, human_count, human_ns};
 use serde_json::Value;
 use std::fmt::Write;
 use table::{Column, Table};
+use waystation_engine::statistics::WaitMode;
 
 /// Hex digits of an identity that tell peers apart in a table.
 const IDENTITY_DIGITS: usize = 8;
@@ -129,7 +130,11 @@ fn cores(document: &Value) -> String {
             bytes(&counters["queued_bytes"]),
             format!("{}/{}", count(&buffers["free"]), count(&buffers["of"])),
             // One missing report is a matter of timing.
-            if silent > 1 { "silent".to_owned() } else { String::new() },
+            match core["waiting"]["mode"].as_str() {
+                _ if silent > 1 => "silent".to_owned(),
+                Some(mode) if mode != WaitMode::Sleep.name() => mode.to_owned(),
+                Some(_) | None => String::new(),
+            },
         ]);
     }
     table.render()

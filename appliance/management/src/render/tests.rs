@@ -125,6 +125,7 @@ fn status_document() -> Value {
         "cores": [
             {
                 "core": 0, "cpu": 2, "port": "io_uring", "busy_share": 0.4567,
+                "waiting": { "mode": "gather", "spin_share": 0.0, "gather_share": 0.5 },
                 "silent_intervals": 0,
                 "counters": {
                     "links_open": 20_000, "sessions_open": 400_000, "pipes_open": 7,
@@ -160,7 +161,8 @@ fn status_shows_state_cores_rates_and_node_info() {
     );
     let core = text.lines().find(|line| line.contains("io_uring")).unwrap();
     let core: Vec<_> = core.split_whitespace().collect();
-    let cells = ["0", "2", "io_uring", "45.7%", "20.0k", "400k", "7", "4.1k", "256MiB", "30/32"];
+    let cells =
+        ["0", "2", "io_uring", "45.7%", "20.0k", "400k", "7", "4.1k", "256MiB", "30/32", "gather"];
     assert_eq!(core, cells);
     assert!(
         text.lines().any(|line| line.starts_with("   1") && line.ends_with("silent")),

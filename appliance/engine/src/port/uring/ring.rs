@@ -5,6 +5,7 @@
 
 use super::buffers::BufferRing;
 use super::token::Token;
+use crate::port::GATHER_EVENTS;
 use crate::port::probe::{
     OPERATIONS, Requirement, SetupStep, UringError, check_operations, setup_error,
 };
@@ -34,6 +35,9 @@ pub(super) struct Ring {
     backlog: VecDeque<squeue::Entry>,
     /// Operations without their last completion.
     in_flight: u64,
+    /// How long a wait lasts at least, unless [`GATHER_EVENTS`] completions come before, in
+    /// microseconds.
+    least_wait_us: u32,
     syscalls: u64,
 }
 
@@ -76,7 +80,7 @@ impl Ring {
         restrictions.push(Restriction::sqe_flags_allowed(flags));
         submitter.register_restrictions(&mut restrictions).map_err(failed(SetupStep::Restrict))?;
         submitter.register_enable_rings().map_err(failed(SetupStep::Enable))?;
-        Ok(Self { ring, backlog: VecDeque::new(), in_flight: 0, syscalls: 5 })
+        Ok(Self { ring, backlog: VecDeque::new(), in_flight: 0, least_wait_us: 0, syscalls: 5 })
     }
 
     /// Operations that have not completed for the last time.
@@ -126,6 +130,17 @@ impl Ring {
         }
     }
 
+    /// Whether the kernel can make a wait last (Linux 6.12).
+    pub(super) fn can_gather(&self) -> bool {
+        self.ring.params().is_feature_min_timeout()
+    }
+
+    /// Makes waits last at least so long; without effect where the kernel cannot.
+    pub(super) fn wait_at_least(&mut self, least: Duration) {
+        let least_us = u32::try_from(least.as_micros()).unwrap_or(u32::MAX);
+        self.least_wait_us = if self.can_gather() { least_us } else { 0 };
+    }
+
     /// Submits what is queued and has the kernel post what is done; with `wait`, until there is a
     /// completion or `timeout` is over.
     ///
@@ -134,14 +149,24 @@ impl Ring {
     pub(super) fn enter(&mut self, wait: bool, timeout: Option<Duration>) -> io::Result<()> {
         let queued = self.ring.submission().len();
         let timespec = Timespec::from(timeout.unwrap_or_default());
-        let arguments = match timeout {
+        let mut arguments = match timeout {
             Some(_) if wait => SubmitArgs::new().timespec(&timespec),
             _ => SubmitArgs::new(),
+        };
+        let gathers = wait && self.least_wait_us > 0;
+        if gathers {
+            let timeout_us = timeout.map_or(u128::MAX, |timeout| timeout.as_micros());
+            let timeout_us = u32::try_from(timeout_us).unwrap_or(u32::MAX);
+            arguments = arguments.min_wait_usec(self.least_wait_us.min(timeout_us));
+        }
+        let least = match wait && self.backlog.is_empty() {
+            true if gathers => GATHER_EVENTS,
+            waits => u32::from(waits),
         };
         let flags = (EnterFlags::GETEVENTS | EnterFlags::EXT_ARG).bits();
         self.syscalls += 1;
         // The queue is at most 32 768 entries long.
-        let (queued, least) = (queued as u32, u32::from(wait && self.backlog.is_empty()));
+        let queued = queued as u32;
         // SAFETY: the arguments are what `IORING_ENTER_EXT_ARG` says they are, and with the time
         // they point to they outlive the call. Every io_uring test of `tests/ports.rs` runs it.
         let entered =
