@@ -6,12 +6,14 @@
 
 mod codec;
 mod decoder;
+mod run;
 
 use core::fmt;
 use core::str::FromStr;
 
 pub use codec::{EncodeError, data_header_bytes, write_data_header};
 pub use decoder::{Decoded, FrameDecoder, FrameError, TypeName};
+pub use run::DataRun;
 
 /// A generation of the link's wire format (spec §1); the feature name never tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
