@@ -14,7 +14,7 @@ use snow::resolvers::{CryptoResolver, RingResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
 use zeroize::Zeroizing;
 
-use crate::identity::{Identity, SecretKey};
+use crate::identity::{Identity, Point, SecretKey};
 use crate::limits::{IDENTITY_BYTES, SECRET_KEY_BYTES};
 
 /// The protocol name that is hashed first (spec §3.1).
@@ -50,10 +50,34 @@ impl FinalChainingKey {
     }
 }
 
+/// The peer's points of one handshake, its ephemeral and its identity, each read once however
+/// often it is agreed with.
+#[derive(Clone, Default)]
+pub(crate) struct PeerPoints(Arc<[OnceLock<Point>; PEER_POINTS]>);
+
+/// Points that a peer shows in one handshake.
+const PEER_POINTS: usize = 2;
+
+impl PeerPoints {
+    /// Reads a point, or finds it; `None` if it is not on the curve.
+    pub(crate) fn read(&self, bytes: &[u8; IDENTITY_BYTES]) -> Option<Point> {
+        let known = self.0.iter().filter_map(OnceLock::get);
+        if let Some(point) = known.copied().find(|it| it.identity().as_bytes() == bytes) {
+            return Some(point);
+        }
+        let point = Point::from_bytes(bytes)?;
+        if let Some(place) = self.0.iter().find(|place| place.get().is_none()) {
+            place.get_or_init(|| point);
+        }
+        Some(point)
+    }
+}
+
 /// Hands `snow` its primitives for one handshake.
 pub(crate) struct Resolver {
     local: SecretKey,
     ephemeral: SecretKey,
+    peer_points: PeerPoints,
     final_chaining_key: FinalChainingKey,
 }
 
@@ -61,11 +85,13 @@ impl Resolver {
     pub(crate) fn new(
         local: &SecretKey,
         ephemeral: &SecretKey,
+        peer_points: &PeerPoints,
         final_chaining_key: &FinalChainingKey,
     ) -> Self {
         Self {
             local: local.duplicate(),
             ephemeral: ephemeral.duplicate(),
+            peer_points: peer_points.clone(),
             final_chaining_key: final_chaining_key.clone(),
         }
     }
@@ -80,6 +106,7 @@ impl CryptoResolver for Resolver {
         Some(Box::new(Secp256k1 {
             local: self.local.duplicate(),
             ephemeral: self.ephemeral.duplicate(),
+            peer_points: self.peer_points.clone(),
             role: Role::Unset,
         }))
     }
@@ -110,6 +137,7 @@ impl Random for NoRandomness {
 struct Secp256k1 {
     local: SecretKey,
     ephemeral: SecretKey,
+    peer_points: PeerPoints,
     role: Role,
 }
 
@@ -169,7 +197,8 @@ impl Dh for Secp256k1 {
         else {
             return Err(snow::Error::Dh);
         };
-        key.agree(point, out).ok_or(snow::Error::Dh)
+        key.agree(&self.peer_points.read(point).ok_or(snow::Error::Dh)?, out);
+        Ok(())
     }
 
     /// The output is a hash, shorter than a public key.

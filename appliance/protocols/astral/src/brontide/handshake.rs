@@ -12,7 +12,7 @@ use super::{Opener, Sealer, Transport};
 use crate::aead::AeadSuite;
 use crate::identity::{Identity, SecretKey};
 use crate::limits::{ACT_ONE_BYTES, ACT_THREE_BYTES, ACT_TWO_BYTES, TAG_BYTES};
-use crate::noise_resolver::{FinalChainingKey, Resolver, noise_params};
+use crate::noise_resolver::{FinalChainingKey, PeerPoints, Resolver, noise_params};
 
 /// What sets Astral's handshake apart from BOLT 8's, which says `lightning` (spec §3.1).
 const PROLOGUE: &[u8] = b"astral";
@@ -197,6 +197,7 @@ type Key = Zeroizing<[u8; 32]>;
 /// What both sides share: the Noise state, and which act may come next.
 struct Handshake {
     noise: HandshakeState,
+    peer_points: PeerPoints,
     final_chaining_key: FinalChainingKey,
     /// `None` while an act is worked on and for good after one failed.
     due: Option<Act>,
@@ -212,7 +213,8 @@ impl Handshake {
         prologue: &[u8],
     ) -> Result<Self, HandshakeError> {
         let final_chaining_key = FinalChainingKey::default();
-        let resolver = Resolver::new(local, ephemeral, &final_chaining_key);
+        let peer_points = PeerPoints::default();
+        let resolver = Resolver::new(local, ephemeral, &peer_points, &final_chaining_key);
         let build = || {
             let builder = Builder::with_resolver(noise_params(), Box::new(resolver))
                 .prologue(prologue)?
@@ -223,7 +225,8 @@ impl Handshake {
             }
         };
         let noise = build().map_err(|error| HandshakeError::of(Act::One, &error))?;
-        Ok(Self { noise, final_chaining_key, due: Some(Act::One), suite: AeadSuite::default() })
+        let (due, suite) = (Some(Act::One), AeadSuite::default());
+        Ok(Self { noise, peer_points, final_chaining_key, due, suite })
     }
 
     /// Takes the turn of `act`; the caller sets what is due next when all went well.
@@ -260,10 +263,8 @@ impl Handshake {
     fn remote(&self) -> Result<Identity, HandshakeError> {
         let act = Act::Three;
         let bytes = self.noise.get_remote_static().and_then(<[u8]>::first_chunk);
-        let Some(Ok(remote)) = bytes.map(Identity::from_bytes) else {
-            return Err(HandshakeError::Key { act });
-        };
-        Ok(remote)
+        let point = bytes.and_then(|bytes| self.peer_points.read(bytes));
+        point.map(|point| point.identity()).ok_or(HandshakeError::Key { act })
     }
 
     /// Returns the key to the responder, the key to the initiator, and the final chaining key.

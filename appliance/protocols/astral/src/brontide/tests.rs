@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::aead::AeadSuite;
 use crate::aead::tests::suites;
-use crate::identity::{Identity, SecretKey};
+use crate::identity::{Identity, Point, SecretKey};
 
 const ASTRAL: &[u8] = b"astral";
 const LIGHTNING: &[u8] = b"lightning";
@@ -65,7 +65,8 @@ fn act_three_claiming(point: &[u8; 33], prologue: &[u8]) -> [u8; 66] {
     let hash = |parts: &[&[u8]]| <[u8; 32]>::try_from(digest(&SHA256, &parts.concat()).as_ref());
     let agree = |secret: u8, public: u8| {
         let mut shared = [0; 32];
-        key(secret).agree(key(public).identity().as_bytes(), &mut shared).unwrap();
+        let point = Point::from_bytes(key(public).identity().as_bytes()).unwrap();
+        key(secret).agree(&point, &mut shared);
         shared
     };
     let mix = |ck: &[u8], ikm: &[u8]| {
