@@ -434,6 +434,29 @@ impl Switch {
         }
     }
 
+    /// The link of this core on which [`Self::route`] would let `bytes` of a session go out at
+    /// once, given room there. `None`: it would decide otherwise.
+    pub fn direct_link(&self, now_ns: u64, link: u32, nonce: u64, bytes: usize) -> Option<u32> {
+        let (_, leg) = self.find(link, nonce)?;
+        let may_send = leg.state == LegState::Open && leg.link == link;
+        let Other::Leg(to) = leg.other else { return None };
+        if !may_send || leg.window_left < bytes as u64 || to.core != self.core {
+            return None;
+        }
+        let leg = self.legs.get(to.slot, to.generation)?;
+        self.passes(now_ns, leg, bytes).then_some(leg.link)
+    }
+
+    /// Whether nothing but room on its link can keep `bytes` for a leg from going out at once.
+    fn passes(&self, now_ns: u64, leg: &Leg, bytes: usize) -> bool {
+        leg.queue.is_empty()
+            && leg.credit >= bytes as u64
+            && leg.hold_until_ns == 0
+            && leg.moving.is_none()
+            && self.link(leg.link).is_some_and(|sessions| sessions.turns.is_empty())
+            && self.pacing.admits(now_ns, leg.pacer, bytes)
+    }
+
     /// Decides where payload for a leg of this core goes that came from a leg elsewhere.
     pub fn deliver(
         &mut self,
@@ -442,25 +465,15 @@ impl Switch {
         bytes: usize,
         has_room: impl FnOnce(u32) -> bool,
     ) -> Route {
-        let Some(leg) = self.legs.get_mut(to.slot, to.generation) else {
+        let Some(leg) = self.legs.get(to.slot, to.generation) else {
             self.drops.count(DropReason::PeerLegClosed, bytes);
             return Route::Nowhere;
         };
         let link = leg.link;
-        let direct = leg.queue.is_empty()
-            && leg.credit >= bytes as u64
-            && leg.hold_until_ns == 0
-            && leg.moving.is_none()
-            && self
-                .links
-                .get(link as usize)
-                .and_then(Option::as_ref)
-                .is_some_and(|sessions| sessions.turns.is_empty())
-            && self.pacing.admits(now_ns, leg.pacer, bytes)
-            && has_room(link);
-        if !direct {
+        if !self.passes(now_ns, leg, bytes) || !has_room(link) {
             return Route::Queue { leg: to.slot };
         }
+        let Some(leg) = self.legs.at_mut(to.slot) else { return Route::Nowhere };
         leg.credit -= bytes as u64;
         leg.bytes_out += bytes as u64;
         let nonce = leg.nonce;

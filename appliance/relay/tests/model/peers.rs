@@ -4,7 +4,7 @@ use crate::session::{Feed, Session, State, Verdict, bytes, node_stream, pattern}
 use crate::world::{Link, TIMEOUT_NS, WINDOW, World};
 use waystation_astral::frame::{Frame, Profile};
 use waystation_relay::limits::FIRST_DATA_HOLD_NS;
-use waystation_relay::switch::InboundQuery;
+use waystation_relay::switch::{InboundQuery, Route};
 
 /// Nonces from here on are those of no session.
 const STRAY_NONCES: u64 = 1 << 40;
@@ -90,7 +90,12 @@ impl World {
         }
         let payload = bytes(session as u64, position, count);
         let room = self.random.one_in(2);
+        let foretold = self.cores[core].direct_link(self.now_ns, place, nonce, payload.len());
         let route = self.cores[core].route(self.now_ns, place, nonce, payload.len(), |_| room);
+        match route {
+            Route::Direct { link, .. } => assert_eq!(foretold, Some(link)),
+            _ => assert!(foretold.is_none() || !room, "{route:?} instead of {foretold:?}"),
+        }
         self.carry(core, route, &payload);
         self.apply_effects(core);
     }

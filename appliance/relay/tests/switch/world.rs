@@ -165,7 +165,9 @@ impl World {
 
     pub(crate) fn data(&mut self, (core, link): (usize, u32), nonce: u64, payload: &[u8]) -> Route {
         let room = self.has_room;
+        let foretold = self.cores[core].direct_link(self.now_ns, link, nonce, payload.len());
         let route = self.cores[core].route(self.now_ns, link, nonce, payload.len(), |_| room);
+        assert_foretold(foretold.filter(|_| room), route);
         self.carry(core, route, payload);
         self.settle();
         route
@@ -365,4 +367,13 @@ pub(crate) fn on_one_core_and_two(test: impl Fn(&mut World, (usize, u32), (usize
         test(&mut world, a, b);
         assert_eq!(world.crossing.len(), 0);
     }
+}
+
+/// What is said of a route beforehand is what it becomes.
+fn assert_foretold(foretold: Option<u32>, route: Route) {
+    let direct = match route {
+        Route::Direct { link, .. } => Some(link),
+        _ => None,
+    };
+    assert_eq!(foretold, direct, "{route:?}");
 }
