@@ -4,6 +4,8 @@
 //! receiving side of connections, so that a frame can be carried on while the buffer it lies in is
 //! still borrowed from the port.
 
+mod resealing;
+
 use crate::block::BlockPool;
 use crate::control::{AskId, LinkUp, Query, Report};
 use crate::entropy::Entropy;
@@ -87,7 +89,7 @@ pub enum InnerInput {
     End,
 }
 
-/// A data frame that was sealed in the buffer it arrived in.
+/// Data frames that were sealed in the buffer they arrived in: records without a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedInPlace {
     pub link: u32,

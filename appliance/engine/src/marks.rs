@@ -22,16 +22,16 @@ pub struct Mark {
 pub struct Marks(ArrayVec<Mark, MARKS_MAX>);
 
 impl Marks {
-    /// Adds one frame. Frames of one buffer share a mark; when there is no room for another mark,
-    /// the last one takes the frame.
-    pub fn add(&mut self, class: TrafficClass, reaped_ns: u64, opened_ns: u64) {
+    /// Adds frames of one buffer. They share a mark with others of it; when there is no room for
+    /// another mark, the last one takes them.
+    pub fn add(&mut self, class: TrafficClass, frames: u32, reaped_ns: u64, opened_ns: u64) {
         let full = self.0.is_full();
         match self.0.last_mut() {
             Some(last) if full || (last.class == class && last.opened_ns == opened_ns) => {
-                last.frames += 1;
+                last.frames += frames;
             }
             Some(_) | None => {
-                self.0.push(Mark { class, reaped_ns, opened_ns, sealed_ns: 0, frames: 1 });
+                self.0.push(Mark { class, reaped_ns, opened_ns, sealed_ns: 0, frames });
             }
         }
     }
@@ -71,12 +71,12 @@ mod tests {
         let mut histograms = StageHistograms::new();
         let (mut open, mut sent) = (Marks::default(), Marks::default());
         for buffer in 0..3 * MARKS_MAX as u64 {
-            open.add(TrafficClass::Data, buffer, buffer);
-            open.add(TrafficClass::Data, buffer, buffer);
+            open.add(TrafficClass::Data, 1, buffer, buffer);
+            open.add(TrafficClass::Data, 1, buffer, buffer);
         }
         open.seal(1000, &mut sent, &mut histograms);
         for buffer in 0..10 {
-            open.add(TrafficClass::Data, buffer, buffer);
+            open.add(TrafficClass::Data, 1, buffer, buffer);
         }
         open.seal(1100, &mut sent, &mut histograms);
         sent.sent(2000, &mut histograms);

@@ -3,19 +3,22 @@
 //! Owned by one data core, one per link. Frames are written straight into the record they leave in;
 //! control frames that find no room wait as bytes and go first. Records are sealed when they are
 //! full or about to be sent, so that what arrives while a send is in flight shares one record.
-//! Never more than [`LINK_BLOCKS_MAX`] blocks wait; payload beyond that waits in its session.
+//! Never more than [`LINK_BLOCKS_MAX`] gathered blocks wait, and never more than one send's worth
+//! of segments; payload beyond that waits in its session.
 
 use crate::block::{BLOCK_BYTES, Block, BlockPool};
 use crate::limits::{BLOCKS_RESERVED, CONTROL_MAX_BYTES, CONTROL_PONG_MAX_BYTES, LINK_BLOCKS_MAX};
 use crate::marks::Marks;
-use crate::port::{Segment, Segments};
+use crate::port::{SEND_SEGMENTS_MAX, Segment, Segments};
 use crate::statistics::{StageHistograms, TrafficClass};
 use std::collections::VecDeque;
 use std::ops::Range;
 use waystation_astral::brontide::{
     RECORD_HEADER_BYTES, RECORD_PLAINTEXT_MAX_BYTES, Sealer, TAG_BYTES,
 };
-use waystation_astral::frame::{EncodeError, Frame, Profile, data_header_bytes, write_data_header};
+use waystation_astral::frame::{
+    DataRun, EncodeError, Frame, Profile, data_header_bytes, write_data_header,
+};
 
 /// Payload room below which a new record is started rather than a sliver of a frame sent.
 const SLIVER_BYTES: usize = 512;
@@ -71,6 +74,11 @@ impl Tail {
 
     fn plaintext_bytes(&self) -> usize {
         self.plain_end - self.sealed_end - RECORD_HEADER_BYTES
+    }
+
+    /// Whether nothing was written to it.
+    fn is_blank(&self) -> bool {
+        self.plain_end == RECORD_HEADER_BYTES
     }
 
     /// Plaintext bytes the open record can still take.
@@ -183,7 +191,7 @@ impl LinkOutput {
             self.move_control(pool);
         }
         self.totals.frames += 1;
-        self.open_marks.add(TrafficClass::Control, times.0, times.1);
+        self.open_marks.add(TrafficClass::Control, 1, times.0, times.1);
         let overflow = self.control.len() > CONTROL_MAX_BYTES;
         Ok(if overflow { ControlOutcome::Overflow } else { ControlOutcome::Taken })
     }
@@ -222,7 +230,7 @@ impl LinkOutput {
         if !self.make_room(header + payload_bytes, 0, pool) {
             return false;
         }
-        self.count_frame(payload_bytes, times);
+        self.count_frames(1, payload_bytes, times);
         let Some(tail) = &mut self.tail else { return false };
         let written = write_data_header(self.profile, nonce, length, tail.place(header));
         debug_assert_eq!(written, Ok(header));
@@ -267,8 +275,47 @@ impl LinkOutput {
         }
         self.totals.records += 1;
         self.totals.records_in_place += 1;
-        self.count_frame(payload.len(), times);
+        self.count_frames(1, payload.len(), times);
         Some((record, self.ready.len()))
+    }
+
+    /// Whether [`Self::reseal`] can take a record of data frames of this profile now. More of them
+    /// may wait than of gathered ones: what cannot stay where it is has to be copied twice, into a
+    /// session's queue and out of it.
+    pub fn takes_records(&self, profile: Profile) -> bool {
+        self.control.is_empty()
+            && self.profile == profile
+            && self.ready.len() + 2 <= SEND_SEGMENTS_MAX
+            && !self.failed
+    }
+
+    /// Seals a record anew where it was opened, `run` now of session `nonce`; call after
+    /// [`Self::takes_records`]. `record` holds room for its length, the plaintext, room for a tag.
+    /// Returns the place among the waiting segments where [`Self::attach`] must put it. `None`:
+    /// sealing failed, and with it the link.
+    pub fn reseal(
+        &mut self,
+        nonce: u64,
+        record: &mut [u8],
+        run: &DataRun,
+        times: (u64, u64),
+    ) -> Option<usize> {
+        self.close_tail();
+        let plaintext = RECORD_HEADER_BYTES..record.len().saturating_sub(TAG_BYTES);
+        DataRun::rename(self.profile, record.get_mut(plaintext)?, nonce);
+        if self.sealer.seal_in_place(record).is_err() {
+            self.failed = true;
+            return None;
+        }
+        self.totals.records += 1;
+        self.totals.records_in_place += 1;
+        self.count_frames(run.frames, run.payload_bytes, times);
+        Some(self.ready.len())
+    }
+
+    /// Whether what is sealed next would go out right behind a segment attached at `place`.
+    pub fn continues(&self, place: usize) -> bool {
+        self.ready.len() == place && self.tail.as_ref().is_none_or(|tail| tail.is_blank())
     }
 
     /// Puts the segment of [`Self::seal_in_place`] where it belongs.
@@ -319,10 +366,10 @@ impl LinkOutput {
         }
     }
 
-    fn count_frame(&mut self, payload_bytes: usize, times: (u64, u64)) {
-        self.totals.frames += 1;
+    fn count_frames(&mut self, frames: u32, payload_bytes: usize, times: (u64, u64)) {
+        self.totals.frames += u64::from(frames);
         self.totals.payload_bytes += payload_bytes as u64;
-        self.open_marks.add(TrafficClass::Data, times.0, times.1);
+        self.open_marks.add(TrafficClass::Data, frames, times.0, times.1);
     }
 
     /// Moves waiting control bytes into records as far as there is room, cut anywhere: records

@@ -9,6 +9,9 @@ use std::ops::Range;
 use waystation_astral::brontide::{Opener, RECORD_HEADER_BYTES, TAG_BYTES};
 use waystation_relay::drop_reason::DropReason;
 
+/// Where in its block a cut record's body begins.
+const BODY_AT: usize = RECORD_HEADER_BYTES;
+
 /// Reads records.
 #[derive(Debug)]
 pub struct RecordReader {
@@ -17,6 +20,7 @@ pub struct RecordReader {
     body_bytes: Option<usize>,
     header: [u8; RECORD_HEADER_BYTES],
     header_bytes: usize,
+    /// A cut record's body, behind room for the length it will be sent on with.
     body: Option<(Block, usize)>,
     records: u64,
 }
@@ -104,11 +108,11 @@ impl RecordReader {
         self.carry_body(input, cursor, body_bytes, pool)
     }
 
-    /// The block of the record that [`Found::Carried`] announced and its plaintext's length; give
-    /// the block back to the pool.
-    pub fn take_carried(&mut self) -> Option<(Block, usize)> {
+    /// The record that [`Found::Carried`] announced, with room for a length in front of it and for
+    /// a tag behind it; give the block back to the pool.
+    pub fn take_carried(&mut self) -> Option<OpenRecord> {
         let (block, bytes) = self.body.take()?;
-        Some((block, bytes - TAG_BYTES))
+        Some(OpenRecord { block, rest: BODY_AT..BODY_AT + bytes - TAG_BYTES })
     }
 
     /// Gives back what a cut record holds.
@@ -167,14 +171,15 @@ impl RecordReader {
             None => (pool.take().ok_or(DropReason::BufferExhausted)?, 0),
         };
         let bytes = rest.len().min(body_bytes - have);
-        block[have..have + bytes].copy_from_slice(&rest[..bytes]);
+        let place = BODY_AT + have;
+        block[place..place + bytes].copy_from_slice(&rest[..bytes]);
         *cursor += bytes;
         let have = have + bytes;
         if have < body_bytes {
             self.body = Some((block, have));
             return Ok(Found::Nothing);
         }
-        let opened = self.opener.open_body(&mut block[..body_bytes]);
+        let opened = self.opener.open_body(&mut block[BODY_AT..BODY_AT + body_bytes]);
         self.body = Some((block, body_bytes));
         opened.map_err(|_bad_tag| DropReason::RecordRejected)?;
         self.finish_record();

@@ -96,7 +96,7 @@ fn join<P: Port>(
 
 // Tests
 
-fn forwards_without_allocating<P: Port>(bench: &mut Bench<P>) {
+fn forwards_without_allocating<P: Port>(bench: &mut Bench<P>, frames_in_a_record: usize) {
     const FRAME_BYTES: usize = 64;
     const FRAMES: u64 = 1_000_000;
     // The target gives no credit at first, so that the whole window is queued once: after that
@@ -104,11 +104,11 @@ fn forwards_without_allocating<P: Port>(bench: &mut Bench<P>) {
     let (mut a, mut b, at_a, at_b) = join(bench, (Profile::P4, Profile::P4), 0);
     let total = u64::from(WINDOW) + FRAMES * FRAME_BYTES as u64;
     let giving = std::thread::spawn(move || {
-        a.give(at_a, total, FRAME_BYTES, 64);
+        a.give(at_a, total, FRAME_BYTES, frames_in_a_record);
         a
     });
     bench.turn_until("a full window", |bench| {
-        bench.core.queued_bytes() >= WINDOW as usize - 64 * FRAME_BYTES
+        bench.core.queued_bytes() >= WINDOW as usize - frames_in_a_record * FRAME_BYTES
     });
     let done = Arc::new(AtomicBool::new(false));
     let taken = Arc::clone(&done);
@@ -142,7 +142,19 @@ fn forwards_without_allocating<P: Port>(bench: &mut Bench<P>) {
 
 #[test]
 fn warm_core_forwards_a_million_frames_without_an_allocation() {
-    on_every_port(forwards_without_allocating, forwards_without_allocating);
+    on_every_port(
+        |bench| forwards_without_allocating(bench, 64),
+        |bench| forwards_without_allocating(bench, 64),
+    );
+}
+
+#[test]
+fn warm_core_seals_whole_records_anew_without_an_allocation() {
+    // 24 KiB of plaintext: more than the least that stays as it is.
+    on_every_port(
+        |bench| forwards_without_allocating(bench, 256),
+        |bench| forwards_without_allocating(bench, 256),
+    );
 }
 
 const PROFILES: [Profile; 3] = [Profile::P0, Profile::P2, Profile::P4];
@@ -177,6 +189,39 @@ fn seals_in_place<P: Port>(bench: &mut Bench<P>) {
 #[test]
 fn large_frames_are_sealed_in_the_buffer_they_arrived_in_and_arrive_whole() {
     on_every_port(seals_in_place, seals_in_place);
+}
+
+/// Records of runs, of single frames and of few, so that what stays where it is and what is
+/// gathered alternate within every buffer.
+fn keeps_the_order_of_records<P: Port>(bench: &mut Bench<P>) {
+    const TOTAL: u64 = 8 << 20;
+    const SHAPES: [(usize, usize); 6] =
+        [(1_024, 16), (100, 3), (8_192, 7), (30_000, 1), (1_024, 60), (500, 20)];
+    for to in [Profile::P4, Profile::P2] {
+        bench.ups.clear();
+        let (mut a, mut b, to_b, _) = join(bench, (Profile::P4, to), WINDOW);
+        bench.refresh_counters();
+        let before = bench.counters.records_sealed_in_place;
+        let giving = std::thread::spawn(move || {
+            a.give_in_shapes(to_b, TOTAL, &SHAPES);
+            a
+        });
+        let taking = std::thread::spawn(move || {
+            b.take(TOTAL);
+            b
+        });
+        drop((finish(bench, taking), finish(bench, giving)));
+        bench.refresh_counters();
+        let in_place = bench.counters.records_sealed_in_place - before;
+        println!("to {to}: {in_place} records sealed where they were opened");
+        assert!(in_place > 0 || to != Profile::P4, "no record stayed where it was");
+        bench.assert_everything_came_back();
+    }
+}
+
+#[test]
+fn records_that_stay_and_records_that_are_gathered_arrive_in_order() {
+    on_every_port(keeps_the_order_of_records, keeps_the_order_of_records);
 }
 
 fn returns_everything<P: Port>(bench: &mut Bench<P>) {

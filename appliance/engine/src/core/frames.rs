@@ -5,13 +5,15 @@
 use super::connection::{LinkInput, Phase};
 use super::links::{Failure, Step};
 use crate::block::Block;
-use crate::fabric::Piece;
-use crate::limits::{ACT_COST_BYTES, FRAME_COST_BYTES, IN_PLACE_MIN_BYTES};
+use crate::fabric::{Piece, SealedInPlace};
+use crate::limits::{
+    ACT_COST_BYTES, BLOCKS_RESERVED, FRAME_COST_BYTES, IN_PLACE_MIN_BYTES, RESEAL_MIN_BYTES,
+};
 use crate::record_reader::{Found, InputProgress, OpenRecord};
 use crate::statistics::{Stage, TrafficClass};
 use std::ops::Range;
-use waystation_astral::brontide::RECORD_HEADER_BYTES;
-use waystation_astral::frame::{Decoded, Frame, Profile, data_header_bytes};
+use waystation_astral::brontide::{RECORD_HEADER_BYTES, TAG_BYTES};
+use waystation_astral::frame::{DataRun, Decoded, Frame, Profile, data_header_bytes};
 use waystation_relay::drop_reason::DropReason;
 
 /// Room a payload needs in front of it to be sealed in place for any profile.
@@ -107,6 +109,12 @@ impl Step<'_> {
                 self.fabric.statistics.counters.records_opened += 1;
                 self.budget.charge_record(plaintext.len());
                 let in_place = self.in_place;
+                if let (Phase::Link(link), true) = (&mut *phase, in_place)
+                    && let Some(sealed) = self.reseal(link, bytes, &plaintext)
+                {
+                    self.sealed = sealed;
+                    return Ok(Some(Fed::All));
+                }
                 let end = plaintext.end;
                 match self.on_plaintext(phase, bytes, plaintext, in_place)? {
                     None => Ok(Some(Fed::All)),
@@ -115,12 +123,60 @@ impl Step<'_> {
             }
             Found::Carried => {
                 self.fabric.statistics.counters.records_opened += 1;
-                let Some((mut block, length)) = reader.take_carried() else { return Ok(None) };
-                self.budget.charge_record(length);
-                let outcome = self.on_plaintext(phase, &mut block, 0..length, false);
-                self.keep_rest(block, length, outcome, progress).map(Some)
+                let Some(record) = reader.take_carried() else { return Ok(None) };
+                let OpenRecord { mut block, rest: plaintext } = record;
+                self.budget.charge_record(plaintext.len());
+                let may_keep =
+                    self.sealed.is_none() && self.fabric.pool.available() > BLOCKS_RESERVED;
+                if let (Phase::Link(link), true) = (&mut *phase, may_keep)
+                    && let Some(sealed) = self.reseal(link, &mut block, &plaintext)
+                {
+                    self.fabric.attach_block(sealed, block);
+                    return Ok(Some(Fed::All));
+                }
+                let end = plaintext.end;
+                let outcome = self.on_plaintext(phase, &mut block, plaintext, false);
+                self.keep_rest(block, end, outcome, progress).map(Some)
             }
         }
+    }
+
+    /// Seals a record anew where it was opened, if it holds nothing but payload of one session that
+    /// may go on at once. `None`: its frames have to be looked at one by one. `Some(None)`: sealing
+    /// failed, and the link it was for will end.
+    fn reseal(
+        &mut self,
+        link: &mut LinkInput,
+        buffer: &mut [u8],
+        plaintext: &Range<usize>,
+    ) -> Option<Option<SealedInPlace>> {
+        let start = plaintext.start.checked_sub(RECORD_HEADER_BYTES)?;
+        if plaintext.len() < RESEAL_MIN_BYTES || !link.decoder.at_boundary() || self.must_stop() {
+            return None;
+        }
+        let run = DataRun::read(link.profile, &buffer[plaintext.clone()])?;
+        let record = start..plaintext.end + TAG_BYTES;
+        let from = (self.slot, link.profile);
+        let behind = self.sealed.as_ref();
+        let sealed = self.fabric.forward_record(from, (buffer, record), &run, behind)?;
+        self.budget.charge(FRAME_COST_BYTES);
+        link.frames_in += u64::from(run.frames);
+        link.payload_bytes_in += run.payload_bytes as u64;
+        self.count_frames(link, u64::from(run.frames), true);
+        Some(sealed)
+    }
+
+    /// Accounts for frames of one record.
+    fn count_frames(&mut self, link: &mut LinkInput, frames: u64, active: bool) {
+        let now_ns = self.fabric.opened_ns;
+        link.received_ns = now_ns;
+        if active {
+            link.active_ns = now_ns;
+        }
+        let wait_ns = now_ns.saturating_sub(self.fabric.reaped_ns);
+        let statistics = &mut self.fabric.statistics;
+        statistics.counters.frames_in += frames;
+        statistics.histograms.record(Stage::ReapToOpen, TrafficClass::Data, wait_ns, frames);
     }
 
     /// Keeps the block of a record that was not dealt with to its end.
@@ -194,8 +250,6 @@ impl Step<'_> {
         plaintext: Range<usize>,
         in_place: bool,
     ) -> Result<Option<usize>, Failure> {
-        let now_ns = self.fabric.opened_ns;
-        link.received_ns = now_ns;
         let frames_before = link.frames_in;
         let mut active = false;
         let mut cursor = 0;
@@ -238,14 +292,7 @@ impl Step<'_> {
                 }
             }
         }
-        if active {
-            link.active_ns = now_ns;
-        }
-        let frames = link.frames_in - frames_before;
-        let wait_ns = now_ns.saturating_sub(self.fabric.reaped_ns);
-        let statistics = &mut self.fabric.statistics;
-        statistics.counters.frames_in += frames;
-        statistics.histograms.record(Stage::ReapToOpen, TrafficClass::Data, wait_ns, frames);
+        self.count_frames(link, link.frames_in - frames_before, active);
         Ok(stopped)
     }
 

@@ -465,9 +465,20 @@ impl Peer {
 
     /// Sends `total` bytes in data frames of `frame_bytes`, `frames` to a record, within credit.
     pub(crate) fn give(&mut self, nonce: u64, total: u64, frame_bytes: usize, frames: usize) {
+        self.give_in_shapes(nonce, total, &[(frame_bytes, frames)]);
+    }
+
+    /// The same in records of these shapes in turn.
+    pub(crate) fn give_in_shapes(&mut self, nonce: u64, total: u64, shapes: &[(usize, usize)]) {
         let mut sent = 0;
         let mut record = Vec::new();
-        while sent < total {
+        for &(frame_bytes, frames) in shapes.iter().cycle() {
+            if sent == total {
+                return;
+            }
+            while self.credit < (frame_bytes * frames) as u64 {
+                self.take_credit();
+            }
             record.clear();
             for _ in 0..frames {
                 let bytes = (total - sent).min(frame_bytes as u64);
@@ -478,14 +489,16 @@ impl Peer {
                 self.credit = self.credit.checked_sub(bytes).expect("credit was waited for");
             }
             self.send(&record);
-            while self.credit < (frame_bytes * frames) as u64 && sent < total {
-                let record = self.record();
-                let mut cursor = 0;
-                while let Some(decoded) = self.decoder.next(&record, &mut cursor).unwrap() {
-                    if let Decoded::Frame(Frame::Read { bytes, .. }) = decoded {
-                        self.credit += u64::from(bytes);
-                    }
-                }
+        }
+    }
+
+    /// Reads a record and keeps the credit in it.
+    fn take_credit(&mut self) {
+        let record = self.record();
+        let mut cursor = 0;
+        while let Some(decoded) = self.decoder.next(&record, &mut cursor).unwrap() {
+            if let Decoded::Frame(Frame::Read { bytes, .. }) = decoded {
+                self.credit += u64::from(bytes);
             }
         }
     }
