@@ -2,6 +2,7 @@
 //! rectangle with a number behind it.
 
 use crate::compare::figures::{Figure, Measure};
+use crate::compare::goals::{Against, Goal};
 use crate::compare::report::RowReport;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -55,15 +56,26 @@ pub fn chart(row: &RowReport) -> Option<String> {
     Some(svg)
 }
 
+/// Everything measured in a case that has a goal of this measure, and what goals name as a figure.
 fn bars(row: &RowReport, measure: Measure) -> Vec<Bar> {
-    let lines = row.lines.iter();
-    lines
+    let goals = row.verdicts.iter().map(|verdict| verdict.goal);
+    let goals: Vec<Goal> = goals.filter(|goal| goal.measure == measure).collect();
+    let lines = row.lines.iter().filter(|line| goals.iter().any(|goal| goal.case == line.case));
+    let mut bars: Vec<_> = lines
         .filter_map(|line| {
             let figure = *line.figures.as_ref().ok()?.get(&measure)?;
             let label = format!("{}, {}", line.case, line.contender);
             Some(Bar { label, figure, ours: line.contender.starts_with("waystation") })
         })
-        .collect()
+        .collect();
+    if !bars.is_empty() {
+        bars.extend(goals.iter().filter_map(|goal| {
+            let Against::Figure { name, value } = goal.against else { return None };
+            let figure = Figure { median: value, low: value, high: value };
+            Some(Bar { label: format!("{}, {name}", goal.case), figure, ours: false })
+        }));
+    }
+    bars
 }
 
 /// A bar as long as the median, with a whisker from the lowest round to the highest.
@@ -126,6 +138,22 @@ mod tests {
         let chart = chart(&row(Ok(Figures::from([(measure, figure)])))).unwrap();
         assert!(chart.contains(">2.500</text>"), "{chart}");
         assert_eq!(chart.matches("<line").count(), 1);
+    }
+
+    #[test]
+    fn a_figure_from_elsewhere_is_a_bar_of_its_own() {
+        let row = ROWS.iter().find(|row| row.name == "stock-gateway").unwrap();
+        let goal = row.goals[1];
+        let figure = Figure { median: 20.0, low: 19.0, high: 22.0 };
+        let (case, contender) = (goal.case.to_owned(), goal.contender.to_owned());
+        let figures = Ok(Figures::from([(goal.measure, figure)]));
+        let lines = vec![Line { case, contender, figures }];
+        let verdicts = vec![judge(&goal, &lines)];
+        let (number, name, workload) = (row.number, row.name, row.workload);
+        let (messages_checked, failure) = (0, None);
+        let row = RowReport { number, name, workload, lines, verdicts, messages_checked, failure };
+        let chart = chart(&row).unwrap();
+        assert!(chart.contains("stock gateway") && chart.contains(">202.000</text>"), "{chart}");
     }
 
     #[test]
