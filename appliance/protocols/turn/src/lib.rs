@@ -10,10 +10,14 @@
 pub mod attribute;
 pub mod channel_data;
 pub mod credentials;
+pub mod discard;
 pub mod integrity;
 pub mod limits;
 pub mod message;
 pub mod nonce;
+mod ports;
+mod reply_limit;
+pub mod server;
 pub mod stream;
 pub mod transport;
 pub mod writer;

@@ -1,0 +1,153 @@
+//! Every allocation of a server, and the ways to find one: by client, by relayed address, by time.
+//!
+//! Owned by the server. The two maps are the tables that other tiers mirror; look-ups allocate
+//! nothing, and the maps have room for every allocation from the start.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use slab::Slab;
+
+use super::allocation::{Allocation, AllocationId};
+use crate::transport::FiveTuple;
+
+#[derive(Debug)]
+pub(super) struct Table {
+    allocations: Slab<Scheduled>,
+    by_client: HashMap<FiveTuple, usize>,
+    by_relayed: HashMap<SocketAddr, usize>,
+    /// Allocations and reservations of each user that has any.
+    quotas: HashMap<Box<str>, u32>,
+    /// When to look at each allocation: exactly one entry for each.
+    wakes: BTreeSet<(u64, usize)>,
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    allocation: Allocation,
+    wake_ns: u64,
+}
+
+impl Table {
+    pub(super) fn new(allocations_max: usize) -> Self {
+        Self {
+            allocations: Slab::with_capacity(allocations_max),
+            by_client: HashMap::with_capacity(allocations_max),
+            by_relayed: HashMap::with_capacity(2 * allocations_max),
+            quotas: HashMap::new(),
+            wakes: BTreeSet::new(),
+            generation: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.allocations.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Allocation> {
+        self.allocations.iter().map(|(_, scheduled)| &scheduled.allocation)
+    }
+
+    /// The places of all allocations.
+    pub(super) fn indices(&self) -> Vec<usize> {
+        self.allocations.iter().map(|(index, _)| index).collect()
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Allocation> {
+        self.allocations.get(index).map(|scheduled| &scheduled.allocation)
+    }
+
+    /// For changes; whoever makes something end earlier reschedules.
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Allocation> {
+        self.allocations.get_mut(index).map(|scheduled| &mut scheduled.allocation)
+    }
+
+    pub(super) fn index_of_client(&self, client: &FiveTuple) -> Option<usize> {
+        self.by_client.get(client).copied()
+    }
+
+    pub(super) fn of_client(&self, client: &FiveTuple) -> Option<&Allocation> {
+        self.get(self.index_of_client(client)?)
+    }
+
+    pub(super) fn of_relayed(&self, relayed: SocketAddr) -> Option<&Allocation> {
+        self.get(*self.by_relayed.get(&relayed)?)
+    }
+
+    /// The name of the allocation that is inserted next.
+    pub(super) fn next_id(&mut self) -> AllocationId {
+        self.generation = self.generation.wrapping_add(1);
+        // The configuration keeps the number of allocations below 2^32.
+        let index = u32::try_from(self.allocations.vacant_key()).unwrap_or(u32::MAX);
+        AllocationId { index, generation: self.generation }
+    }
+
+    pub(super) fn insert(&mut self, allocation: Allocation) {
+        let wake_ns = allocation.wake_ns();
+        let (client, relayed) = (allocation.client, allocation.view().relayed);
+        let index = self.allocations.insert(Scheduled { allocation, wake_ns });
+        self.by_client.insert(client, index);
+        for address in relayed.into_iter().flatten() {
+            self.by_relayed.insert(address, index);
+        }
+        self.wakes.insert((wake_ns, index));
+    }
+
+    pub(super) fn remove(&mut self, index: usize) -> Option<Allocation> {
+        let Scheduled { allocation, wake_ns } = self.allocations.try_remove(index)?;
+        self.wakes.remove(&(wake_ns, index));
+        self.by_client.remove(&allocation.client);
+        Some(allocation)
+    }
+
+    pub(super) fn forget_relayed(&mut self, address: SocketAddr) {
+        self.by_relayed.remove(&address);
+    }
+
+    // --- time -----------------------------------------------------------------------------------
+
+    pub(super) fn next_wake_ns(&self) -> Option<u64> {
+        self.wakes.first().map(|(wake_ns, _)| *wake_ns)
+    }
+
+    /// An allocation of which something has come to its end.
+    pub(super) fn due(&self, now_ns: u64) -> Option<usize> {
+        self.wakes.first().filter(|(wake_ns, _)| *wake_ns <= now_ns).map(|(_, index)| *index)
+    }
+
+    /// Looks at an allocation when its first part ends.
+    pub(super) fn reschedule(&mut self, index: usize) {
+        let Some(scheduled) = self.allocations.get_mut(index) else {
+            return;
+        };
+        let wake_ns = scheduled.allocation.wake_ns();
+        self.wakes.remove(&(scheduled.wake_ns, index));
+        self.wakes.insert((wake_ns, index));
+        scheduled.wake_ns = wake_ns;
+    }
+
+    // --- quotas ---------------------------------------------------------------------------------
+
+    pub(super) fn quota_used(&self, user: &str) -> u32 {
+        self.quotas.get(user).copied().unwrap_or_default()
+    }
+
+    pub(super) fn use_quota(&mut self, user: &str, count: u32) {
+        match self.quotas.get_mut(user) {
+            Some(used) => *used += count,
+            None => {
+                self.quotas.insert(user.into(), count);
+            }
+        }
+    }
+
+    pub(super) fn release_quota(&mut self, user: &str) {
+        if let Some(used) = self.quotas.get_mut(user) {
+            *used -= 1;
+            if *used == 0 {
+                self.quotas.remove(user);
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The server, asked what clients, peers and strangers ask.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod allocating;
+mod authentication;
+mod example;
+mod lifetimes;
+mod peers;
+mod relaying;
+mod strangers;
+#[path = "../world/mod.rs"]
+mod world;
