@@ -15,6 +15,7 @@ mod objects;
 mod operations;
 mod segments;
 mod texts;
+mod turn;
 
 pub use brontide::{handshake, record};
 pub use frames::{frame_p0, frame_p2, frame_p4};
@@ -24,12 +25,13 @@ pub use negotiation::{negotiation_accept, negotiation_dial};
 pub use objects::{channel, object};
 pub use operations::operation;
 pub use texts::{endpoint, key_file, node_info};
+pub use turn::{stun_message, turn_server, turn_stream};
 
 /// A function that panics when a property does not hold for the input.
 pub type Target = fn(&[u8]);
 
 /// Every target by name; seeds and fuzzing binaries carry the same names.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("channel", channel),
     ("config", config),
     ("endpoint", endpoint),
@@ -47,4 +49,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("operation", operation),
     ("record", record),
     ("stats_request", stats_request),
+    ("stun_message", stun_message),
+    ("turn_server", turn_server),
+    ("turn_stream", turn_stream),
 ];

@@ -9,15 +9,19 @@ use std::path::PathBuf;
 use serde_json::Value;
 use waystation_fuzz::{
     Target, channel, endpoint, frame_p0, frame_p2, frame_p4, handshake, idle, key_file,
-    negotiation_accept, negotiation_dial, node_info, nonce, object, record,
+    negotiation_accept, negotiation_dial, node_info, nonce, object, record, stun_message,
+    turn_server, turn_stream,
 };
 
 /// Bytes of the longest vector that is varied; what is longer are whole records full of payload.
 const VARIED_BYTES_MAX: usize = 600;
 
 fn vectors() -> Value {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../protocols/astral/tests/vectors/astral-vectors.json");
+    vectors_of("astral/tests/vectors/astral-vectors.json")
+}
+
+fn vectors_of(protocol: &str) -> Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../protocols").join(protocol);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
@@ -154,4 +158,16 @@ fn recorded_conversations_are_read_as_frames_of_any_profile() {
         }
     }
     assert!(events > 500);
+}
+
+#[test]
+fn stun_vectors_cut_and_flipped_are_refused_or_harmless() {
+    let found = all_bytes(&vectors_of("turn/tests/vectors/stun-vectors.json"));
+    assert!(found.len() >= 5);
+    for bytes in found {
+        for run in [stun_message as Target, turn_stream] {
+            vary(run, &bytes);
+        }
+        turn_server(&bytes);
+    }
 }
