@@ -63,6 +63,13 @@ pub const MESH_RING_SOCKETS: usize = 1024;
 /// Commands carried out per turn, so that a burst of them does not hold up traffic.
 pub const COMMANDS_PER_TURN: usize = 256;
 
+/// Links, pipes and sessions looked at for a listing per turn, so that the listing of a full core
+/// does not hold up traffic: with some 100 ns each, about as long as a busy turn takes by itself.
+pub const LISTED_PER_TURN: usize = 512;
+/// Listings that a core works on, one after the other: one of the operator and one of each kind that
+/// peers ask for. A further one is made at once, as a whole.
+pub const LISTINGS_UNDER_WAY_MAX: usize = 4;
+
 /// Batches taken from each other core per turn: at most 1 MiB.
 pub const BATCHES_PER_TURN: usize = 16;
 

@@ -91,7 +91,13 @@ impl<T> Slots<T> {
 
     /// Every value with its place and generation, in order of place.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
-        self.places.iter().enumerate().filter_map(|(slot, place)| {
+        self.iter_from(0)
+    }
+
+    /// As [`Slots::iter`], without the places in front of `first`.
+    pub fn iter_from(&self, first: u32) -> impl Iterator<Item = (u32, u32, &T)> {
+        let places = self.places.iter().enumerate().skip(first as usize);
+        places.filter_map(|(slot, place)| {
             let value = place.value.as_ref()?;
             Some((u32::try_from(slot).unwrap_or(u32::MAX), place.generation, value))
         })

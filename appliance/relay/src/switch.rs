@@ -641,8 +641,13 @@ impl Switch {
 
     /// Every leg with its tag.
     pub fn legs(&self) -> impl Iterator<Item = (LegTag, &Leg)> {
+        self.legs_from(0)
+    }
+
+    /// As [`Switch::legs`], without the places in front of `first`, in order of place.
+    pub fn legs_from(&self, first: u32) -> impl Iterator<Item = (LegTag, &Leg)> {
         self.legs
-            .iter()
+            .iter_from(first)
             .map(|(slot, generation, leg)| (LegTag { core: self.core, slot, generation }, leg))
     }
 

@@ -9,6 +9,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
@@ -63,6 +64,13 @@ fn hold(port: PortName) {
     let said = appliance.status()["memory"]["link_state_bytes_per_link"].as_u64().unwrap();
     println!("{}: {said} bytes of state for each, as it says itself", port.name());
     assert!((1..=LINK_BYTES_MAX).contains(&said), "{said} bytes per link");
+
+    // Too many for one turn of the core, each of them once.
+    let listing = appliance.document("/v1/links?limit=50000");
+    let listed =
+        listing["links"].as_array().unwrap().iter().map(|row| row["link"].as_str().unwrap());
+    assert_eq!(listed.collect::<BTreeSet<_>>().len(), LINKS);
+    assert_eq!(listing["total"], LINKS);
 
     let mut talking = [Pair::new(&appliance)];
     let waits = measure(&mut talking, Duration::from_millis(300));

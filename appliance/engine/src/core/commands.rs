@@ -2,7 +2,7 @@
 
 use super::DataCore;
 use super::connection::{Connection, Phase};
-use crate::control::{AskId, Command, LinkRow, Listing, Report, SessionKind, SessionRow};
+use crate::control::{AskId, Command, LinkRow, Report, SessionKind, SessionRow};
 use crate::limits::COMMANDS_PER_TURN;
 use crate::mesh::PipeQuotas;
 use crate::port::{CloseMode, Port};
@@ -74,7 +74,7 @@ impl<P: Port> DataCore<P> {
             }
             Command::Adopt { snapshot } => self.adopt(snapshot),
             Command::ReportStatistics { recycled } => self.send_statistics(recycled),
-            Command::ReportListing { listing } => self.send_listing(listing),
+            Command::ReportListing { listing } => self.begin_listing(listing),
             Command::Shutdown => self.shut_down(),
         }
         self.fabric.apply_effects();
@@ -195,38 +195,7 @@ impl<P: Port> DataCore<P> {
         self.stopping = true;
     }
 
-    fn send_listing(&mut self, mut listing: Box<Listing>) {
-        let core = self.fabric.core;
-        listing.links.clear();
-        listing.sessions.clear();
-        (listing.links_total, listing.sessions_total) = (0, 0);
-        let only = listing.only;
-        let is_wanted = |identity| only.is_none_or(|only| only == identity);
-        for (slot, generation, connection) in self.connections.iter() {
-            let tag = LinkTag { core, slot, generation };
-            if let Some(row) = self.link_row(tag, connection).filter(|row| is_wanted(row.identity))
-            {
-                listing.links_total += 1;
-                push_within_capacity(&mut listing.links, row);
-            }
-            if only.is_none()
-                && let Some(row) = self.pipe_row(tag, connection)
-            {
-                listing.sessions_total += 1;
-                push_within_capacity(&mut listing.sessions, row);
-            }
-        }
-        for (tag, leg) in self.fabric.switch.legs() {
-            if !is_wanted(self.identity_of(leg)) {
-                continue;
-            }
-            listing.sessions_total += 1;
-            push_within_capacity(&mut listing.sessions, self.session_row(tag, leg));
-        }
-        self.fabric.report(Report::Listing { core, listing });
-    }
-
-    fn link_row(&self, tag: LinkTag, connection: &Connection) -> Option<LinkRow> {
+    pub(super) fn link_row(&self, tag: LinkTag, connection: &Connection) -> Option<LinkRow> {
         let Phase::Link(link) = &connection.phase else { return None };
         let side = self.fabric.sides.get(tag.slot as usize)?.as_deref()?;
         Some(LinkRow {
@@ -251,7 +220,7 @@ impl<P: Port> DataCore<P> {
         })
     }
 
-    fn pipe_row(&self, tag: LinkTag, connection: &Connection) -> Option<SessionRow> {
+    pub(super) fn pipe_row(&self, tag: LinkTag, connection: &Connection) -> Option<SessionRow> {
         let Phase::Pipe(half) = &connection.phase else { return None };
         let queued: usize = half.pending.iter().map(|pending| pending.segment.bytes()).sum();
         Some(SessionRow {
@@ -270,14 +239,14 @@ impl<P: Port> DataCore<P> {
         })
     }
 
-    fn identity_of(&self, leg: &Leg) -> Identity {
+    pub(super) fn identity_of(&self, leg: &Leg) -> Identity {
         match self.connections.at(leg.link).map(|connection| &connection.phase) {
             Some(Phase::Link(link)) => link.identity,
             Some(_) | None => Identity::ANYONE,
         }
     }
 
-    fn session_row(&self, tag: LegTag, leg: &Leg) -> SessionRow {
+    pub(super) fn session_row(&self, tag: LegTag, leg: &Leg) -> SessionRow {
         SessionRow {
             leg: tag,
             link: self.link_tag(leg.link),
@@ -298,12 +267,5 @@ impl<P: Port> DataCore<P> {
             queued_bytes: leg.queue.len() as u64,
             send_credit_bytes: leg.credit,
         }
-    }
-}
-
-/// Listings fill memory the management core made; a data core does not grow them.
-fn push_within_capacity<T>(rows: &mut Vec<T>, row: T) {
-    if rows.len() < rows.capacity() {
-        rows.push(row);
     }
 }

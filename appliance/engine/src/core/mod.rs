@@ -13,6 +13,7 @@ mod establish;
 mod frames;
 mod ingress;
 mod links;
+mod listing;
 mod pipes;
 mod sockets;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use crate::clock;
 use crate::control::Report;
 use crate::entropy::Entropy;
 use crate::fabric::Fabric;
-use crate::limits::{BATCHES_PER_TURN, IDLE_WAIT};
+use crate::limits::{BATCHES_PER_TURN, IDLE_WAIT, LISTINGS_UNDER_WAY_MAX};
 use crate::management_end::CoreEnd;
 use crate::mesh::{Entry, MeshEnd};
 use crate::port::{CloseMode, EVENTS_MAX, Event, Port, ReceiveMode, Segment, Segments, StreamKey};
@@ -34,6 +35,7 @@ use crate::timer::Wheel;
 use closing::Closing;
 use connection::{Connection, Ended, Phase};
 use ingress::{Ingress, Place};
+use listing::ListingWalk;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
@@ -137,6 +139,8 @@ pub struct DataCore<P> {
     /// When the last turn ended.
     ended_ns: u64,
     stopping: bool,
+    /// Listings that are not finished, in the order they were asked for.
+    listings: VecDeque<ListingWalk>,
 }
 
 impl<P: Port> DataCore<P> {
@@ -192,6 +196,7 @@ impl<P: Port> DataCore<P> {
             waiting,
             ended_ns: now_ns,
             stopping: false,
+            listings: VecDeque::with_capacity(LISTINGS_UNDER_WAY_MAX),
         })
     }
 
@@ -269,6 +274,7 @@ impl<P: Port> DataCore<P> {
         }
         self.take_from_mesh();
         self.carry_out_commands();
+        self.go_on_listing();
         self.run_inner_links();
         self.close_doomed();
     }
