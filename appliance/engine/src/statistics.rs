@@ -150,7 +150,8 @@ impl StageHistograms {
     /// Forgets everything, keeps the memory.
     pub fn clear(&mut self) {
         for histogram in &mut self.histograms {
-            histogram.clear();
+            // `clear` of the library forgets the counts, and neither the minimum nor the maximum.
+            histogram.reset();
         }
     }
 
@@ -278,6 +279,16 @@ mod tests {
         let histogram = histograms.get(Stage::Residence, TrafficClass::Data);
         assert_eq!(histogram.len(), 2);
         assert!(histogram.max() >= HISTOGRAM_MAX_NS);
+    }
+
+    #[test]
+    fn cleared_histogram_has_no_longest_duration_of_before() {
+        let mut histograms = StageHistograms::new();
+        histograms.record(Stage::Turn, TrafficClass::Data, 9_000_000, 1);
+        histograms.clear();
+        histograms.record(Stage::Turn, TrafficClass::Data, 64, 1);
+        let histogram = histograms.get(Stage::Turn, TrafficClass::Data);
+        assert_eq!((histogram.len(), histogram.min(), histogram.max()), (1, 64, 64));
     }
 
     #[test]
