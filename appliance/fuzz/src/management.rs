@@ -73,7 +73,9 @@ pub fn stats_request(input: &[u8]) {
 
 fn check_question(question: &Question, method: &[u8], may_command: bool) {
     match question {
-        Question::Links { limit } | Question::Sessions { limit } | Question::Peers { limit } => {
+        Question::Links { limit, .. }
+        | Question::Sessions { limit, .. }
+        | Question::Peers { limit } => {
             assert!((1..=LISTING_ROWS_MAX).contains(limit));
         }
         Question::Order(_) => {

@@ -14,6 +14,7 @@ use crate::node::{ObservedRow, QueryCounts};
 use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Span, Window, bucket_counts,
 };
+use crate::recent::{Growth, Ranked};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
@@ -366,20 +367,53 @@ fn drops_of(
 pub fn links(listings: &[CoreListing], limit: usize) -> Value {
     let rows: Vec<_> =
         answered(listings).flat_map(|listing| &listing.links).take(limit).map(link).collect();
-    let total = answered(listings).map(|listing| listing.links_total.max(listing.links.len()));
-    table("links", rows, total.sum(), listings)
+    table("links", rows, links_total(listings), listings)
+}
+
+fn links_total(listings: &[CoreListing]) -> usize {
+    answered(listings).map(|listing| listing.links_total.max(listing.links.len())).sum()
 }
 
 /// `/v1/sessions`: at most `limit` rows, in order of core and place.
 pub fn sessions(listings: &[CoreListing], limit: usize) -> Value {
     let rows: Vec<_> =
         answered(listings).flat_map(|listing| &listing.sessions).take(limit).map(session).collect();
-    let total =
-        answered(listings).map(|listing| listing.sessions_total.max(listing.sessions.len()));
-    table("sessions", rows, total.sum(), listings)
+    table("sessions", rows, sessions_total(listings), listings)
 }
 
-fn answered(listings: &[CoreListing]) -> impl Iterator<Item = &Listing> {
+fn sessions_total(listings: &[CoreListing]) -> usize {
+    answered(listings).map(|listing| listing.sessions_total.max(listing.sessions.len())).sum()
+}
+
+/// `/v1/links` in an order: these rows, with how they have grown.
+pub fn ranked_links(rows: &[Ranked<'_, LinkRow>], listings: &[CoreListing]) -> Value {
+    let rows: Vec<_> = rows.iter().map(|ranked| grown(link(ranked.row), ranked.growth)).collect();
+    table("links", rows, links_total(listings), listings)
+}
+
+/// `/v1/sessions` in an order.
+pub fn ranked_sessions(rows: &[Ranked<'_, SessionRow>], listings: &[CoreListing]) -> Value {
+    let rows: Vec<_> =
+        rows.iter().map(|ranked| grown(session(ranked.row), ranked.growth)).collect();
+    table("sessions", rows, sessions_total(listings), listings)
+}
+
+/// A row with its growth since an earlier listing, null if that is not known.
+fn grown(mut row: Value, growth: Option<Growth>) -> Value {
+    row["interval"] = growth.map_or(Value::Null, |growth| {
+        json!({
+            "length_ns": growth.length_ns,
+            "bytes_in": growth.bytes_in,
+            "bytes_out": growth.bytes_out,
+            "frames_in": growth.frames_in,
+            "frames_out": growth.frames_out,
+        })
+    });
+    row
+}
+
+/// What the cores that answered have filled.
+pub(crate) fn answered(listings: &[CoreListing]) -> impl Iterator<Item = &Listing> {
     listings.iter().filter_map(|listing| listing.listing.as_deref())
 }
 

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod node;
 pub mod observations;
 pub mod peer_document;
+pub mod recent;
 pub mod registrations_file;
 pub mod render;
 pub mod resident;

@@ -15,6 +15,7 @@ use crate::journal::Journal;
 use crate::limits::{COMMAND_RETRY_PAUSE, STOP_TIMEOUT};
 use crate::node::{Node, NodeSettings, QueryCounts};
 use crate::observations::Observations;
+use crate::recent::Recent;
 use crate::registrations_file::RegistrationsFile;
 use crate::resident::resident_bytes;
 use crate::stats_socket::{
@@ -241,6 +242,7 @@ struct ManagementCore {
     interval_due: bool,
     listing: Option<ListingRound>,
     listings: VecDeque<ListingRequest>,
+    recent: Recent,
     /// Whether a core had more to report than one round takes.
     more_reports: bool,
     stopped_cores: usize,
@@ -312,6 +314,7 @@ impl ManagementCore {
             interval_due: false,
             listing: None,
             listings: VecDeque::new(),
+            recent: Recent::default(),
             more_reports: false,
             stopped_cores: 0,
             failure: None,

@@ -102,6 +102,7 @@ impl ManagementCore {
         let Some(round) = self.round.take() else { return };
         if round.closes_interval {
             self.observations.close_interval(clock::now());
+            self.recent.forget_stale(clock::now());
         }
         for request in round.requests {
             self.answer(request);
@@ -172,7 +173,7 @@ impl ManagementCore {
             let document = peer_document::peers(&known, &round.filled, limit);
             round.request.answer(Document::json(&document));
         } else {
-            round.request.complete(&round.filled);
+            round.request.complete(&round.filled, &mut self.recent, clock::now());
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::journal::EventLines;
 use crate::limits::LISTING_ROWS_MAX;
 use crate::metrics;
 use crate::observations::{Observations, Scope};
+use crate::recent::{Recent, RowOrder};
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -37,10 +38,10 @@ pub enum Question {
     Ready,
     /// `/v1/status`
     Status,
-    /// `/v1/links`, at most so many rows.
-    Links { limit: usize },
-    /// `/v1/sessions`, at most so many rows.
-    Sessions { limit: usize },
+    /// `/v1/links`, at most so many rows, the first in this order.
+    Links { limit: usize, order: RowOrder },
+    /// `/v1/sessions`, at most so many rows, the first in this order.
+    Sessions { limit: usize, order: RowOrder },
     /// `/v1/peers`, at most so many rows.
     Peers { limit: usize },
     /// `/v1/events` behind this number; `follow`: answered when there is one.
@@ -76,15 +77,17 @@ impl StatsRequest {
         now: Moment,
     ) -> Option<ListingRequest> {
         let document = match self.what {
-            Question::Links { limit } => {
-                return Some(ListingRequest { kind: ListingKind::Links, limit, reply: self.reply });
+            Question::Links { limit, order } => {
+                let kind = ListingKind::Links;
+                return Some(ListingRequest { kind, limit, order, reply: self.reply });
             }
-            Question::Sessions { limit } => {
+            Question::Sessions { limit, order } => {
                 let kind = ListingKind::Sessions;
-                return Some(ListingRequest { kind, limit, reply: self.reply });
+                return Some(ListingRequest { kind, limit, order, reply: self.reply });
             }
             Question::Peers { limit } => {
-                return Some(ListingRequest { kind: ListingKind::Peers, limit, reply: self.reply });
+                let (kind, order) = (ListingKind::Peers, RowOrder::Place);
+                return Some(ListingRequest { kind, limit, order, reply: self.reply });
             }
             // These are about what the runtime keeps itself, and it answers them.
             Question::Events { .. } | Question::Order(_) => internal("asked of the wrong side"),
@@ -106,6 +109,7 @@ impl StatsRequest {
 pub struct ListingRequest {
     kind: ListingKind,
     limit: usize,
+    order: RowOrder,
     reply: oneshot::Sender<Document>,
 }
 
@@ -122,7 +126,8 @@ enum ListingKind {
 impl ListingRequest {
     /// A listing in which a session to be closed is looked for.
     pub fn of_session(leg: LegTag, reply: oneshot::Sender<Document>) -> Self {
-        Self { kind: ListingKind::SessionToClose(leg), limit: LISTING_ROWS_MAX, reply }
+        let (kind, order) = (ListingKind::SessionToClose(leg), RowOrder::Place);
+        Self { kind, limit: LISTING_ROWS_MAX, order, reply }
     }
 
     /// The session to be closed, if that is what this is for.
@@ -147,12 +152,14 @@ impl ListingRequest {
     /// A listing for one core to fill, with the capacity it may use.
     pub fn empty_listing(&self) -> Box<Listing> {
         let mut listing = Box::new(Listing::default());
+        // The first in an order are found among all of them.
+        let rows = if self.order == RowOrder::Place { self.limit } else { LISTING_ROWS_MAX };
         match self.kind {
-            ListingKind::Links => listing.links.reserve_exact(self.limit),
+            ListingKind::Links => listing.links.reserve_exact(rows),
             // What a peer's links have carried is in all of its links.
             ListingKind::Peers => listing.links.reserve_exact(LISTING_ROWS_MAX),
             ListingKind::Sessions | ListingKind::SessionToClose(_) => {
-                listing.sessions.reserve_exact(self.limit);
+                listing.sessions.reserve_exact(rows);
             }
         }
         listing
@@ -164,11 +171,24 @@ impl ListingRequest {
     }
 
     /// Answers with what the cores have filled, in order of core.
-    pub fn complete(self, listings: &[CoreListing]) {
-        let document = match self.kind {
-            ListingKind::Links | ListingKind::Peers => documents::links(listings, self.limit),
-            ListingKind::Sessions | ListingKind::SessionToClose(_) => {
-                documents::sessions(listings, self.limit)
+    pub fn complete(self, listings: &[CoreListing], recent: &mut Recent, now: Moment) {
+        let (order, limit) = (self.order, self.limit);
+        let is_about_links = match self.kind {
+            ListingKind::Links | ListingKind::Peers => true,
+            ListingKind::Sessions | ListingKind::SessionToClose(_) => false,
+        };
+        let document = match (is_about_links, order) {
+            (true, RowOrder::Place) => documents::links(listings, limit),
+            (false, RowOrder::Place) => documents::sessions(listings, limit),
+            (true, _) => {
+                let rows = documents::answered(listings).flat_map(|listing| &listing.links);
+                let ranked = recent.links.rank(now, rows, order, limit);
+                documents::ranked_links(&ranked, listings)
+            }
+            (false, _) => {
+                let rows = documents::answered(listings).flat_map(|listing| &listing.sessions);
+                let ranked = recent.sessions.rank(now, rows, order, limit);
+                documents::ranked_sessions(&ranked, listings)
             }
         };
         self.answer(Document::json(&document));

@@ -5,6 +5,7 @@ use crate::documents::{self, HistogramSelection};
 use crate::hlog::LogSelection;
 use crate::limits::{LISTING_ROWS_DEFAULT, LISTING_ROWS_MAX};
 use crate::observations::{Scope, Window};
+use crate::recent::RowOrder;
 use hyper::{Method, StatusCode};
 use serde_json::json;
 use std::str::FromStr;
@@ -71,15 +72,21 @@ const ROUTES: &[Route] = &[
         path: "/v1/links",
         verb: Verb::Get,
         on: UNIX,
-        parameters: &["limit"],
-        question: |given| Ok(Question::Links { limit: limit(given)? }),
+        parameters: &["limit", "order"],
+        question: |given| {
+            let order = order(given, &LINK_ORDERS)?;
+            Ok(Question::Links { limit: limit(given)?, order })
+        },
     },
     Route {
         path: "/v1/sessions",
         verb: Verb::Get,
         on: UNIX,
-        parameters: &["limit"],
-        question: |given| Ok(Question::Sessions { limit: limit(given)? }),
+        parameters: &["limit", "order"],
+        question: |given| {
+            let order = order(given, &SESSION_ORDERS)?;
+            Ok(Question::Sessions { limit: limit(given)?, order })
+        },
     },
     Route {
         path: "/v1/peers",
@@ -254,6 +261,25 @@ fn limit(given: &Parameters<'_>) -> Result<usize, Refusal> {
     let Some(value) = given.value("limit") else { return Ok(LISTING_ROWS_DEFAULT) };
     let number = value.parse().ok().filter(|limit| (1..=LISTING_ROWS_MAX).contains(limit));
     number.ok_or_else(|| refuse("limit", value, format!("between 1 and {LISTING_ROWS_MAX}")))
+}
+
+/// What links can be in order of.
+const LINK_ORDERS: [(&str, RowOrder); 5] = [
+    ("place", RowOrder::Place),
+    ("bytes", RowOrder::Bytes),
+    ("frames", RowOrder::Frames),
+    ("queue", RowOrder::Queue),
+    ("ping", RowOrder::Ping),
+];
+/// What sessions can be in order of: frames and pings are those of links.
+const SESSION_ORDERS: [(&str, RowOrder); 3] =
+    [("place", RowOrder::Place), ("bytes", RowOrder::Bytes), ("queue", RowOrder::Queue)];
+
+fn order<const N: usize>(
+    given: &Parameters<'_>,
+    orders: &[(&'static str, RowOrder); N],
+) -> Result<RowOrder, Refusal> {
+    Ok(one_of(given, "order", *orders)?.unwrap_or_default())
 }
 
 fn dial(given: &Parameters<'_>) -> Result<Question, Refusal> {

@@ -3,7 +3,8 @@
 use super::client::{self, ClientError};
 use super::*;
 use crate::fixtures::{extra, listings, moment, observed};
-use crate::limits::STATS_REQUEST_BYTES_MAX;
+use crate::limits::{LISTING_ROWS_MAX, STATS_REQUEST_BYTES_MAX};
+use crate::recent::{Recent, RowOrder};
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -86,7 +87,7 @@ async fn answer(mut requests: mpsc::Receiver<StatsRequest>) {
     while let Some(request) = requests.recv().await {
         if let Some(listing) = request.answer(&observations, &extra, moment(2)) {
             assert!(!listing.is_abandoned());
-            listing.complete(&listings());
+            listing.complete(&listings(), &mut Recent::default(), moment(2));
         }
     }
 }
@@ -324,7 +325,7 @@ async fn client_that_leaves_abandons_its_listing() {
     let client =
         tokio::spawn(async move { client::fetch(&path, "/v1/links?limit=7", PATIENCE).await });
     let request = requests.recv().await.unwrap();
-    assert_eq!(request.what, Question::Links { limit: 7 });
+    assert_eq!(request.what, Question::Links { limit: 7, order: RowOrder::Place });
     let listing = request.answer(&observed(), &extra(), moment(2)).unwrap();
     assert_eq!(listing.empty_listing().links.capacity(), 7);
     assert_eq!(listing.empty_listing().sessions.capacity(), 0);
@@ -335,7 +336,37 @@ async fn client_that_leaves_abandons_its_listing() {
         }
     };
     timeout(PATIENCE, abandoned).await.unwrap();
-    listing.complete(&listings());
+    listing.complete(&listings(), &mut Recent::default(), moment(2));
+}
+
+#[tokio::test]
+async fn rows_in_order_are_chosen_among_all_rows() {
+    let (node, mut requests) = Node::start_silent(StatsLimits::default());
+    let path = node.path();
+    let uri = "/v1/links?limit=1&order=ping";
+    let client = tokio::spawn(async move { client::fetch(&path, uri, PATIENCE).await });
+    let request = requests.recv().await.unwrap();
+    assert_eq!(request.what, Question::Links { limit: 1, order: RowOrder::Ping });
+    let listing = request.answer(&observed(), &extra(), moment(2)).unwrap();
+    assert_eq!(listing.empty_listing().links.capacity(), LISTING_ROWS_MAX);
+    let mut filled = listings();
+    filled[0].listing.as_mut().unwrap().links[1].ping_ns = u64::MAX;
+    listing.complete(&filled, &mut Recent::default(), moment(2));
+    let document: Value = serde_json::from_slice(&client.await.unwrap().unwrap()).unwrap();
+    assert_eq!(document["links"].as_array().unwrap().len(), 1);
+    assert_eq!(document["links"][0]["link"], "0.2.7");
+    // It is younger than any earlier listing could be, but there was none.
+    assert_eq!(document["links"][0]["interval"], Value::Null);
+    assert_eq!((&document["total"], &document["truncated"]), (&9.into(), &true.into()));
+}
+
+#[tokio::test]
+async fn order_that_rows_do_not_have_is_refused_with_those_they_have() {
+    let node = Node::start(StatsLimits::default());
+    let (status, document) = refused(node.get("/v1/sessions?order=ping").await);
+    assert_eq!(status, 400);
+    let message = document["error"]["message"].as_str().unwrap();
+    assert!(message.ends_with("not one of place, bytes, queue"), "{message}");
 }
 
 #[tokio::test]
