@@ -6,6 +6,7 @@
 mod comparison;
 mod histogram;
 mod table;
+pub mod top;
 
 pub use comparison::comparison;
 pub use histogram::histogram;
