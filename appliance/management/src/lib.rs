@@ -22,6 +22,7 @@ pub mod render;
 pub mod resident;
 pub mod runtime;
 pub mod stats_socket;
+pub mod top;
 pub mod units;
 
 #[cfg(test)]

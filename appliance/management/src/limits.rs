@@ -108,6 +108,17 @@ pub const EVENT_READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Columns of everything printed for a terminal, except values that are meant to be copied.
 pub const TERMINAL_COLUMNS: usize = 80;
 
+/// The least time between two looks of `waystation top`: each makes every data core report once.
+pub const TOP_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// The greatest.
+pub const TOP_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+/// The time between its first two looks, so that rates are there at once.
+pub const TOP_FIRST_INTERVAL: Duration = Duration::from_millis(300);
+/// Rows it asks for at least: those of a small terminal, so that one that grows has some to show.
+pub const TOP_ROWS_MIN: usize = 100;
+/// Keys that wait to be acted upon: those of a second of the fastest repeating key.
+pub const TOP_KEYS_WAITING: usize = 32;
+
 /// How long the data cores may take to answer before an answer is made without them.
 pub const CORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long commands wait for a full ring before they are tried again: some turns of a data core.

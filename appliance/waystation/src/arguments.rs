@@ -7,6 +7,8 @@ use std::time::Duration;
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 use waystation_engine::statistics::Stage;
+use waystation_management::limits::{TOP_INTERVAL_MAX, TOP_INTERVAL_MIN};
+use waystation_management::units::format_duration;
 use waystation_relay::ids::{LegTag, LinkTag};
 
 /// A relay for Astral links: strangers who cannot reach each other meet here.
@@ -40,6 +42,8 @@ pub(crate) enum Verb {
     Peers(ListingArguments),
     /// What has happened to it lately, one JSON object on each line
     Events(EventsArguments),
+    /// What it does, live in the terminal
+    Top(TopArguments),
     /// What it did not forward, by reason
     Drops(DropsArguments),
     /// Its latency histograms
@@ -220,6 +224,57 @@ pub(crate) struct DropsArguments {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = TOP_HELP)]
+pub(crate) struct TopArguments {
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
+    /// The time between two looks, from 100ms to 1h
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// Print one frame, with rates over one interval, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// What most of the frame is about; for p99 and drops cores unless given, otherwise links
+    #[arg(long, value_enum)]
+    pub(crate) view: Option<TopViewName>,
+    /// What rows are in order of
+    #[arg(long, value_enum, default_value_t = TopSortName::Mbps)]
+    pub(crate) sort: TopSortName,
+}
+
+/// Keys of `top`.
+const TOP_HELP: &str =
+    "Keys: l links, p sessions and pipes, c cores, d drops, s next order, space stops and goes on,
+r asks now, h help, q or Ctrl-C quits.";
+
+/// A view by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TopViewName {
+    Links,
+    /// Sessions, and ends of raw pipes
+    Pipes,
+    Cores,
+    Drops,
+}
+
+/// An order by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TopSortName {
+    /// Bytes per second, both ways
+    Mbps,
+    /// Frames per second, both ways
+    Messages,
+    /// Bytes that wait
+    Queue,
+    /// Round trip of pings, of links
+    Ping,
+    /// The 99th percentile of residence, of cores
+    P99,
+    /// Drops per second, of cores and reasons
+    Drops,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct HistArguments {
     #[command(flatten)]
     pub(crate) socket: SocketArgument,
@@ -254,6 +309,15 @@ pub(crate) enum ConfigCommand {
 
 fn time(text: &str) -> Result<Duration, String> {
     waystation_management::units::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = time(text)?;
+    if !(TOP_INTERVAL_MIN..=TOP_INTERVAL_MAX).contains(&interval) {
+        let (least, most) = (format_duration(TOP_INTERVAL_MIN), format_duration(TOP_INTERVAL_MAX));
+        return Err(format!("is not between {least} and {most}"));
+    }
+    Ok(interval)
 }
 
 fn stage(text: &str) -> Result<Stage, String> {

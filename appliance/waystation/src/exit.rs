@@ -5,7 +5,7 @@
 //! | 0 | done; also `--help` and `--version` |
 //! | 1 | a data core or the program itself failed |
 //! | 64 | the command line makes no sense |
-//! | 69 | something needed is not there: a file, a free address, a stats socket, io_uring |
+//! | 69 | something needed is not there: a file, a free address, a stats socket, a terminal, io_uring |
 //! | 77 | the operating system does not permit it to this user, or others may read the key |
 //! | 78 | the configuration or the key file is wrong |
 
@@ -17,6 +17,7 @@ use waystation_management::config::ConfigError;
 use waystation_management::runtime::RuntimeError;
 use waystation_management::stats_socket::BindError;
 use waystation_management::stats_socket::client::ClientError;
+use waystation_management::top::TopError;
 
 /// The command line makes no sense.
 const USAGE: u8 = 64;
@@ -114,6 +115,14 @@ fn listen_remedy(error: &io::Error) -> &'static str {
     }
 }
 
+fn client_code(error: &ClientError) -> u8 {
+    match error {
+        error if error.is_permission() => NO_PERMISSION,
+        error if error.is_unavailable() => UNAVAILABLE,
+        _ => FAILURE,
+    }
+}
+
 fn code(error: &anyhow::Error) -> u8 {
     let io_code = |error: &io::Error| match error.kind() {
         io::ErrorKind::PermissionDenied => NO_PERMISSION,
@@ -131,12 +140,13 @@ fn code(error: &anyhow::Error) -> u8 {
                 StateError::NoHome => UNAVAILABLE,
             };
         }
+        match cause.downcast_ref::<TopError>() {
+            Some(TopError::Client(error)) => return client_code(error),
+            Some(TopError::NoTerminal | TopError::Terminal(_)) => return UNAVAILABLE,
+            Some(TopError::NotJson { .. } | TopError::Start(_)) | None => {}
+        }
         if let Some(error) = cause.downcast_ref::<ClientError>() {
-            return match error {
-                error if error.is_permission() => NO_PERMISSION,
-                error if error.is_unavailable() => UNAVAILABLE,
-                _ => FAILURE,
-            };
+            return client_code(error);
         }
         match cause.downcast_ref::<EngineError>() {
             Some(EngineError::Listen { source, .. } | EngineError::Start { source, .. }) => {

@@ -8,6 +8,7 @@ mod orders;
 mod questions;
 mod run;
 mod state;
+mod top;
 
 use arguments::{
     Arguments, ConfigCommand, LinkCommand, LinksArguments, LinksCommand, SessionsArguments,
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         }
         Verb::Peers(listing) => questions::peers(&listing),
         Verb::Events(events) => questions::events(&events),
+        Verb::Top(top) => top::top(&top),
         Verb::Drops(drops) => questions::drops(&drops),
         Verb::Hist(hist) => questions::histograms(&hist),
         Verb::Config(ConfigCommand::Default) => run::config_default(),
