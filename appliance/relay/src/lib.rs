@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod address_policy;
 pub mod chunk_queue;
 pub mod drop_reason;
 pub mod ids;

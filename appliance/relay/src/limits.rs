@@ -62,3 +62,10 @@ pub const BURST_MIN_NS: u64 = 20_000_000;
 /// Ended sessions of a link whose late credit is not answered: as many as a peer may have ended
 /// while frames of theirs were on their way, at 8 bytes each.
 pub const ENDED_SESSIONS_MAX: usize = 32;
+
+// --- address_policy -----------------------------------------------------------------------------
+
+/// Most blocks that an operator may open: each is compared with every address that is checked.
+pub const ALLOWED_BLOCKS_MAX: usize = 64;
+/// Most addresses of the machine that a policy knows: several on each of dozens of interfaces.
+pub const OWN_ADDRESSES_MAX: usize = 256;
