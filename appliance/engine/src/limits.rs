@@ -118,7 +118,7 @@ pub const UNSENT_REPORTS_MAX: usize = 131_072;
 pub const UNSENT_INPUT_MAX: usize = UNSENT_REPORTS_MAX / 2;
 
 /// Histogram marks kept per send; further ones are merged into the last. A link holds two such lists
-/// of 32 B each for as long as it lives.
+/// of 32 B each from its first frame until it is idle.
 pub const MARKS_MAX: usize = 16;
 
 /// Bytes an inner link may have waiting in the session under it before it stops sealing.

@@ -1,11 +1,11 @@
 //! Marks: when the frames of a send were reaped, opened and sealed, for the histograms.
 //!
 //! Owned by one link's or pipe's output. A mark stands for all frames of one received buffer, so
-//! keeping time costs a few clock readings per buffer, not per frame.
+//! keeping time costs a few clock readings per buffer, not per frame. A list takes its memory with
+//! its first mark and keeps it until it is told that nothing more is to come soon.
 
 use crate::limits::MARKS_MAX;
 use crate::statistics::{Stage, StageHistograms, TrafficClass};
-use arrayvec::ArrayVec;
 
 /// The times of some frames that go out together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,19 +19,19 @@ pub struct Mark {
 
 /// The marks of one send.
 #[derive(Clone, Debug, Default)]
-pub struct Marks(ArrayVec<Mark, MARKS_MAX>);
+pub struct Marks(Vec<Mark>);
 
 impl Marks {
     /// Adds frames of one buffer. They share a mark with others of it; when there is no room for
     /// another mark, the last one takes them.
     pub fn add(&mut self, class: TrafficClass, frames: u32, reaped_ns: u64, opened_ns: u64) {
-        let full = self.0.is_full();
+        let full = self.0.len() == MARKS_MAX;
         match self.0.last_mut() {
             Some(last) if full || (last.class == class && last.opened_ns == opened_ns) => {
                 last.frames += frames;
             }
             Some(_) | None => {
-                self.0.push(Mark { class, reaped_ns, opened_ns, sealed_ns: 0, frames });
+                self.push(Mark { class, reaped_ns, opened_ns, sealed_ns: 0, frames });
             }
         }
     }
@@ -42,10 +42,10 @@ impl Marks {
             let in_box_ns = now_ns.saturating_sub(mark.opened_ns);
             histograms.record(Stage::OpenToSeal, mark.class, in_box_ns, u64::from(mark.frames));
             mark.sealed_ns = now_ns;
-            let full = sent.0.is_full();
+            let full = sent.0.len() == MARKS_MAX;
             match sent.0.last_mut() {
                 Some(last) if full => last.frames += mark.frames,
-                Some(_) | None => sent.0.push(mark),
+                Some(_) | None => sent.push(mark),
             }
         }
     }
@@ -59,6 +59,26 @@ impl Marks {
             let residence_ns = now_ns.saturating_sub(mark.reaped_ns);
             histograms.record(Stage::Residence, mark.class, residence_ns, frames);
         }
+    }
+
+    /// Frees the memory of a list without marks.
+    pub fn give_back_spare_memory(&mut self) {
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
+    }
+
+    /// Memory of the list besides this value.
+    pub fn heap_bytes(&self) -> usize {
+        self.0.capacity() * size_of::<Mark>()
+    }
+
+    fn push(&mut self, mark: Mark) {
+        if self.0.capacity() == 0 {
+            // All of it at once, so that a list in use never grows.
+            self.0.reserve_exact(MARKS_MAX);
+        }
+        self.0.push(mark);
     }
 }
 

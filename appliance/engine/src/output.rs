@@ -135,11 +135,14 @@ impl LinkOutput {
     pub fn give_back_spare_memory(&mut self) {
         self.control.shrink_to_fit();
         self.scratch = Vec::new();
+        self.open_marks.give_back_spare_memory();
+        self.sent_marks.give_back_spare_memory();
     }
 
     /// Heap memory of this value itself; blocks are the pool's.
     pub fn heap_bytes(&self) -> usize {
-        self.control.capacity() + self.scratch.capacity()
+        let marks_bytes = self.open_marks.heap_bytes() + self.sent_marks.heap_bytes();
+        self.control.capacity() + self.scratch.capacity() + marks_bytes
     }
 
     /// Whether sealing failed, so that nothing more can be sent.
