@@ -4,6 +4,8 @@
 //! for the histograms. Times are nanoseconds of `CLOCK_MONOTONIC`, so all cores share one scale.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 /// Nanoseconds since an arbitrary moment, the same for all threads of the machine.
 pub fn now_ns() -> u64 {
@@ -17,6 +19,30 @@ pub fn now_ns() -> u64 {
 /// CPU time the calling thread has used, in nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::ThreadCPUTime))
+}
+
+/// How long a thread has waited for a CPU, by the kernel's scheduler statistics.
+#[derive(Debug)]
+pub struct RunDelay {
+    /// Absent where the kernel keeps none.
+    statistics: Option<File>,
+}
+
+impl RunDelay {
+    /// That of the calling thread.
+    pub fn of_this_thread() -> Self {
+        Self { statistics: File::open("/proc/thread-self/schedstat").ok() }
+    }
+
+    /// Nanoseconds since the thread began in which it could have run and did not; 0 if that is not
+    /// known. One system call.
+    pub fn read_ns(&self) -> u64 {
+        // Time on a CPU, time waiting for one, and time slices: at most 20 digits each.
+        let mut text = [0; 64];
+        let read = self.statistics.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
+        let text = std::str::from_utf8(&text[..read.unwrap_or(0)]).unwrap_or_default();
+        text.split_ascii_whitespace().nth(1).and_then(|ns| ns.parse().ok()).unwrap_or(0)
+    }
 }
 
 fn nanoseconds(time: Timespec) -> u64 {

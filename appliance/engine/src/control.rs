@@ -12,6 +12,7 @@ use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag};
 use waystation_relay::leg::MigrationStep;
+use waystation_relay::limiting::HeldUp;
 use waystation_relay::quota::Quota;
 use waystation_relay::switch::Relayed;
 
@@ -122,8 +123,9 @@ pub enum Command {
     /// Closes a link and every session on it.
     CloseLink { link: LinkTag, reason: DropReason },
     /// Sends [`Report::Statistics`], with histograms since the last such report. `recycled` is an
-    /// earlier block, cleared.
-    ReportStatistics { recycled: Option<Box<CoreStatistics>> },
+    /// earlier block, cleared. `closes_interval`: an interval ends with it, and what listings say
+    /// about intervals is from now on about that one.
+    ReportStatistics { recycled: Option<Box<CoreStatistics>>, closes_interval: bool },
     /// Fills the vectors up to their capacity and sends them back as [`Report::Listing`].
     ReportListing { listing: Box<Listing> },
     /// Closes everything and ends the thread.
@@ -266,6 +268,8 @@ pub struct LinkRow {
     pub queued_bytes: u64,
     /// The last round trip of our own ping, 0 before the first.
     pub ping_ns: u64,
+    /// In the last interval.
+    pub held_up: HeldUp,
 }
 
 /// What a session row is about.
@@ -304,4 +308,6 @@ pub struct SessionRow {
     pub queued_bytes: u64,
     /// Credit the other end has given us.
     pub send_credit_bytes: u64,
+    /// In the last interval.
+    pub held_up: HeldUp,
 }

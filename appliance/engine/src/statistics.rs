@@ -8,6 +8,7 @@ use crate::output::OutputTotals;
 use hdrhistogram::Histogram;
 use waystation_relay::drop_reason::DropCounters;
 use waystation_relay::ids::CoreId;
+use waystation_relay::limiting::Cause;
 
 /// Longest duration a histogram tells apart; longer ones count as this. One minute.
 pub const HISTOGRAM_MAX_NS: u64 = 60_000_000_000;
@@ -227,6 +228,9 @@ pub struct CoreCounters {
     pub spinning_ns: u64,
     /// The same for [`WaitMode::Gather`].
     pub gathering_ns: u64,
+    /// Time in which the thread had something to do and another one had its CPU, as the kernel
+    /// accounts it; 0 where it does not.
+    pub run_delay_ns: u64,
 }
 
 impl CoreCounters {
@@ -235,6 +239,26 @@ impl CoreCounters {
         self.frames_out += sent.frames;
         self.records_sealed += sent.records;
         self.records_sealed_in_place += sent.records_in_place;
+    }
+}
+
+/// How many links of a core had which cause for the largest share of an interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitedLinks {
+    by_cause: [u64; Cause::COUNT],
+}
+
+impl LimitedLinks {
+    /// One more link.
+    pub fn count(&mut self, cause: Option<Cause>) {
+        if let Some(cause) = cause {
+            self.by_cause[cause as usize] += 1;
+        }
+    }
+
+    /// How many there were.
+    pub fn links(&self, cause: Cause) -> u64 {
+        self.by_cause[cause as usize]
     }
 }
 
@@ -250,6 +274,8 @@ pub struct CoreStatistics {
     pub waiting: WaitMode,
     pub counters: CoreCounters,
     pub drops: DropCounters,
+    /// In the last interval.
+    pub limited_links: LimitedLinks,
     pub histograms: StageHistograms,
 }
 
@@ -263,6 +289,7 @@ impl CoreStatistics {
             waiting: WaitMode::default(),
             counters: CoreCounters::default(),
             drops: DropCounters::default(),
+            limited_links: LimitedLinks::default(),
             histograms: StageHistograms::new(),
         }
     }

@@ -110,6 +110,8 @@ pub const FIELDS: &[CounterField] = &[
         "Time in which a core asked for events again before it slept"),
     field!(Counter gathering_ns as "gathering" Seconds:
         "Time in which a core slept through several events at a time"),
+    field!(Counter run_delay_ns as "run_delay" Seconds:
+        "Time in which the thread had something to do and another one had its CPU"),
 ];
 
 #[cfg(test)]
@@ -164,6 +166,7 @@ mod tests {
             timers: 41,
             spinning_ns: 42,
             gathering_ns: 43,
+            run_delay_ns: 44,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::counter_table::{CounterField, FIELDS, Kind};
 use crate::dialing::DialCounts;
 use crate::gateway::GatewayCounts;
+use crate::limited::limited_by;
 use crate::node::{ObservedRow, QueryCounts};
 use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Span, Window, bucket_counts,
@@ -449,6 +450,7 @@ fn link(row: &LinkRow) -> Value {
         "frames_out": row.frames_out,
         "queued_bytes": row.queued_bytes,
         "ping_ns": (row.ping_ns > 0).then_some(row.ping_ns),
+        "limited_by": limited_by(&row.held_up),
     })
 }
 
@@ -468,6 +470,7 @@ fn session(row: &SessionRow) -> Value {
         "bytes_out": row.bytes_out,
         "queued_bytes": row.queued_bytes,
         "send_credit_bytes": row.send_credit_bytes,
+        "limited_by": limited_by(&row.held_up),
     })
 }
 

@@ -13,6 +13,7 @@ use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
 use waystation_engine::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::ids::{CoreId, LegTag, LinkTag};
+use waystation_relay::limiting::HeldUp;
 
 /// A peer's identity, the generator of the curve; nothing of it may show up in metrics.
 pub(crate) const PEER: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
@@ -139,6 +140,7 @@ fn link_row(slot: u32) -> LinkRow {
         frames_out: 13,
         queued_bytes: 14,
         ping_ns: 0,
+        held_up: HeldUp::default(),
     }
 }
 
@@ -156,5 +158,6 @@ fn session_row(kind: SessionKind) -> SessionRow {
         bytes_out: 3,
         queued_bytes: 4,
         send_credit_bytes: 5,
+        held_up: HeldUp::default(),
     }
 }

@@ -10,6 +10,7 @@ pub mod documents;
 pub mod gateway;
 pub mod hlog;
 pub mod journal;
+mod limited;
 pub mod limits;
 pub mod log_comparison;
 pub mod metrics;

@@ -1,7 +1,7 @@
 //! OpenMetrics text for `/metrics`, made from a copy of what was observed.
 //!
 //! Called on the management thread. Labels are `core`, `reason`, `stage`, `class`, `port`,
-//! `outcome`, `kind` and `network` only, and `version`, `suite` and `choice` on the one metric each
+//! `outcome`, `kind`, `network` and `cause` only, and `version`, `suite` and `choice` on the one metric each
 //! that says it: never a peer, so the number of series is bounded.
 
 use crate::accounts::NETWORKS;
@@ -21,6 +21,7 @@ use std::fmt;
 use waystation_engine::control::Network;
 use waystation_engine::statistics::{Stage, TrafficClass};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
+use waystation_relay::limiting::Cause;
 
 /// The media type of the text (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -97,7 +98,7 @@ impl Snapshot {
             ],
             uptime_seconds: now.since(observations.started()).as_secs_f64(),
             numbers: node_numbers(extra),
-            labelled: labelled_numbers(extra),
+            labelled: labelled_numbers(observations, extra),
             resident_bytes: extra.operations.resident_bytes,
             cores: observations.reports().cloned().collect(),
             management_drops: extra.gateway.refusals.clone(),
@@ -192,7 +193,7 @@ fn node_numbers(extra: &StatusExtra) -> Vec<NodeNumber> {
 }
 
 /// Numbers of the node by one label.
-fn labelled_numbers(extra: &StatusExtra) -> Vec<LabelledNumber> {
+fn labelled_numbers(observations: &Observations, extra: &StatusExtra) -> Vec<LabelledNumber> {
     let operations = &extra.operations;
     let dials = &operations.dials;
     let failed = FailureKind::ALL.map(|kind| (kind.name(), dials.failed_total(kind)));
@@ -203,6 +204,9 @@ fn labelled_numbers(extra: &StatusExtra) -> Vec<LabelledNumber> {
     ];
     let networks = NETWORKS.map(Network::name).into_iter();
     let links = operations.network_links.iter().map(|links| *links as u64);
+    let limited = |cause| -> u64 {
+        observations.reports().map(|report| report.limited_links.links(cause)).sum()
+    };
     vec![
         LabelledNumber {
             name: "config_reloads",
@@ -234,6 +238,13 @@ fn labelled_numbers(extra: &StatusExtra) -> Vec<LabelledNumber> {
             label: "network",
             help: "Open links over all cores",
             values: networks.zip(links).collect(),
+        },
+        LabelledNumber {
+            name: "links_limited",
+            kind: Kind::Gauge,
+            label: "cause",
+            help: "Links by what held them up for most of the last interval",
+            values: Cause::ALL.map(|cause| (cause.name(), limited(cause))).to_vec(),
         },
     ]
 }

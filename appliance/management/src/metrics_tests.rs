@@ -89,6 +89,7 @@ fn labels_are_bounded_and_never_a_peer() {
                 "waystation_aead_info" => &["suite", "choice"][..],
                 "waystation_build_info" => &["version"],
                 "waystation_stage_duration_seconds_bucket" => &["stage", "class", "le"],
+                "waystation_links_limited" => &["cause"],
                 _ => &["core", "reason", "stage", "class", "port", "outcome", "kind", "network"],
             };
             assert!(allowed.contains(&label), "{name} {label}");

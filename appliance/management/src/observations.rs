@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 use waystation_engine::statistics::{
-    CoreCounters, CoreStatistics, Stage, StageHistograms, TrafficClass, WaitMode,
+    CoreCounters, CoreStatistics, LimitedLinks, Stage, StageHistograms, TrafficClass, WaitMode,
 };
 use waystation_relay::drop_reason::DropCounters;
 use waystation_relay::ids::CoreId;
@@ -72,6 +72,8 @@ pub struct CoreReport {
     pub waiting: WaitMode,
     pub counters: CoreCounters,
     pub drops: DropCounters,
+    /// In the interval that the core closed last.
+    pub limited_links: LimitedLinks,
     /// Intervals closed since this core last reported in one.
     pub silent_intervals: u64,
     /// Counters as they were when the last interval began and when it ended.
@@ -89,6 +91,7 @@ impl CoreReport {
             waiting: WaitMode::default(),
             counters: CoreCounters::default(),
             drops: DropCounters::default(),
+            limited_links: LimitedLinks::default(),
             silent_intervals: 0,
             before_interval: CoreCounters::default(),
             after_interval: CoreCounters::default(),
@@ -189,6 +192,7 @@ impl Observations {
             report.port = block.port;
             report.cpu = block.cpu;
             report.waiting = block.waiting;
+            report.limited_links = block.limited_links;
             std::mem::swap(&mut report.counters, &mut block.counters);
             std::mem::swap(&mut report.drops, &mut block.drops);
             report.reported = true;

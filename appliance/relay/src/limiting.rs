@@ -216,6 +216,110 @@ impl LimitCounts {
     }
 }
 
+/// Why a link or a side of a raw pipe is not faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Cause {
+    /// See [`Limit::PeerNotReading`].
+    PeerNotReading,
+    /// See [`Limit::Quota`].
+    Quota,
+    /// See [`Limit::Credit`].
+    Credit,
+    /// What its peer has sent waits until this core comes to it.
+    Core,
+    /// Nothing of it waits: whoever sends could send more.
+    SenderIdle,
+}
+
+impl Cause {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+    /// Every cause. Time in which several hold belongs to the first of them.
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::PeerNotReading, Self::Quota, Self::Credit, Self::Core, Self::SenderIdle];
+
+    /// The name in documents, tables and labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PeerNotReading => "peer_not_reading",
+            Self::Quota => "quota",
+            Self::Credit => "credit",
+            Self::Core => "core",
+            Self::SenderIdle => "sender_idle",
+        }
+    }
+}
+
+/// What held a link or a side of a raw pipe up in one interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldUp {
+    /// 0: there was no interval yet.
+    pub interval_ns: u64,
+    /// What its peer has sent waits at its destinations.
+    pub sent: LimitTimes,
+    /// What is to be sent to its peer waits here.
+    pub due: LimitTimes,
+    /// What its peer has sent waits until this core comes to it.
+    pub core_ns: u64,
+}
+
+impl HeldUp {
+    /// Whichever way the payload goes.
+    pub fn shares(&self) -> CauseShares {
+        CauseShares::new(self.interval_ns, &self.sent.longer(&self.due), self.core_ns)
+    }
+
+    /// What its peer has sent.
+    pub fn sent_shares(&self) -> CauseShares {
+        CauseShares::new(self.interval_ns, &self.sent, self.core_ns)
+    }
+
+    /// What is to be sent to its peer.
+    pub fn due_shares(&self) -> CauseShares {
+        CauseShares::new(self.interval_ns, &self.due, 0)
+    }
+}
+
+/// The shares of an interval that belong to each cause; they add up to 1, or to 0 without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CauseShares {
+    by_cause: [f64; Cause::COUNT],
+}
+
+impl CauseShares {
+    fn new(interval_ns: u64, times: &LimitTimes, core_ns: u64) -> Self {
+        let mut shares = Self::default();
+        let mut left_ns = interval_ns;
+        for cause in Cause::ALL {
+            let held_ns = match cause {
+                Cause::PeerNotReading => times.ns(Limit::PeerNotReading),
+                Cause::Quota => times.ns(Limit::Quota),
+                Cause::Credit => times.ns(Limit::Credit),
+                Cause::Core => core_ns,
+                Cause::SenderIdle => left_ns,
+            };
+            let held_ns = held_ns.min(left_ns);
+            left_ns -= held_ns;
+            if let Some(share) = shares.by_cause.get_mut(cause as usize) {
+                *share = held_ns as f64 / interval_ns.max(1) as f64;
+            }
+        }
+        shares
+    }
+
+    /// One of them.
+    pub fn share(&self, cause: Cause) -> f64 {
+        self.by_cause.get(cause as usize).copied().unwrap_or(0.0)
+    }
+
+    /// The one with the largest share; nothing without an interval.
+    pub fn largest(&self) -> Option<Cause> {
+        let by_share = |a: &Cause, b: &Cause| self.share(*a).total_cmp(&self.share(*b));
+        Cause::ALL.into_iter().rev().max_by(by_share).filter(|cause| self.share(*cause) > 0.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +377,27 @@ mod tests {
         counts.change(Some(Limit::Quota), None, 1_600 * MS, &intervals);
         let times = counts.last(&at(2_000, 1_000));
         assert_eq!((times.ns(Limit::Credit), times.ns(Limit::Quota)), (500 * MS, 100 * MS));
+    }
+
+    #[test]
+    fn shares_add_up_to_one_and_the_first_cause_has_what_several_claim() {
+        let (mut sent, mut due) = (LimitTimes::default(), LimitTimes::default());
+        sent.add(Limit::Credit, 30);
+        due.add(Limit::PeerNotReading, 60);
+        due.add(Limit::Credit, 10);
+        let held_up = HeldUp { interval_ns: 100, sent, due, core_ns: 50 };
+        let shares = held_up.shares();
+        assert_eq!(shares.by_cause, [0.6, 0.0, 0.3, 0.1, 0.0]);
+        assert_eq!(shares.largest(), Some(Cause::PeerNotReading));
+        assert_eq!(held_up.sent_shares().by_cause, [0.0, 0.0, 0.3, 0.5, 0.2]);
+        assert_eq!(held_up.due_shares().by_cause, [0.6, 0.0, 0.1, 0.0, 0.3]);
+    }
+
+    #[test]
+    fn without_an_interval_there_is_no_cause() {
+        assert_eq!(HeldUp::default().shares().largest(), None);
+        let idle = HeldUp { interval_ns: 5, ..HeldUp::default() };
+        assert_eq!(idle.shares().largest(), Some(Cause::SenderIdle));
     }
 
     fn limit_of(number: u8) -> Option<Limit> {

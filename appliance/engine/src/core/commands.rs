@@ -73,7 +73,12 @@ impl<P: Port> DataCore<P> {
                 self.initiate_inside(dial, link, query, identity);
             }
             Command::Adopt { snapshot } => self.adopt(snapshot),
-            Command::ReportStatistics { recycled } => self.send_statistics(recycled),
+            Command::ReportStatistics { recycled, closes_interval } => {
+                if closes_interval {
+                    self.close_interval();
+                }
+                self.send_statistics(recycled);
+            }
             Command::ReportListing { listing } => self.begin_listing(listing),
             Command::Shutdown => self.shut_down(),
         }
@@ -217,6 +222,7 @@ impl<P: Port> DataCore<P> {
             frames_out: side.output.totals.frames,
             queued_bytes: side.output.queued_bytes() as u64,
             ping_ns: link.ping_round_trip_ns,
+            held_up: self.link_held_up(tag.slot, connection, link),
         })
     }
 
@@ -236,6 +242,7 @@ impl<P: Port> DataCore<P> {
             bytes_out: half.bytes_out,
             queued_bytes: queued as u64,
             send_credit_bytes: 0,
+            held_up: self.pipe_held_up(half),
         })
     }
 
@@ -266,6 +273,7 @@ impl<P: Port> DataCore<P> {
             bytes_out: leg.bytes_out,
             queued_bytes: leg.queue.len() as u64,
             send_credit_bytes: leg.credit,
+            held_up: self.leg_held_up(tag, leg),
         }
     }
 }

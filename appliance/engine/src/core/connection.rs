@@ -3,6 +3,7 @@
 //! Plain values; [`super::DataCore`] alone changes them.
 
 use super::ingress::Share;
+use super::limiting::Presence;
 use crate::block::Block;
 use crate::control::{DialId, Network};
 use crate::mesh::PipeQuotas;
@@ -19,6 +20,7 @@ use waystation_astral::gateway::idle::IdleDecoder;
 use waystation_astral::identity::Identity;
 use waystation_astral::negotiation::{Acceptor, Dialer, NegotiationError, Progress};
 use waystation_relay::ids::{LegTag, SocketTag};
+use waystation_relay::limiting::LimitClock;
 use waystation_relay::quota::Quota;
 
 /// Bytes of the longest act.
@@ -39,6 +41,8 @@ pub(super) struct Connection {
     pub(super) timer_ns: u64,
     /// When the send in flight was submitted; 0: none.
     pub(super) sending_since_ns: u64,
+    /// Whether its socket has not taken that send by the turn after.
+    pub(super) stuck: bool,
     /// For a link inside a session.
     pub(super) inside: Option<LegTag>,
     pub(super) network: Network,
@@ -161,6 +165,7 @@ pub(super) struct LinkInput {
     pub(super) frames_in: u64,
     pub(super) payload_bytes_in: u64,
     pub(super) share: Share,
+    pub(super) presence: Presence,
 }
 
 /// Bytes that came before anybody could take them.
@@ -223,6 +228,10 @@ pub(super) struct PipeHalf {
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     pub(super) active_ns: u64,
+    /// What keeps this side's input from going on, and what goes out here.
+    pub(super) sent_clock: LimitClock,
+    pub(super) due_clock: LimitClock,
+    pub(super) presence: Presence,
 }
 
 /// Bytes of a pipe that wait.
@@ -248,6 +257,7 @@ impl Connection {
             deadline_ns,
             timer_ns: u64::MAX,
             sending_since_ns: 0,
+            stuck: false,
             inside: None,
             network: Network::Tcp,
             dial: None,
@@ -313,6 +323,9 @@ impl PipeHalf {
             bytes_in: 0,
             bytes_out: 0,
             active_ns: now_ns,
+            sent_clock: LimitClock::default(),
+            due_clock: LimitClock::default(),
+            presence: Presence::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::connection::{
     ACT_MAX_BYTES, Connection, Due, LinkInput, Negotiating, Negotiator, Phase, Shaking,
 };
 use super::ingress::Share;
+use super::limiting::Presence;
 use super::links::{Failure, Step};
 use super::{DataCore, nanos};
 use crate::control::{DialId, LinkUp, Network, Report};
@@ -362,6 +363,7 @@ impl Step<'_> {
             frames_in: 0,
             payload_bytes_in: 0,
             share: Share::default(),
+            presence: Presence::default(),
         });
         let end = leftover.len();
         let outcome = self.on_frames(&mut link, &mut leftover, 0..end, false);

@@ -67,6 +67,7 @@ impl<P: Port> DataCore<P> {
         self.begin_first_phase(slot, &buffer);
         let turn = self.fabric.statistics.counters.turns;
         let place = self.place(slot);
+        self.note_reaped(slot);
         let fate = match self.connections.at(slot).map(|connection| &connection.phase) {
             Some(Phase::Link(link)) => {
                 self.fabric.statistics.counters.wire_bytes_in += received_bytes;
@@ -149,6 +150,7 @@ impl<P: Port> DataCore<P> {
             && let Some(waiting) = self.ingress.next()
         {
             let place = waiting.place;
+            self.note_served(place, waiting.reaped_ns);
             self.fabric.reaped_ns = waiting.reaped_ns;
             self.fabric.opened_ns = clock::now_ns();
             let (rest, spent_bytes) = self.serve(waiting, Budget::new(SHARE_BYTES));

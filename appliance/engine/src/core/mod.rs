@@ -12,6 +12,7 @@ mod ends;
 mod establish;
 mod frames;
 mod ingress;
+mod limiting;
 mod links;
 mod listing;
 mod pipes;
@@ -35,6 +36,7 @@ use crate::timer::Wheel;
 use closing::Closing;
 use connection::{Connection, Ended, Phase};
 use ingress::{Ingress, Place};
+use limiting::Saturation;
 use listing::ListingWalk;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -133,6 +135,14 @@ pub struct DataCore<P> {
     /// Raw sockets that nobody has a use for and that are still open.
     dismissed: usize,
     links: usize,
+    /// Connections whose send was handed to the port in this turn or the one before, and when.
+    sending: Vec<(u32, u64)>,
+    /// Connections that had input in this turn, while this core is saturated.
+    present: Vec<u32>,
+    saturation: Saturation,
+    run_delay: clock::RunDelay,
+    /// When the events of the turn before were reaped.
+    before_ns: u64,
     now_ns: u64,
     started_ns: u64,
     waiting: Waiting,
@@ -191,6 +201,11 @@ impl<P: Port> DataCore<P> {
             pipe_halves: 0,
             dismissed: 0,
             links: 0,
+            sending: Vec::new(),
+            present: Vec::new(),
+            saturation: Saturation::default(),
+            run_delay: clock::RunDelay::of_this_thread(),
+            before_ns: now_ns,
             now_ns,
             started_ns: now_ns,
             waiting,
@@ -234,7 +249,9 @@ impl<P: Port> DataCore<P> {
         let waited = self.port.wait(Some(Duration::from_nanos(timeout)), &mut events);
         self.events = events;
         waited.map_err(|source| CoreError::Wait { core, source })?;
+        self.before_ns = self.now_ns;
         self.now_ns = clock::now_ns();
+        self.fabric.switch.begin_turn(self.now_ns);
         self.fabric.reaped_ns = self.now_ns;
         self.fabric.opened_ns = self.now_ns;
         self.fabric.send_unsent_reports();
@@ -350,6 +367,9 @@ impl<P: Port> DataCore<P> {
                 }
                 if let Some(connection) = self.connections.at_mut(slot) {
                     connection.sending_since_ns = 0;
+                    if connection.stuck {
+                        self.set_stuck(slot, false);
+                    }
                 }
                 self.fabric.mark_dirty(slot);
             }
@@ -383,6 +403,7 @@ impl<P: Port> DataCore<P> {
 
     fn fill_seal_and_submit(&mut self) {
         let now_ns = self.now_ns;
+        self.find_stuck();
         self.fabric.switch.tick(now_ns);
         self.fabric.apply_effects();
         for link in self.starved.drain(..) {
@@ -437,6 +458,7 @@ impl<P: Port> DataCore<P> {
         if let Some(connection) = self.connections.at_mut(slot) {
             connection.sending_since_ns = now_ns;
         }
+        self.sending.push((slot, now_ns));
         self.port.send(stream, segments);
     }
 
@@ -450,6 +472,7 @@ impl<P: Port> DataCore<P> {
         self.fabric.mesh.flush();
         self.fabric.ring();
         let ended_ns = clock::now_ns();
+        self.note_presence(ended_ns);
         let turn_ns = ended_ns - self.now_ns;
         let counters = &mut self.fabric.statistics.counters;
         counters.turns += 1;
@@ -630,6 +653,7 @@ impl<P: Port> DataCore<P> {
             recycled.unwrap_or_else(|| Box::new(CoreStatistics::new(now.core, now.port)));
         (next.core, next.port, next.cpu) = (now.core, now.port, now.cpu);
         next.counters.clone_from(&now.counters);
+        next.limited_links = now.limited_links;
         let full = std::mem::replace(&mut self.fabric.statistics, next);
         self.fabric.report(Report::Statistics(full));
     }
@@ -641,11 +665,13 @@ impl<P: Port> DataCore<P> {
         let link_state_bytes = self.link_state_bytes() as u64;
         let timers = self.wheel.len() as u64;
         let waiting = self.waiting.mode();
+        let run_delay_ns = self.run_delay.read_ns();
         let statistics = &mut self.fabric.statistics;
         statistics.drops = drops;
         statistics.waiting = waiting;
         let counters = &mut statistics.counters;
         counters.cpu_ns = clock::thread_cpu_ns();
+        counters.run_delay_ns = run_delay_ns;
         counters.up_ns = clock::now_ns() - self.started_ns;
         counters.links_open = self.links as u64;
         counters.link_state_bytes = link_state_bytes;

@@ -124,6 +124,7 @@ impl<P: Port> DataCore<P> {
         let histograms = &mut self.fabric.statistics.histograms;
         histograms.record(Stage::OpenToSeal, TrafficClass::Pipe, in_box_ns, 1);
         self.fabric.statistics.counters.sends += 1;
+        self.sending.push((slot, now_ns));
         let stream = *stream;
         self.port.send(stream, segments);
     }
@@ -158,6 +159,7 @@ impl<P: Port> DataCore<P> {
         let ready_ns = quota.ready_ns(now_ns, PACED_READ_MIN_BYTES).max(now_ns + 1);
         half.ready_ns = ready_ns;
         self.paced.push(Reverse((ready_ns, slot, generation)));
+        self.note_pipe_limits(slot);
         true
     }
 
@@ -173,6 +175,7 @@ impl<P: Port> DataCore<P> {
             {
                 half.ready_ns = 0;
                 let other = half.other;
+                self.note_pipe_limits(slot);
                 self.ask_for_more(slot, other);
             }
         }
@@ -194,6 +197,7 @@ impl<P: Port> DataCore<P> {
             histograms.record(Stage::Residence, TrafficClass::Pipe, residence_ns, 1);
             half.in_flight_sent_ns = 0;
         }
+        self.set_stuck(slot, false);
         self.pump(slot);
         self.finish_if_flushed(other);
         self.finish_if_flushed(slot);

@@ -184,7 +184,7 @@ impl<P: Port> Bench<P> {
 
     pub(crate) fn refresh_counters(&mut self) {
         self.counters = Default::default();
-        self.command(Command::ReportStatistics { recycled: None });
+        self.command(Command::ReportStatistics { recycled: None, closes_interval: false });
         self.turn_until("statistics", |bench| bench.counters.turns > 0);
     }
 

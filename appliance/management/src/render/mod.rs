@@ -219,8 +219,8 @@ pub fn links(document: &Value) -> String {
         Column::right("IN"),
         Column::right("OUT"),
         Column::right("QUEUED"),
-        Column::right("PING"),
         Column::right("IDLE"),
+        Column::left("LIMITED"),
     ]);
     for link in array(&document["links"]) {
         let inner = link["inner"].as_bool() == Some(true);
@@ -233,8 +233,8 @@ pub fn links(document: &Value) -> String {
             bytes(&link["bytes_in"]),
             bytes(&link["bytes_out"]),
             bytes(&link["queued_bytes"]),
-            nanoseconds(&link["ping_ns"]),
             nanoseconds(&link["idle_ns"]),
+            limited_by(&link["limited_by"]),
         ]);
     }
     table.render() + &footer(document, "links")
@@ -252,6 +252,7 @@ pub fn sessions(document: &Value) -> String {
         Column::right("OUT"),
         Column::right("QUEUED"),
         Column::right("CREDIT"),
+        Column::left("LIMITED"),
     ]);
     for session in array(&document["sessions"]) {
         table.row(vec![
@@ -264,9 +265,20 @@ pub fn sessions(document: &Value) -> String {
             bytes(&session["bytes_out"]),
             bytes(&session["queued_bytes"]),
             bytes(&session["send_credit_bytes"]),
+            limited_by(&session["limited_by"]),
         ]);
     }
     table.render() + &footer(document, "sessions")
+}
+
+/// The cause, in a word that leaves room for the other columns.
+fn limited_by(value: &Value) -> String {
+    match value["cause"].as_str() {
+        Some("peer_not_reading") => "peer".to_owned(),
+        Some("sender_idle") => "sender".to_owned(),
+        Some(cause) => cause.to_owned(),
+        None => dash(),
+    }
 }
 
 fn footer(document: &Value, name: &str) -> String {

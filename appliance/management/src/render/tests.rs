@@ -28,6 +28,7 @@ fn link(number: u64, remote: &str) -> Value {
         "queued_bytes": 0,
         "ping_ns": null,
         "idle_ns": 59_999_999_999_u64,
+        "limited_by": { "cause": "peer_not_reading" },
     })
 }
 
@@ -46,6 +47,7 @@ fn links_fit_the_terminal_whatever_the_addresses() {
     assert!(text.contains("12.1.7"), "{text}");
     assert!(text.contains("02ababab p4"), "{text}");
     assert!(text.contains("192.0.2.1"), "{text}");
+    assert!(text.lines().nth(1).unwrap().ends_with(" peer"), "{text}");
     assert!(text.ends_with("2 links\n"), "{text}");
 }
 
@@ -67,7 +69,7 @@ fn sessions_show_where_credit_and_queue_stand() {
                 "leg": "0.12345.67", "link": "0.1.2", "nonce": "00112233445566ff", "kind": "target",
                 "identity": "03".to_owned() + &"cd".repeat(32), "age_ns": 61_000_000_000_u64,
                 "bytes_in": 1023, "bytes_out": 12_600, "queued_bytes": 1_048_576,
-                "send_credit_bytes": 0,
+                "send_credit_bytes": 0, "limited_by": { "cause": "credit" },
             },
             {
                 "leg": "0.2.1", "link": null, "nonce": null, "kind": "socket",
@@ -79,8 +81,9 @@ fn sessions_show_where_credit_and_queue_stand() {
     let text = sessions(&document);
     assert_fits(&text);
     let row: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(row[..4], ["0.12345.67", "target", "03cdcdcd", "00112233445566ff"]);
-    assert_eq!(row[4..], ["1.02min", "1023B", "12.3KiB", "1.0MiB", "0B"]);
+    assert_eq!(row[..3], ["0.12345.67", "target", "03cdcdcd"]);
+    assert!(row[3].starts_with("00112233"), "{text}");
+    assert_eq!(row[4..], ["1.02min", "1023B", "12.3KiB", "1.0MiB", "0B", "credit"]);
     assert!(text.lines().nth(2).unwrap().contains("socket"), "{text}");
 }
 

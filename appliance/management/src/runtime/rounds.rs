@@ -58,14 +58,15 @@ impl ManagementCore {
             return;
         }
         let missing: Vec<CoreId> = self.cores().collect();
+        let closes_interval = std::mem::take(&mut self.interval_due);
         for &core in &missing {
             let recycled = self.spare.get_mut(core.index()).and_then(Option::take);
-            self.command(core, Command::ReportStatistics { recycled });
+            self.command(core, Command::ReportStatistics { recycled, closes_interval });
         }
         self.round = Some(Round {
             missing,
             requests: std::mem::take(&mut self.waiting),
-            closes_interval: std::mem::take(&mut self.interval_due),
+            closes_interval,
             deadline: Instant::now() + CORE_ANSWER_TIMEOUT,
         });
     }

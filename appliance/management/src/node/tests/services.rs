@@ -10,6 +10,7 @@ use waystation_astral::objects::{
     EndpointWithTtl, LinkInfo, ServiceUpdate, SessionInfo, StreamInfo,
 };
 use waystation_engine::control::{LinkRow, SessionKind, SessionRow};
+use waystation_relay::limiting::HeldUp;
 
 fn settings() -> ServiceSettings {
     ServiceSettings {
@@ -94,6 +95,7 @@ fn link_row(who: u16) -> LinkRow {
         frames_out: 13,
         queued_bytes: 0,
         ping_ns: 0,
+        held_up: HeldUp::default(),
     }
 }
 
@@ -111,6 +113,7 @@ fn session_row(who: u16, nonce: u64, age_ns: u64) -> SessionRow {
         bytes_out: 3,
         queued_bytes: 4,
         send_credit_bytes: 5,
+        held_up: HeldUp::default(),
     }
 }
 
