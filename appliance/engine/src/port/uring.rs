@@ -136,7 +136,8 @@ impl UringPort {
             generation: 0,
             listeners: Vec::new(),
             pending: VecDeque::new(),
-            starved: VecDeque::new(),
+            // Streams starve in the middle of bulk, where nothing may be allocated.
+            starved: VecDeque::with_capacity(limits.streams as usize),
             idle_sends: Vec::new(),
             paused: Deadlines::new(ACCEPT_RETRY_AFTER),
             lingering: Deadlines::new(LINGER_MAX),
@@ -144,7 +145,7 @@ impl UringPort {
             syscalls: 0,
         };
         for index in 0..limits.receive_buffers {
-            port.buffers.provide(&port.arena, index);
+            port.buffers.put_back(index);
         }
         port.watch_waker();
         Ok(port)
@@ -478,11 +479,13 @@ impl Port for UringPort {
         let mut burst = Burst { start: events.len(), events };
         self.on_deadlines();
         self.hand_out_pending(&mut burst);
+        self.buffers.offer(&self.arena);
         self.feed_starved();
         let timeout = shorter(timeout, self.until_deadline());
         let waits = burst.is_empty()
             && self.pending.is_empty()
             && self.ring.is_idle()
+            && !self.can_feed_more()
             && timeout != Some(Duration::ZERO)
             && self.waker.begin_sleep();
         let entered = self.ring.enter(waits, timeout);
@@ -507,7 +510,7 @@ impl Port for UringPort {
 
     fn release(&mut self, buffer: ReceiveBuffer) {
         let index = self.arena.take_back(buffer);
-        self.buffers.provide(&self.arena, index);
+        self.buffers.put_back(index);
     }
 
     fn receive_buffers(&self) -> (usize, usize) {

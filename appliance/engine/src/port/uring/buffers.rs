@@ -3,6 +3,10 @@
 //! Owned by the port, used on its thread. Providing a buffer is a store, not a system call. Rings
 //! of whole buffers only (no `IOU_PBUF_RING_INC`), so a buffer that a completion names is the
 //! kernel's no longer.
+//!
+//! The kernel takes buffers in the order they were provided, so with all of them in the ring it
+//! would go round the whole arena and find none of it in the cache. It gets only as many as hold
+//! [`HOT_BYTES`], going by how full they come back, and of the others the one used last.
 
 use crate::port::arena::Arena;
 use crate::port::probe::{Requirement, SetupStep, UringError};
@@ -18,6 +22,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 pub(super) const BUFFER_GROUP: u16 = 0;
 /// The kernel wants the ring to begin on a page (io_uring_register_buf_ring(3)).
 const PAGE_BYTES: usize = 4096;
+/// Bytes that the buffers with the kernel are to hold: well below a second-level cache of 1 MiB,
+/// in which the buffers being sent and what they are copied to have to fit as well.
+const HOT_BYTES: usize = 384 * 1024;
+/// Fewest buffers with the kernel, for as many streams that have something in one turn.
+const OFFERED_MIN: usize = 8;
+/// How many receives the average of their bytes goes back.
+const AVERAGED_RECEIVES: usize = 16;
 
 /// A ring of as many entries as there are buffers, so it is never too full.
 #[derive(Debug)]
@@ -26,6 +37,12 @@ pub(super) struct BufferRing {
     layout: Layout,
     count: u16,
     tail: u16,
+    /// Buffers that the port has and the kernel has not, the last to be offered first.
+    spare: Vec<u16>,
+    /// Buffers that the kernel has.
+    offered: usize,
+    /// What a receive brings, on average.
+    filled_bytes: usize,
     leaked: bool,
 }
 
@@ -45,7 +62,9 @@ impl BufferRing {
         // makes one.
         let memory = unsafe { alloc_zeroed(layout) };
         let entries = NonNull::new(memory).ok_or(io::ErrorKind::OutOfMemory)?.cast();
-        Ok(Self { entries, layout, count, tail: 0, leaked: false })
+        let spare = Vec::with_capacity(usize::from(count));
+        let (offered, filled_bytes) = (0, 0);
+        Ok(Self { entries, layout, count, tail: 0, spare, offered, filled_bytes, leaked: false })
     }
 
     /// Makes the ring known to the kernel as [`BUFFER_GROUP`].
@@ -68,8 +87,36 @@ impl BufferRing {
         })
     }
 
+    /// Takes a buffer that the port has, to be offered again.
+    pub(super) fn put_back(&mut self, index: u16) {
+        self.spare.push(index);
+    }
+
+    /// Notes that a completion named a buffer, and how much was received into it.
+    pub(super) fn note_taken(&mut self, bytes: usize) {
+        self.offered -= 1;
+        let older_bytes = self.filled_bytes * (AVERAGED_RECEIVES - 1);
+        self.filled_bytes = (older_bytes + bytes) / AVERAGED_RECEIVES;
+    }
+
+    /// Provides buffers to the kernel, up to as many as are to be there.
+    pub(super) fn offer(&mut self, arena: &Arena) {
+        let enough = (HOT_BYTES / self.filled_bytes.max(1)).max(OFFERED_MIN);
+        while self.offered < enough
+            && let Some(index) = self.spare.pop()
+        {
+            self.offered += 1;
+            self.provide(arena, index);
+        }
+    }
+
+    /// Buffers that the kernel has.
+    pub(super) fn offered(&self) -> usize {
+        self.offered
+    }
+
     /// Provides buffer `index` of the arena, which the port must have, to the kernel.
-    pub(super) fn provide(&mut self, arena: &Arena, index: u16) {
+    fn provide(&mut self, arena: &Arena, index: u16) {
         let position = usize::from(self.tail & (self.count - 1));
         // SAFETY: the position is below `count`, a power of two, hence within the allocation.
         // `exhausted_arena_loses_nothing` of `tests/ports.rs` goes round the ring many times.
@@ -109,5 +156,89 @@ impl Drop for BufferRing {
         // after the ring that knew it was dropped. Every io_uring test of `tests/ports.rs` ends
         // here.
         unsafe { dealloc(self.entries.as_ptr().cast(), self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::PortLimits;
+
+    const BUFFERS: u16 = 32;
+
+    fn all_offered() -> (Arena, BufferRing) {
+        let PortLimits { receive_buffer_bytes, .. } = PortLimits::default();
+        let arena = Arena::new(BUFFERS, receive_buffer_bytes).unwrap();
+        let mut buffers = BufferRing::new(BUFFERS).unwrap();
+        for index in 0..BUFFERS {
+            buffers.put_back(index);
+        }
+        buffers.offer(&arena);
+        assert_eq!(buffers.offered(), usize::from(BUFFERS), "before anything was received");
+        (arena, buffers)
+    }
+
+    /// Which buffer the kernel takes when it has taken `position` others.
+    fn provided_at(buffers: &BufferRing, position: u16) -> u16 {
+        let place = usize::from(position & (BUFFERS - 1));
+        // SAFETY: the position is within the ring.
+        let entry = unsafe { buffers.entries.add(place) };
+        // SAFETY: entries are initialised, and no kernel knows this ring.
+        unsafe { entry.as_ref() }.bid()
+    }
+
+    /// Plays a kernel that fills the next buffer.
+    fn take(buffers: &mut BufferRing, position: &mut u16, bytes: usize) -> u16 {
+        let index = provided_at(buffers, *position);
+        *position += 1;
+        buffers.note_taken(bytes);
+        index
+    }
+
+    #[test]
+    fn full_buffers_come_round_while_they_are_hot() {
+        let (arena, mut buffers) = all_offered();
+        let bytes = arena.buffer_bytes() as usize;
+        let mut position = 0;
+        let mut used = Vec::new();
+        for _ in 0..10 * BUFFERS {
+            let index = take(&mut buffers, &mut position, bytes);
+            used.push(index);
+            buffers.put_back(index);
+            buffers.offer(&arena);
+        }
+        assert_eq!(buffers.offered(), OFFERED_MIN);
+        let mut last: Vec<u16> = used.split_off(used.len() - 100);
+        last.sort_unstable();
+        last.dedup();
+        assert_eq!(last.len(), OFFERED_MIN, "buffers in use");
+    }
+
+    #[test]
+    fn buffers_that_come_back_nearly_empty_are_all_offered() {
+        let (arena, mut buffers) = all_offered();
+        let full = arena.buffer_bytes() as usize;
+        let mut position = 0;
+        for bytes in std::iter::repeat_n(full, 100).chain(std::iter::repeat_n(200, 100)) {
+            let index = take(&mut buffers, &mut position, bytes);
+            buffers.put_back(index);
+            buffers.offer(&arena);
+        }
+        assert_eq!(buffers.offered(), usize::from(BUFFERS));
+    }
+
+    #[test]
+    fn of_the_buffers_left_over_the_one_used_last_is_offered() {
+        let (arena, mut buffers) = all_offered();
+        let full = arena.buffer_bytes() as usize;
+        let mut position = 0;
+        let taken: Vec<u16> =
+            (0..BUFFERS).map(|_| take(&mut buffers, &mut position, full)).collect();
+        assert_eq!(buffers.offered(), 0);
+        for index in &taken {
+            buffers.put_back(*index);
+        }
+        buffers.offer(&arena);
+        assert_eq!(Some(&provided_at(&buffers, position)), taken.last());
     }
 }

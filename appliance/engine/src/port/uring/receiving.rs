@@ -58,8 +58,8 @@ impl UringPort {
 
     /// Lets as many starved streams receive again as there are buffers for.
     pub(super) fn feed_starved(&mut self) {
-        let (_, available) = self.arena.counts();
-        for _ in 0..available.min(self.starved.len()) {
+        // Where nothing is left to receive, a buffer serves another stream.
+        for _ in 0..self.buffers.offered().min(self.starved.len()) {
             let Some((key, generation)) = self.starved.pop_front() else { return };
             if let Some(stream) = self.stream(key)
                 && stream.generation == generation
@@ -70,9 +70,17 @@ impl UringPort {
         }
     }
 
+    /// Whether streams wait that the next wait could let receive.
+    pub(super) fn can_feed_more(&self) -> bool {
+        !self.starved.is_empty() && self.buffers.offered() > 0
+    }
+
     pub(super) fn on_received(&mut self, completion: Completion, burst: &mut Burst<'_>) {
         let Completion { token, result, buffer, more } = completion;
         let key = StreamKey(token.index);
+        if buffer.is_some() {
+            self.buffers.note_taken(result.unwrap_or_default() as usize);
+        }
         let Some(stream) = self.stream_of(token) else {
             // A stale completion cannot be, but its buffer would be lost.
             self.give_back(buffer);
@@ -132,7 +140,7 @@ impl UringPort {
 
     pub(super) fn give_back(&mut self, buffer: Option<u16>) {
         if let Some(index) = buffer {
-            self.buffers.provide(&self.arena, index);
+            self.buffers.put_back(index);
         }
     }
 
