@@ -14,6 +14,9 @@ use io_uring::{opcode, squeue};
 use rustix::io::Errno;
 use std::os::fd::AsRawFd;
 
+/// `IORING_RECVSEND_POLL_FIRST`: wait for the socket instead of trying it first (io_uring_enter(2)).
+const POLL_FIRST: u16 = 1;
+
 impl UringPort {
     /// Puts a receive operation in flight if the stream should have one.
     pub(super) fn arm_receive(&mut self, key: StreamKey) {
@@ -38,8 +41,11 @@ impl UringPort {
             }
             ReceiveMode::OnRequest => {
                 stream.receiving = Receiving::Once;
+                // An attempt that finds nothing costs as much as a short receive.
+                let priority = if stream.drained { POLL_FIRST } else { 0 };
                 opcode::Recv::new(socket, std::ptr::null_mut(), buffer_bytes)
                     .buf_group(BUFFER_GROUP)
+                    .ioprio(priority)
                     .build()
                     .flags(squeue::Flags::BUFFER_SELECT)
             }
@@ -76,7 +82,7 @@ impl UringPort {
     }
 
     pub(super) fn on_received(&mut self, completion: Completion, burst: &mut Burst<'_>) {
-        let Completion { token, result, buffer, more } = completion;
+        let Completion { token, result, buffer, more, left_some } = completion;
         let key = StreamKey(token.index);
         if buffer.is_some() {
             self.buffers.note_taken(result.unwrap_or_default() as usize);
@@ -93,6 +99,7 @@ impl UringPort {
         match (result, buffer) {
             (Ok(bytes), Some(index)) if bytes > 0 && delivers => {
                 stream.requested = false;
+                stream.drained = !left_some;
                 let buffer = self.arena.grant(index, bytes);
                 self.emit(burst, Event::Received { stream: key, buffer });
             }

@@ -26,6 +26,8 @@ pub(super) struct Completion {
     pub(super) buffer: Option<u16>,
     /// The operation goes on and will complete again.
     pub(super) more: bool,
+    /// A receive left something in the socket (`IORING_CQE_F_SOCK_NONEMPTY`).
+    pub(super) left_some: bool,
 }
 
 /// A ring whose completions run when its thread enters the kernel.
@@ -197,7 +199,8 @@ impl Ring {
                 Err(_) => Err(Errno::from_raw_os_error(entry.result().saturating_neg())),
             };
             let buffer = cqueue::buffer_select(entry.flags());
-            return Some(Completion { token, result, buffer, more });
+            let left_some = cqueue::sock_nonempty(entry.flags());
+            return Some(Completion { token, result, buffer, more, left_some });
         }
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Stream {
     pub(super) requested: bool,
     /// End of stream or a failure was seen.
     pub(super) receive_ended: bool,
+    /// The last receive left nothing in the socket.
+    pub(super) drained: bool,
     /// On the port's list of streams that wait for a buffer.
     pub(super) starved: bool,
     /// A poll of a lingering stream is in flight.
@@ -73,6 +75,7 @@ impl Stream {
             sending: Sending::Nothing,
             requested: false,
             receive_ended: false,
+            drained: false,
             starved: false,
             polling: false,
             cancels: 0,
