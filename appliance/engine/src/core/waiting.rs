@@ -43,6 +43,11 @@ const SATURATED_PERCENT: u64 = 90;
 /// Ready streams per turn that make them many.
 const MANY_READY: u64 = 32;
 
+/// What is compared with a trial must itself be steady: the window before it had at least this share
+/// of its rate. Otherwise traffic that has just begun would be compared with its beginning, and no
+/// trial could fail. In percent.
+const BEGINNING_RATE_PERCENT: u64 = 90;
+
 /// A trial has failed that carries fewer frames a second than this share of what sleeping carried.
 /// In percent.
 const KEPT_RATE_PERCENT: u64 = 95;
@@ -53,6 +58,12 @@ const KEPT_COST_PERCENT: u64 = 90;
 /// Gathering ends when frames come at less than this share of the rate it began with: the traffic
 /// has changed. In percent.
 const STEADY_RATE_PERCENT: u64 = 70;
+
+/// The same when they come at more than this share. In percent.
+const GROWN_RATE_PERCENT: u64 = 200;
+
+/// Fewest frames in a window that say anything about its traffic.
+const FRAMES_MIN: u64 = 100;
 
 /// Windows of gathering after which sleeping is measured anew.
 const GATHER_WINDOWS_MAX: u32 = 40;
@@ -83,25 +94,40 @@ impl Window {
         self.cpu_ns.saturating_mul(100) >= self.elapsed_ns.saturating_mul(percent)
     }
 
-    /// Whether most wake-ups brought less than a frame, because frames come in several records.
-    fn is_woken_for_pieces(&self) -> bool {
-        let Work { turns, records, frames, .. } = self.work;
-        frames > 0 && turns >= frames && records >= 2 * frames
+    /// Whether frames come in several records each. However a core waits, this stays as it is.
+    fn comes_in_pieces(&self) -> bool {
+        self.work.records >= 2 * self.work.frames
     }
 
     fn has_many_ready(&self) -> bool {
         self.work.turns > 0 && self.work.receives >= MANY_READY * self.work.turns
     }
 
+    /// Whether this is traffic that gathering may help, and enough of it to tell. Handshakes are
+    /// none: they open records without frames.
+    fn can_win(&self) -> bool {
+        self.work.frames >= FRAMES_MIN && (self.comes_in_pieces() || self.has_many_ready())
+    }
+
+    /// Whether most wake-ups bring less than a frame, or a saturated core has many links ready.
     fn is_worth_a_trial(&self) -> bool {
-        (self.is_busy(BUSY_PERCENT) && self.is_woken_for_pieces())
-            || (self.is_busy(SATURATED_PERCENT) && self.has_many_ready())
+        let wasted = self.comes_in_pieces() && self.work.turns >= self.work.frames;
+        let saturated = self.is_busy(SATURATED_PERCENT) && self.has_many_ready();
+        self.can_win() && ((self.is_busy(BUSY_PERCENT) && wasted) || saturated)
     }
 
     /// Whether this window carried at least so many percent of another's frames in its time.
     fn keeps_rate(&self, before: &Self, percent: u64) -> bool {
         let now = u128::from(self.work.frames) * u128::from(before.elapsed_ns) * 100;
         now >= u128::from(before.work.frames) * u128::from(self.elapsed_ns) * u128::from(percent)
+    }
+
+    /// Whether this window's traffic may be compared with another's: of the same kind, and neither
+    /// less than so many percent of it nor far more.
+    fn is_like(&self, before: &Self, percent: u64) -> bool {
+        self.can_win()
+            && self.keeps_rate(before, percent)
+            && !self.keeps_rate(before, GROWN_RATE_PERCENT)
     }
 
     /// Whether a frame of this window cost at most so many percent of one of another.
@@ -131,6 +157,7 @@ pub(super) struct Waiting {
     window_start_ns: u64,
     window_cpu_ns: u64,
     window_work: Work,
+    last_window: Window,
 }
 
 impl Waiting {
@@ -145,6 +172,7 @@ impl Waiting {
             window_start_ns: now_ns,
             window_cpu_ns: cpu_ns,
             window_work: Work::default(),
+            last_window: Window::default(),
         }
     }
 
@@ -207,18 +235,21 @@ impl Waiting {
         };
         (self.window_start_ns, self.window_cpu_ns, self.window_work) = (now_ns, cpu_ns, work);
         self.gathering = self.decide(now_ns, &window);
+        self.last_window = window;
     }
 
     fn decide(&self, now_ns: u64, window: &Window) -> Gathering {
         match self.gathering {
             Gathering::Off { retry_ns, failures } => {
-                if self.can_gather && now_ns >= retry_ns && window.is_worth_a_trial() {
+                let last = &self.last_window;
+                let steady = last.can_win() && last.keeps_rate(window, BEGINNING_RATE_PERCENT);
+                if self.can_gather && now_ns >= retry_ns && steady && window.is_worth_a_trial() {
                     return Gathering::On { before: *window, windows: 0, failures };
                 }
                 self.gathering
             }
             Gathering::On { before, windows: 0, failures } => {
-                let kept = window.keeps_rate(&before, KEPT_RATE_PERCENT)
+                let kept = window.is_like(&before, KEPT_RATE_PERCENT)
                     && window.keeps_cost(&before, KEPT_COST_PERCENT);
                 if kept {
                     return Gathering::On { before, windows: 1, failures: 0 };
@@ -228,7 +259,7 @@ impl Waiting {
                 Gathering::Off { retry_ns, failures: failures.saturating_add(1) }
             }
             Gathering::On { before, windows, failures } => {
-                let steady = window.keeps_rate(&before, STEADY_RATE_PERCENT);
+                let steady = window.is_like(&before, STEADY_RATE_PERCENT);
                 if steady && windows < GATHER_WINDOWS_MAX {
                     return Gathering::On { before, windows: windows + 1, failures };
                 }
@@ -287,6 +318,14 @@ mod tests {
             self.waiting.judge(self.now_ns, self.cpu_ns, self.work);
         }
 
+        /// Steady traffic until it is worth a trial.
+        fn begin_trial(&mut self) {
+            self.window(PIECES);
+            assert_eq!(self.mode(), WaitMode::Sleep);
+            self.window(PIECES);
+            assert_eq!(self.mode(), WaitMode::Gather);
+        }
+
         fn mode(&self) -> WaitMode {
             self.waiting.mode()
         }
@@ -306,7 +345,7 @@ mod tests {
     #[test]
     fn busy_core_that_wakes_for_pieces_gathers_while_that_pays() {
         let mut core = Core::new();
-        core.window(PIECES);
+        core.begin_trial();
         assert_eq!(core.mode(), WaitMode::Gather);
         assert_eq!(core.waiting.least_wait(), GATHER_WAIT);
         for _ in 0..10 {
@@ -333,7 +372,7 @@ mod tests {
     #[test]
     fn gathering_that_saves_nothing_ends() {
         let mut core = Core::new();
-        core.window(PIECES);
+        core.begin_trial();
         core.window(PIECES);
         assert_eq!(core.mode(), WaitMode::Sleep);
     }
@@ -341,18 +380,49 @@ mod tests {
     #[test]
     fn traffic_that_dwindles_ends_gathering_and_counts_as_no_failure() {
         let mut core = Core::new();
-        core.window(PIECES);
+        core.begin_trial();
         core.window(GATHERED);
         core.window(Traffic { frames: 600, ..GATHERED });
+        assert_eq!(core.mode(), WaitMode::Sleep);
+        core.begin_trial();
+    }
+
+    #[test]
+    fn traffic_that_has_just_begun_is_not_what_a_trial_is_compared_with() {
+        let mut core = Core::new();
+        core.window(Traffic { frames: 500, turns: 1000, records: 2000, ..PIECES });
+        core.window(PIECES);
         assert_eq!(core.mode(), WaitMode::Sleep);
         core.window(PIECES);
         assert_eq!(core.mode(), WaitMode::Gather);
     }
 
     #[test]
+    fn handshakes_are_no_frames_in_pieces() {
+        let mut core = Core::new();
+        core.window(Traffic { frames: 30, turns: 200, records: 900, ..PIECES });
+        assert_eq!(core.mode(), WaitMode::Sleep);
+    }
+
+    #[test]
+    fn traffic_that_is_no_longer_in_pieces_or_much_more_of_it_ends_gathering() {
+        let whole = Traffic { records: GATHERED.frames, ..GATHERED };
+        let more = Traffic { frames: 2100, records: 8400, ..GATHERED };
+        for changed in [whole, more] {
+            for before in [0, 5] {
+                let mut core = Core::new();
+                core.begin_trial();
+                (0..before).for_each(|_| core.window(GATHERED));
+                core.window(changed);
+                assert_eq!(core.mode(), WaitMode::Sleep);
+            }
+        }
+    }
+
+    #[test]
     fn gathering_is_compared_with_sleeping_again_and_again() {
         let mut core = Core::new();
-        core.window(PIECES);
+        core.begin_trial();
         assert_eq!(core.windows_in_mode(GATHERED, 1000), GATHER_WINDOWS_MAX + 1);
         assert_eq!(core.mode(), WaitMode::Sleep);
         core.window(PIECES);
@@ -362,6 +432,7 @@ mod tests {
     #[test]
     fn core_with_processor_time_left_never_gathers() {
         let mut core = Core::new();
+        core.window(Traffic { busy_percent: BUSY_PERCENT - 1, ..PIECES });
         core.window(Traffic { busy_percent: BUSY_PERCENT - 1, ..PIECES });
         assert_eq!(core.mode(), WaitMode::Sleep);
     }
@@ -383,6 +454,7 @@ mod tests {
     fn port_that_cannot_gather_is_never_asked_to() {
         let mut core = Core::new();
         core.waiting.can_gather = false;
+        core.window(PIECES);
         core.window(PIECES);
         assert_eq!(core.mode(), WaitMode::Sleep);
         assert_eq!(core.waiting.least_wait(), Duration::ZERO);
