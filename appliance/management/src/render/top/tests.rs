@@ -402,10 +402,10 @@ fn scramble(look: &mut Look, at: usize, odd: &Value) {
     replace(&mut look.histograms, &mut at.clone(), odd);
     for document in
         [&mut look.drops, &mut look.links, &mut look.sessions, &mut look.core_histograms]
+            .into_iter()
+            .flatten()
     {
-        if let Some(document) = document {
-            replace(document, &mut at.clone(), odd);
-        }
+        replace(document, &mut at.clone(), odd);
     }
 }
 
