@@ -31,11 +31,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs a test against an appliance of one core over each port this machine has.
 fn on_every_port(adapt: impl Fn(Settings) -> Settings, test: impl Fn(&Appliance)) {
-    on_ports(&[PortName::Epoll, PortName::IoUring], adapt, test);
-}
-
-fn on_ports(ports: &[PortName], adapt: impl Fn(Settings) -> Settings, test: impl Fn(&Appliance)) {
-    for &port in ports {
+    for port in [PortName::Epoll, PortName::IoUring] {
         if port.is_given() {
             let settings = Settings::new(port, 1).quiet().running(fast_binary());
             test(&Appliance::start(&adapt(settings)));
@@ -262,12 +258,9 @@ fn core_that_is_busy_all_the_time_is_the_limit() {
     );
 }
 
-/// Over epoll only: with io_uring a side that does not read is now and then not found, and counts as
-/// `sender_idle`. See "What limits a link" in `docs/operating.md`.
 #[test]
 fn raw_pipe_is_limited_by_the_side_that_does_not_read() {
-    on_ports(
-        &[PortName::Epoll],
+    on_every_port(
         |settings| settings,
         |appliance| {
             let (caller, target) = (appliance.node(Profile::P4), appliance.node(Profile::P4));

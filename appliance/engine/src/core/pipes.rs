@@ -112,6 +112,13 @@ impl<P: Port> DataCore<P> {
         if half.pending.is_empty() || self.port.is_sending(*stream) {
             return;
         }
+        // A send of before that has ended, and whose event is still to come in this burst.
+        self.note_pipe_sent(slot);
+        let Some(Connection { phase: Phase::Pipe(half), stream: Some(stream), .. }) =
+            self.connections.at_mut(slot)
+        else {
+            return;
+        };
         let now_ns = clock::now_ns();
         let mut segments = Segments::new();
         half.in_flight_reaped_ns = half.pending.first().map_or(0, |pending| pending.reaped_ns);
@@ -183,25 +190,36 @@ impl<P: Port> DataCore<P> {
 
     /// A send of a pipe ended.
     pub(super) fn on_pipe_sent(&mut self, slot: u32) {
-        let now_ns = self.now_ns;
-        let Some(Connection { phase: Phase::Pipe(half), .. }) = self.connections.at_mut(slot)
+        let Some(Connection { phase: Phase::Pipe(half), stream, .. }) =
+            self.connections.at_mut(slot)
         else {
             return;
         };
-        let other = half.other;
-        if half.in_flight_sent_ns != 0 {
-            let histograms = &mut self.fabric.statistics.histograms;
-            let to_kernel_ns = now_ns.saturating_sub(half.in_flight_sent_ns);
-            histograms.record(Stage::SealToSent, TrafficClass::Pipe, to_kernel_ns, 1);
-            let residence_ns = now_ns.saturating_sub(half.in_flight_reaped_ns);
-            histograms.record(Stage::Residence, TrafficClass::Pipe, residence_ns, 1);
-            half.in_flight_sent_ns = 0;
+        let (other, stream) = (half.other, *stream);
+        // What came in before this event in the same burst may have started the next send.
+        if !stream.is_some_and(|stream| self.port.is_sending(stream)) {
+            self.note_pipe_sent(slot);
         }
-        self.set_stuck(slot, false);
         self.pump(slot);
         self.finish_if_flushed(other);
         self.finish_if_flushed(slot);
         self.ask_for_more(other, slot);
+    }
+
+    /// Accounts for a send of a pipe that has ended, once.
+    fn note_pipe_sent(&mut self, slot: u32) {
+        let now_ns = self.now_ns;
+        let Some(half) = self.half(slot) else { return };
+        let (sent_ns, reaped_ns) = (half.in_flight_sent_ns, half.in_flight_reaped_ns);
+        half.in_flight_sent_ns = 0;
+        if sent_ns != 0 {
+            let histograms = &mut self.fabric.statistics.histograms;
+            let to_kernel_ns = now_ns.saturating_sub(sent_ns);
+            histograms.record(Stage::SealToSent, TrafficClass::Pipe, to_kernel_ns, 1);
+            let residence_ns = now_ns.saturating_sub(reaped_ns);
+            histograms.record(Stage::Residence, TrafficClass::Pipe, residence_ns, 1);
+        }
+        self.set_stuck(slot, false);
     }
 
     /// One side of a pipe ended: what was taken from both goes out, then both close (spec §11.2).
