@@ -14,7 +14,7 @@ use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag};
 use waystation_relay::leg::MigrationStep;
 use waystation_relay::limiting::HeldUp;
 use waystation_relay::quota::Quota;
-use waystation_relay::switch::Relayed;
+use waystation_relay::switch::{MoveRefusal, Relayed};
 
 /// One attempt to make a link, named by the management core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,8 +120,15 @@ pub enum Command {
     },
     /// Closes a raw socket; idle connections get a clean end.
     CloseSocket { socket: SocketTag, reason: DropReason },
+    /// Moves a link to another core (decision 15). From when this is sent until
+    /// [`Report::LinkMoved`], [`Report::LinkStayed`] or [`Report::LinkDown`] tells what came of it,
+    /// no other command may name the link.
+    MoveLink { link: LinkTag, to: CoreId },
     /// Closes a link and every session on it.
     CloseLink { link: LinkTag, reason: DropReason },
+    /// Sends [`Report::LinkTraffic`] about links over which at least so much has passed to and from
+    /// one core, since this was asked last.
+    ReportLinkTraffic { bytes_min: u64 },
     /// Sends [`Report::Statistics`], with histograms since the last such report. `recycled` is an
     /// earlier block, cleared. `closes_interval`: an interval ends with it, and what listings say
     /// about intervals is from now on about that one.
@@ -132,6 +139,50 @@ pub enum Command {
     Shutdown,
 }
 
+impl Command {
+    /// Replaces the tag of each link that it names.
+    pub fn rename_links(&mut self, mut rename: impl FnMut(LinkTag) -> LinkTag) {
+        match self {
+            Self::Offer { target: link, .. }
+            | Self::Ask { link, .. }
+            | Self::InitiateInside { link, .. }
+            | Self::Govern { link, .. }
+            | Self::MoveLink { link, .. }
+            | Self::CloseLink { link, .. } => *link = rename(*link),
+            Self::BeginMigration { from, to, .. } => {
+                *to = rename(*to);
+                from.iter_mut().for_each(|link| *link = rename(*link));
+            }
+            Self::Reject { .. }
+            | Self::Answer { .. }
+            | Self::Forget { .. }
+            | Self::Pace { .. }
+            | Self::Accept { .. }
+            | Self::Write { .. }
+            | Self::CloseSession { .. }
+            | Self::ResumeMigrated { .. }
+            | Self::Initiate { .. }
+            | Self::Adopt { .. }
+            | Self::TerminateInside { .. }
+            | Self::KeepIdle { .. }
+            | Self::JoinSockets { .. }
+            | Self::CloseSocket { .. }
+            | Self::ReportLinkTraffic { .. }
+            | Self::ReportStatistics { .. }
+            | Self::ReportListing { .. }
+            | Self::Shutdown => {}
+        }
+    }
+}
+
+/// What has passed over a link, both ways, by the core of the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkTraffic {
+    pub link: LinkTag,
+    /// In the order of the cores.
+    pub bytes_by_core: Box<[u64]>,
+}
+
 /// From one data core to the management core.
 #[derive(Debug)]
 pub enum Report {
@@ -139,6 +190,11 @@ pub enum Report {
     LinkUp(LinkUp),
     /// A link ended; its sessions are reset already.
     LinkDown { link: LinkTag, identity: Identity, reason: Option<DropReason>, totals: LinkTotals },
+    /// A link has changed cores, and with that its tag; or it is back, under a new tag too, because
+    /// the other core had no room for it.
+    LinkMoved { from: LinkTag, up: LinkUp, returned: Option<MoveRefusal> },
+    /// A link was to change cores and has stayed.
+    LinkStayed { link: LinkTag, refusal: MoveRefusal },
     /// A dial ended before it became a link.
     DialFailed { dial: DialId, reason: DropReason },
     /// A connection ended before it became a link.
@@ -171,6 +227,8 @@ pub enum Report {
     },
     /// Answer to [`Command::ReportStatistics`], also sent once as the core starts.
     Statistics(Box<CoreStatistics>),
+    /// Answer to [`Command::ReportLinkTraffic`].
+    LinkTraffic { core: CoreId, links: Vec<LinkTraffic> },
     /// Answer to [`Command::ReportListing`].
     Listing { core: CoreId, listing: Box<Listing> },
     /// [`Command::JoinSockets`] found no caller any more, or the caller ended on its way to another

@@ -60,6 +60,13 @@ pub const MESH_RING_BATCHES: usize = 64;
 /// Sockets that may be on their way from one core to another.
 pub const MESH_RING_SOCKETS: usize = 1024;
 
+/// Links that may be on their way from one core to another: two that leave, as many that come back.
+pub const MESH_RING_LINKS: usize = 4;
+
+/// How long a link may take to get away from its core: its sessions stand still meanwhile, so a
+/// little longer than other cores keep anybody waiting who have much to do.
+pub const MOVE_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Commands carried out per turn, so that a burst of them does not hold up traffic.
 pub const COMMANDS_PER_TURN: usize = 256;
 

@@ -3,10 +3,11 @@
 //! Each data core owns one [`MeshEnd`]. During a turn, payload and signals for another core are
 //! copied into a batch, a block of the sender's pool, in order; the batch crosses at the end of the
 //! turn, the receiver works through it, and the block returns to the pool it came from. Nothing
-//! crosses per frame. A raw socket changes cores with its descriptor.
+//! crosses per frame. Raw sockets and links change cores with their descriptors.
 
 use crate::block::{Block, BlockPool};
-use crate::limits::{BLOCKS_RESERVED, MESH_RING_BATCHES, MESH_RING_SOCKETS};
+use crate::core::moving::MovedLink;
+use crate::limits::{BLOCKS_RESERVED, MESH_RING_BATCHES, MESH_RING_LINKS, MESH_RING_SOCKETS};
 use crate::port::waker::Waker;
 use crossbeam::queue::ArrayQueue;
 use std::collections::VecDeque;
@@ -76,6 +77,7 @@ struct Outgoing {
     batches: Arc<ArrayQueue<Batch>>,
     returns: Arc<ArrayQueue<Block>>,
     sockets: Arc<ArrayQueue<MovedSocket>>,
+    links: Arc<ArrayQueue<Box<MovedLink>>>,
     waker: Waker,
     open: Option<Batch>,
     /// Closed batches that found the ring full.
@@ -88,6 +90,7 @@ struct Incoming {
     batches: Arc<ArrayQueue<Batch>>,
     returns: Arc<ArrayQueue<Block>>,
     sockets: Arc<ArrayQueue<MovedSocket>>,
+    links: Arc<ArrayQueue<Box<MovedLink>>>,
     /// Blocks that found the return ring full.
     stranded: Vec<Block>,
 }
@@ -118,17 +121,19 @@ pub fn connect(wakers: &[Waker]) -> Vec<MeshEnd> {
             // Twice the ring: what waits there and what the receiver is working through.
             let returns = Arc::new(ArrayQueue::new(2 * MESH_RING_BATCHES));
             let sockets = Arc::new(ArrayQueue::new(MESH_RING_SOCKETS));
+            let links = Arc::new(ArrayQueue::new(MESH_RING_LINKS));
             ends[from].outgoing.push(Some(Outgoing {
                 batches: Arc::clone(&batches),
                 returns: Arc::clone(&returns),
                 sockets: Arc::clone(&sockets),
+                links: Arc::clone(&links),
                 waker: waker.clone(),
                 open: None,
                 outbox: VecDeque::new(),
                 sent_something: false,
             }));
             ends[to].incoming[from] =
-                Some(Incoming { batches, returns, sockets, stranded: Vec::new() });
+                Some(Incoming { batches, returns, sockets, links, stranded: Vec::new() });
         }
     }
     ends
@@ -197,6 +202,34 @@ impl MeshEnd {
         }
     }
 
+    /// Sends a link to another core. Half of the ring is kept for links that come back.
+    ///
+    /// # Errors
+    /// Gives the link back when too many are on their way, or there is no such core.
+    pub fn push_link(&mut self, to: CoreId, moved: Box<MovedLink>) -> Result<(), Box<MovedLink>> {
+        match self.outgoing.get_mut(to.index()) {
+            Some(Some(out)) if out.links.len() < MESH_RING_LINKS / 2 => {
+                out.sent_something = true;
+                out.links.push(moved)
+            }
+            Some(_) | None => Err(moved),
+        }
+    }
+
+    /// Sends a link back to the core it came from.
+    ///
+    /// # Errors
+    /// Gives the link back when the ring is full or there is no such core.
+    pub fn return_link(&mut self, to: CoreId, moved: Box<MovedLink>) -> Result<(), Box<MovedLink>> {
+        match self.outgoing.get_mut(to.index()) {
+            Some(Some(out)) => {
+                out.sent_something = true;
+                out.links.push(moved)
+            }
+            Some(None) | None => Err(moved),
+        }
+    }
+
     /// Hands the turn's batches over and wakes their cores.
     pub fn flush(&mut self) {
         for out in self.outgoing.iter_mut().flatten() {
@@ -237,6 +270,11 @@ impl MeshEnd {
     /// The next raw socket from a core.
     pub fn next_socket(&mut self, from: CoreId) -> Option<MovedSocket> {
         self.incoming.get_mut(from.index())?.as_mut()?.sockets.pop()
+    }
+
+    /// The next link from a core.
+    pub fn next_link(&mut self, from: CoreId) -> Option<Box<MovedLink>> {
+        self.incoming.get_mut(from.index())?.as_mut()?.links.pop()
     }
 
     /// How many cores there are.

@@ -340,6 +340,28 @@ impl LinkOutput {
         std::mem::take(&mut self.ready)
     }
 
+    /// Takes out everything that is sealed or can be, for a link that leaves this core.
+    pub fn take_ready(&mut self, pool: &mut BlockPool) -> Segments {
+        self.close_tail();
+        if let Some(empty) = self.tail.take() {
+            pool.give_back(empty.block);
+        }
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Puts in what [`Self::take_ready`] took out on another core. The pool must have blocks.
+    pub fn put_ready(&mut self, sealed: &[u8], pool: &mut BlockPool) {
+        for bytes in sealed.chunks(BLOCK_BYTES) {
+            let Some(mut block) = pool.take() else {
+                // The records behind would not open without this one.
+                self.failed = true;
+                return;
+            };
+            block[..bytes.len()].copy_from_slice(bytes);
+            self.ready.push(Segment::Block { block, range: 0..bytes.len() });
+        }
+    }
+
     /// What was sent since this was asked last, for the core's counters.
     pub fn new_totals(&mut self) -> OutputTotals {
         let (now, told) = (self.totals, std::mem::replace(&mut self.told, self.totals));

@@ -115,6 +115,25 @@ impl RecordReader {
         Some(OpenRecord { block, rest: BODY_AT..BODY_AT + bytes - TAG_BYTES })
     }
 
+    /// Takes out what has come of a cut record, for a link that leaves this core.
+    pub fn take_body(&mut self, pool: &mut BlockPool) -> Vec<u8> {
+        let Some((block, bytes)) = self.body.take() else { return Vec::new() };
+        let body = block[BODY_AT..BODY_AT + bytes].to_vec();
+        pool.give_back(block);
+        body
+    }
+
+    /// Puts in what [`Self::take_body`] took out on another core. The pool must have a block.
+    pub fn put_body(&mut self, body: &[u8], pool: &mut BlockPool) {
+        if body.is_empty() {
+            return;
+        }
+        if let Some(mut block) = pool.take() {
+            block[BODY_AT..BODY_AT + body.len()].copy_from_slice(body);
+            self.body = Some((block, body.len()));
+        }
+    }
+
     /// Gives back what a cut record holds.
     pub fn discard(&mut self, pool: &mut BlockPool) {
         if let Some((block, _)) = self.body.take() {

@@ -182,6 +182,10 @@ pub struct CoreCounters {
     pub connections_accepted: u64,
     pub links_opened: u64,
     pub links_closed: u64,
+    /// Links that came from another core, or back from one, and that left for one.
+    pub links_moved_in: u64,
+    pub links_moved_out: u64,
+    pub link_moves_refused: u64,
     pub links_open: u64,
     pub half_open: u64,
     pub sessions_opened: u64,

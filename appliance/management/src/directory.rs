@@ -4,22 +4,23 @@
 //! in the order each core sent them. It holds as many links as the data cores admit, so their caps
 //! bound it. It must never close or replace a link because an identity has several (spec §9.2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use waystation_astral::identity::Identity;
 use waystation_engine::control::LinkUp;
-use waystation_relay::ids::{CoreId, LinkTag};
+use waystation_relay::ids::LinkTag;
 
 /// Every open link, by tag and by identity.
 #[derive(Debug, Default)]
 pub struct Directory {
-    /// By place in a core's table: a tag's successor in the same place replaces it.
-    links: BTreeMap<Place, Entry>,
+    /// In order of their places: a tag's successor in the same place replaces it.
+    links: BTreeMap<LinkTag, Entry>,
+    /// Those that are about to change cores: their places may have others before they are known to
+    /// have gone.
+    leaving: BTreeSet<LinkTag>,
     /// In order of preference within an identity: the last one is the best.
     preference: BTreeMap<Rank, LinkTag>,
     opened: u64,
 }
-
-type Place = (CoreId, u32);
 
 #[derive(Debug)]
 struct Entry {
@@ -45,32 +46,46 @@ impl Directory {
     /// Enters a link. Gives back the link whose place it took, if that one's end was never
     /// reported: a core reuses a place only after its link has ended.
     pub fn link_up(&mut self, up: &LinkUp) -> Option<LinkUp> {
-        let place = place_of(up.link);
-        let newer = self
-            .links
-            .get(&place)
-            .is_none_or(|entry| entry.up.link.generation != up.link.generation);
-        if !newer {
+        if self.links.contains_key(&up.link) {
             return None;
         }
-        let replaced = self.remove(place);
+        let replaced = self.take_place_of(up.link);
         let entry = Entry { up: up.clone(), opened: self.opened };
         self.opened += 1;
         self.preference.insert(entry.rank(), up.link);
-        self.links.insert(place, entry);
+        self.links.insert(up.link, entry);
+        replaced
+    }
+
+    /// A link is about to change cores, or stays after all.
+    pub fn leave(&mut self, link: LinkTag, leaves: bool) {
+        match leaves {
+            true => self.leaving.insert(link),
+            false => self.leaving.remove(&link),
+        };
+    }
+
+    /// A link has another tag now; it stays as old as it is. Gives back the link whose place it
+    /// took, as [`Self::link_up`] does.
+    pub fn link_moved(&mut self, from: LinkTag, up: &LinkUp) -> Option<LinkUp> {
+        self.leaving.remove(&from);
+        let mut entry = self.links.remove(&from)?;
+        let replaced = self.take_place_of(up.link);
+        entry.up = up.clone();
+        self.preference.insert(entry.rank(), up.link);
+        self.links.insert(up.link, entry);
         replaced
     }
 
     /// Removes a link and gives it back; `None` for a link that is not, or no longer, in here.
     pub fn link_down(&mut self, link: LinkTag) -> Option<LinkUp> {
-        self.get(link)?;
-        self.remove(place_of(link))
+        self.leaving.remove(&link);
+        self.remove(link)
     }
 
     /// The link with this tag, while it is open.
     pub fn get(&self, link: LinkTag) -> Option<&LinkUp> {
-        let entry = self.links.get(&place_of(link))?;
-        (entry.up.link == link).then_some(&entry.up)
+        self.links.get(&link).map(|entry| &entry.up)
     }
 
     /// The link on which to reach an identity: the outer link opened last, or else the inner link
@@ -122,15 +137,20 @@ impl Directory {
         self.links.is_empty()
     }
 
-    fn remove(&mut self, place: Place) -> Option<LinkUp> {
-        let entry = self.links.remove(&place)?;
+    /// Removes whoever had the place of a link that is new there.
+    fn take_place_of(&mut self, link: LinkTag) -> Option<LinkUp> {
+        let first = LinkTag { generation: 0, ..link };
+        let last = LinkTag { generation: u32::MAX, ..link };
+        let mut there = self.links.range(first..=last).map(|(tag, _)| *tag);
+        let before = there.find(|tag| !self.leaving.contains(tag))?;
+        self.remove(before)
+    }
+
+    fn remove(&mut self, link: LinkTag) -> Option<LinkUp> {
+        let entry = self.links.remove(&link)?;
         self.preference.remove(&entry.rank());
         Some(entry.up)
     }
-}
-
-fn place_of(link: LinkTag) -> Place {
-    (link.core, link.slot)
 }
 
 #[cfg(test)]
@@ -138,6 +158,7 @@ mod tests {
     use super::*;
     use waystation_astral::frame::Profile;
     use waystation_astral::identity::SecretKey;
+    use waystation_relay::ids::CoreId;
 
     fn identity(number: u8) -> Identity {
         let mut scalar = [0; 32];
@@ -203,6 +224,24 @@ mod tests {
         assert_eq!(directory.link_down(up(1, 4, 0, false).link), None);
         assert!(directory.is_linked(&identity(2)));
         assert_eq!(directory.len(), 1);
+    }
+
+    #[test]
+    fn link_that_has_moved_keeps_its_rank_and_leaves_its_place() {
+        let mut directory = Directory::default();
+        directory.link_up(&up(1, 4, 0, false));
+        directory.link_up(&up(1, 5, 0, false));
+        let old = up(1, 4, 0, false).link;
+        directory.leave(old, true);
+        // Its place has another link before anybody says that it has gone.
+        assert_eq!(directory.link_up(&up(2, 4, 1, false)), None);
+        let moved = LinkUp { link: LinkTag { core: CoreId(1), ..old }, ..up(1, 4, 0, false) };
+        assert_eq!(directory.link_moved(old, &moved), None);
+        assert_eq!(directory.get(old), None);
+        let order: Vec<_> = directory.best_first(&identity(1)).map(|up| up.link).collect();
+        assert_eq!(order, [up(1, 5, 0, false).link, moved.link]);
+        assert!(directory.is_linked(&identity(2)));
+        assert_eq!(directory.link_down(moved.link), Some(moved));
     }
 
     #[test]

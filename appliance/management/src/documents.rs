@@ -18,6 +18,7 @@ use crate::observations::{
 use crate::recent::{Growth, Ranked};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use waystation_astral::aead::choice::{AeadChoice, AeadCost};
 use waystation_astral::identity::Identity;
@@ -26,6 +27,7 @@ use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
 use waystation_engine::statistics::{CoreCounters, Stage, TrafficClass};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::ids::CoreId;
+use waystation_relay::switch::MoveRefusal;
 
 /// The version in every document.
 pub const SCHEMA: u64 = 1;
@@ -60,6 +62,8 @@ pub struct Operations {
     pub network_links: [usize; NETWORKS.len()],
     /// Links closed because they were too many.
     pub refused_links: u64,
+    /// Moves of links to other cores that were refused.
+    pub moves_refused: BTreeMap<MoveRefusal, u64>,
     /// New configurations in force since the start, and those refused.
     pub reloads_applied: u64,
     pub reloads_refused: u64,
@@ -166,8 +170,16 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "queries": queries(&extra.queries),
         "observed_addresses":
             extra.observed.iter().map(|row| observed(row, now)).collect::<Vec<_>>(),
+        "moves": moves(extra),
         "drops": dropped_events(&all_drops(observations, extra)),
     })
+}
+
+/// Why links that were to move to other cores have stayed.
+fn moves(extra: &StatusExtra) -> Value {
+    let refused = extra.operations.moves_refused.iter();
+    let refused = refused.map(|(why, count)| (why.name().to_owned(), json!(count)));
+    json!({ "refused": Value::Object(refused.collect()) })
 }
 
 /// What seals the records, whose choice that was, and what each back end costs: sealing and opening
@@ -223,6 +235,7 @@ fn core_status(report: &CoreReport, capacity: &CoreCapacity) -> Value {
             "spin_share": report.time_share(|counters| counters.spinning_ns),
             "gather_share": report.time_share(|counters| counters.gathering_ns),
         },
+        "same_core_share": report.same_core_share(),
         "silent_intervals": report.silent_intervals,
         "counters": object(FIELDS.iter(), |field| (field.read)(&report.counters)),
         "interval": growth([report].into_iter()),

@@ -20,6 +20,10 @@ pub enum EventKind {
     LinkUp,
     /// A link ended.
     LinkDown,
+    /// A link has changed cores.
+    LinkMoved,
+    /// A link was to change cores and has stayed.
+    LinkMoveRefused,
     /// An identity has its first link.
     Linked,
     /// The last link of an identity has ended.
@@ -50,9 +54,11 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::LinkUp,
         Self::LinkDown,
+        Self::LinkMoved,
+        Self::LinkMoveRefused,
         Self::Linked,
         Self::Unlinked,
         Self::Registered,
@@ -73,6 +79,8 @@ impl EventKind {
         match self {
             Self::LinkUp => "link_up",
             Self::LinkDown => "link_down",
+            Self::LinkMoved => "link_moved",
+            Self::LinkMoveRefused => "link_move_refused",
             Self::Linked => "linked",
             Self::Unlinked => "unlinked",
             Self::Registered => "registered",
@@ -91,7 +99,14 @@ impl EventKind {
 
     /// Whether strangers can cause it as often as they like, and it says little the second time.
     fn is_rationed(self) -> bool {
-        matches!(self, Self::DialFailed | Self::LimitReached | Self::AccessDenied | Self::Observed)
+        matches!(
+            self,
+            Self::DialFailed
+                | Self::LimitReached
+                | Self::AccessDenied
+                | Self::Observed
+                | Self::LinkMoveRefused
+        )
     }
 }
 

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod node;
 pub mod observations;
 pub mod peer_document;
+pub mod placement;
 pub mod recent;
 pub mod registrations_file;
 pub mod render;

@@ -325,6 +325,15 @@ impl Snapshot {
                 busy.encode_family(&labels)?.encode_gauge(&share)?;
             }
         }
+        let help = "Share of the payload of the last interval that stayed on its core";
+        let mut same =
+            encoder.encode_descriptor("core_same_core", help, ratio, MetricType::Gauge)?;
+        for report in &self.cores {
+            if let Some(share) = report.same_core_share() {
+                let labels = core_label(report);
+                same.encode_family(&labels)?.encode_gauge(&share)?;
+            }
+        }
         Ok(())
     }
 

@@ -112,6 +112,14 @@ impl CoreReport {
         (up_ns > 0).then(|| (ns as f64 / up_ns as f64).min(1.0))
     }
 
+    /// The part of the payload of the interval closed last that stayed on this core; nothing if
+    /// there was none.
+    pub fn same_core_share(&self) -> Option<f64> {
+        let same = self.interval_growth(|counters| counters.same_core_bytes);
+        let all = same + self.interval_growth(|counters| counters.cross_core_bytes);
+        (all > 0).then(|| same as f64 / all as f64)
+    }
+
     /// By how much a counter grew in the reports of the interval closed last; 0 if there were none.
     pub fn interval_growth(&self, read: impl Fn(&CoreCounters) -> u64) -> u64 {
         read(&self.after_interval).saturating_sub(read(&self.before_interval))

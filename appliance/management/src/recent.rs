@@ -60,6 +60,12 @@ impl Recent {
         self.links.forget_stale(now);
         self.sessions.forget_stale(now);
     }
+
+    /// A link has another tag now. Its sessions have as well, and are not known under those: where
+    /// they are among the busiest is known again one listing later.
+    pub fn link_moved(&mut self, from: LinkTag, to: LinkTag) {
+        self.links.rename(from, to);
+    }
 }
 
 /// What can be put in order.
@@ -167,6 +173,14 @@ impl<T: Copy + Eq + Hash> RecentRows<T> {
         ranked.sort_by_cached_key(|ranked| Reverse(key(ranked, order)));
         ranked.truncate(limit);
         ranked
+    }
+
+    fn rename(&mut self, from: T, to: T) {
+        for snapshot in [&mut self.newer, &mut self.older].into_iter().flatten() {
+            if let Some(counted) = snapshot.rows.remove(&from) {
+                snapshot.rows.insert(to, counted);
+            }
+        }
     }
 
     /// The newest listing that is old enough; else the oldest there is.
@@ -289,6 +303,17 @@ mod tests {
         // At the same moment as another one.
         let found = ranked(&mut recent, 2, &links(101, &[(1, 50)]), RowOrder::Bytes);
         assert_eq!(found, [(1, Some(50))]);
+    }
+
+    #[test]
+    fn row_of_a_link_that_has_moved_goes_on_growing() {
+        let mut recent = Recent::default();
+        let before = links(100, &[(1, 9000), (2, 10)]);
+        ranked(&mut recent.links, 1, &before, RowOrder::Bytes);
+        recent.link_moved(before[0].link, LinkTag { slot: 7, ..before[0].link });
+        let after = links(102, &[(2, 30), (7, 9100)]);
+        let found = ranked(&mut recent.links, 3, &after, RowOrder::Bytes);
+        assert_eq!(found, [(7, Some(100)), (2, Some(20))]);
     }
 
     #[test]

@@ -172,6 +172,8 @@ pub struct Leg {
     pub opened_ns: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// What of both was told when it was asked last where they go.
+    pub placed_bytes: u64,
     /// What its own queued bytes wait for.
     pub limit: Option<Limit>,
     /// What those of its own sender wait for at the other leg.

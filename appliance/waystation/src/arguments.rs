@@ -154,6 +154,17 @@ pub(crate) struct LinksArguments {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum LinksCommand {
+    /// Move a link to another core, with everything on it
+    Move {
+        /// The link, as the listing shows it
+        #[arg(value_name = "ID")]
+        id: LinkTag,
+        /// The core's number, as the status shows it
+        #[arg(value_name = "CORE")]
+        core: u16,
+        #[command(flatten)]
+        socket: SocketArgument,
+    },
     /// Close a link and every session on it
     Close {
         /// The link, as the listing shows it

@@ -31,6 +31,10 @@ fn main() -> ExitCode {
         Verb::Links(LinksArguments {
             command: Some(LinksCommand::Close { id, socket }), ..
         }) => orders::close_link(id, &socket),
+        Verb::Links(LinksArguments {
+            command: Some(LinksCommand::Move { id, core, socket }),
+            ..
+        }) => orders::move_link(id, core, &socket),
         Verb::Sessions(SessionsArguments { command: None, listing }) => {
             questions::sessions(&listing)
         }

@@ -1,4 +1,4 @@
-//! `links close`, `sessions close` and `link dial`: commands to the running program.
+//! `links close`, `links move`, `sessions close` and `link dial`: commands to the running program.
 
 use crate::arguments::SocketArgument;
 use crate::questions::{print, socket};
@@ -15,6 +15,15 @@ pub(crate) fn close_link(link: LinkTag, at: &SocketArgument) -> anyhow::Result<(
     let answer = client::post(&socket(at)?, &uri, CLIENT_TIMEOUT)?;
     let document: Value = serde_json::from_slice(&answer)?;
     say(format!("closed link {link} of {}", text(&document["identity"])))
+}
+
+/// `waystation links move`
+pub(crate) fn move_link(link: LinkTag, core: u16, at: &SocketArgument) -> anyhow::Result<()> {
+    let uri = format!("/v1/links/move?id={link}&core={core}");
+    let answer = client::post(&socket(at)?, &uri, CLIENT_TIMEOUT)?;
+    let document: Value = serde_json::from_slice(&answer)?;
+    let (now, identity) = (text(&document["link"]), text(&document["identity"]));
+    say(format!("moved link {link} of {identity}: it is {now} now"))
 }
 
 /// `waystation sessions close`

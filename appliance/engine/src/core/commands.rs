@@ -2,7 +2,7 @@
 
 use super::DataCore;
 use super::connection::{Connection, Phase};
-use crate::control::{AskId, Command, LinkRow, Report, SessionKind, SessionRow};
+use crate::control::{AskId, Command, LinkRow, LinkTraffic, Report, SessionKind, SessionRow};
 use crate::limits::COMMANDS_PER_TURN;
 use crate::mesh::PipeQuotas;
 use crate::port::{CloseMode, Port};
@@ -65,6 +65,7 @@ impl<P: Port> DataCore<P> {
                 self.join_sockets(caller, idle, quotas);
             }
             Command::CloseSocket { socket, reason } => self.close_socket(socket, reason),
+            Command::MoveLink { link, to } => self.move_link(link, to),
             Command::CloseLink { link, reason } => self.close_link(link, reason),
             Command::Initiate { dial, stream, identity, network } => {
                 self.initiate(dial, stream, identity, network);
@@ -79,6 +80,7 @@ impl<P: Port> DataCore<P> {
                 }
                 self.send_statistics(recycled);
             }
+            Command::ReportLinkTraffic { bytes_min } => self.send_link_traffic(bytes_min),
             Command::ReportListing { listing } => self.begin_listing(listing),
             Command::Shutdown => self.shut_down(),
         }
@@ -200,8 +202,26 @@ impl<P: Port> DataCore<P> {
         self.stopping = true;
     }
 
+    fn send_link_traffic(&mut self, bytes_min: u64) {
+        let core = self.fabric.core;
+        let mut links = Vec::new();
+        let mut bytes_by_core = vec![0; self.fabric.mesh.cores()];
+        for (slot, generation, connection) in self.connections.iter() {
+            if !matches!(connection.phase, Phase::Link(_)) {
+                continue;
+            }
+            bytes_by_core.fill(0);
+            self.fabric.switch.take_traffic(slot, &mut bytes_by_core);
+            if bytes_by_core.iter().any(|bytes| *bytes >= bytes_min) {
+                let link = LinkTag { core, slot, generation };
+                links.push(LinkTraffic { link, bytes_by_core: bytes_by_core.as_slice().into() });
+            }
+        }
+        self.fabric.report(Report::LinkTraffic { core, links });
+    }
+
     pub(super) fn link_row(&self, tag: LinkTag, connection: &Connection) -> Option<LinkRow> {
-        let Phase::Link(link) = &connection.phase else { return None };
+        let link = connection.phase.link()?;
         let side = self.fabric.sides.get(tag.slot as usize)?.as_deref()?;
         Some(LinkRow {
             link: tag,
@@ -213,7 +233,7 @@ impl<P: Port> DataCore<P> {
             network: connection.network,
             outbound: connection.dial.is_some(),
             inner: connection.inside.is_some(),
-            age_ns: self.now_ns - connection.accepted_ns,
+            age_ns: self.now_ns.saturating_sub(connection.accepted_ns),
             idle_ns: self.now_ns.saturating_sub(link.received_ns),
             sessions: u32::try_from(self.fabric.switch.sessions_of(tag.slot)).unwrap_or(u32::MAX),
             bytes_in: link.payload_bytes_in,
@@ -237,7 +257,7 @@ impl<P: Port> DataCore<P> {
             outbound: false,
             query: Box::default(),
             identity: Identity::ANYONE,
-            age_ns: self.now_ns - connection.accepted_ns,
+            age_ns: self.now_ns.saturating_sub(connection.accepted_ns),
             bytes_in: half.bytes_in,
             bytes_out: half.bytes_out,
             queued_bytes: queued as u64,
@@ -247,10 +267,8 @@ impl<P: Port> DataCore<P> {
     }
 
     pub(super) fn identity_of(&self, leg: &Leg) -> Identity {
-        match self.connections.at(leg.link).map(|connection| &connection.phase) {
-            Some(Phase::Link(link)) => link.identity,
-            Some(_) | None => Identity::ANYONE,
-        }
+        let link = self.connections.at(leg.link).and_then(|connection| connection.phase.link());
+        link.map_or(Identity::ANYONE, |link| link.identity)
     }
 
     pub(super) fn session_row(&self, tag: LegTag, leg: &Leg) -> SessionRow {

@@ -4,6 +4,7 @@
 
 use super::ingress::Share;
 use super::limiting::Presence;
+use super::moving::Departing;
 use crate::block::Block;
 use crate::control::{DialId, Network};
 use crate::mesh::PipeQuotas;
@@ -64,6 +65,8 @@ pub(super) enum Phase {
     Negotiating(Box<Negotiating>),
     /// A link.
     Link(Box<LinkInput>),
+    /// A link that is about to leave for another core.
+    Departing(Box<Departing>),
     /// A raw socket that has not shown its whole nonce.
     Presenting(NonceDecoder),
     /// A raw socket whose nonce the management core looks up.
@@ -288,7 +291,15 @@ impl Phase {
                 Due::One | Due::Three(_) => None,
             },
             Self::Negotiating(negotiating) => Some(&negotiating.identity),
-            Self::Link(link) => Some(&link.identity),
+            _ => self.link().map(|link| &link.identity),
+        }
+    }
+
+    /// The receiving half of a link, whether it stays or is about to leave.
+    pub(super) fn link(&self) -> Option<&LinkInput> {
+        match self {
+            Self::Link(link) => Some(link),
+            Self::Departing(departing) => Some(&departing.link),
             _ => None,
         }
     }

@@ -51,6 +51,7 @@ impl<P: Port> DataCore<P> {
                 self.give_up(slot, DropReason::HandshakeTimeout);
             }
             Phase::Link(_) => self.look_after_link(slot),
+            Phase::Departing(_) => self.on_departure_deadline(slot),
             Phase::Lingering => self.close(slot, None, CloseMode::Graceful),
             Phase::Presenting(_)
             | Phase::Presented(_)
@@ -107,7 +108,8 @@ impl<P: Port> DataCore<P> {
             link.ping = None;
         }
         match link.ping {
-            Some((_, pinged_ns)) if now_ns - pinged_ns >= timeout_ns => {
+            // The core that a link has come from may have been a turn ahead.
+            Some((_, pinged_ns)) if now_ns.saturating_sub(pinged_ns) >= timeout_ns => {
                 self.close(slot, Some(DropReason::PingTimeout), CloseMode::Reset);
                 None
             }
@@ -179,6 +181,7 @@ impl<P: Port> DataCore<P> {
     /// Ends a connection, whatever it is, and everything that hangs on it.
     pub(super) fn close(&mut self, slot: u32, reason: Option<DropReason>, mode: CloseMode) {
         let tag = self.link_tag(slot);
+        self.give_up_departure(slot);
         if self.connections.at(slot).is_some_and(|connection| connection.phase.is_half_open()) {
             self.report_failure(slot, reason.unwrap_or(DropReason::HandshakeAbandoned));
         }
@@ -252,7 +255,7 @@ impl<P: Port> DataCore<P> {
     /// What passed over a link so far; nothing for any other connection.
     fn totals(&self, slot: u32) -> LinkTotals {
         let Some(connection) = self.connections.at(slot) else { return LinkTotals::default() };
-        let Phase::Link(link) = &connection.phase else { return LinkTotals::default() };
+        let Some(link) = connection.phase.link() else { return LinkTotals::default() };
         let side = self.fabric.sides.get(slot as usize).and_then(Option::as_deref);
         let sent = side.map(|side| side.output.totals).unwrap_or_default();
         LinkTotals {
@@ -270,7 +273,7 @@ impl<P: Port> DataCore<P> {
     pub(super) fn link_state_bytes(&self) -> usize {
         let place_bytes = size_of::<Connection>() + size_of::<Option<Box<LinkSide>>>();
         let links = self.connections.iter().filter_map(|(slot, _, connection)| {
-            let Phase::Link(_) = &connection.phase else { return None };
+            connection.phase.link()?;
             let side = self.fabric.sides.get(slot as usize)?.as_deref()?;
             let halves = size_of::<LinkInput>() + size_of::<LinkSide>() + side.output.heap_bytes();
             Some(place_bytes + halves + self.fabric.switch.link_state_bytes(slot))

@@ -164,6 +164,21 @@ impl Ingress {
         }
     }
 
+    /// Takes out all that waits of a connection, in order.
+    pub(super) fn take(&mut self, place: Place) -> VecDeque<Waiting> {
+        self.turns.retain(|turn| turn.place != place);
+        let mut taken = VecDeque::new();
+        // In the memory that it has, of which it must not need more later.
+        for _ in 0..self.inputs.len() {
+            let Some(waiting) = self.inputs.pop_front() else { break };
+            match waiting.place == place {
+                true => taken.push_back(waiting),
+                false => self.inputs.push_back(waiting),
+            }
+        }
+        taken
+    }
+
     /// The first input of the connection whose turn it is. [`Self::finish`] or
     /// [`Self::put_back`] must follow.
     pub(super) fn next(&mut self) -> Option<Waiting> {

@@ -102,7 +102,7 @@ impl<P: Port> DataCore<P> {
     fn count_limited(&self) -> LimitedLinks {
         let mut limited = LimitedLinks::default();
         for (slot, _, connection) in self.connections.iter() {
-            if let Phase::Link(link) = &connection.phase {
+            if let Some(link) = connection.phase.link() {
                 let held_up = self.link_held_up(slot, connection, link);
                 limited.count(held_up.shares().largest());
             }
@@ -144,7 +144,7 @@ impl<P: Port> DataCore<P> {
             return;
         }
         match &connection.phase {
-            Phase::Link(_) => {
+            Phase::Link(_) | Phase::Departing(_) => {
                 self.fabric.switch.set_stuck(slot, stuck);
                 self.fabric.apply_effects();
             }
@@ -189,10 +189,8 @@ impl<P: Port> DataCore<P> {
     }
 
     pub(super) fn leg_held_up(&self, tag: LegTag, leg: &Leg) -> HeldUp {
-        let presence = match self.connections.at(leg.link).map(|it| &it.phase) {
-            Some(Phase::Link(link)) => link.presence,
-            Some(_) | None => Presence::default(),
-        };
+        let link = self.connections.at(leg.link).and_then(|connection| connection.phase.link());
+        let presence = link.map_or_else(Presence::default, |link| link.presence);
         let times = self.fabric.switch.leg_limits(tag);
         self.held_up(times, LimitTimes::default(), &presence)
     }

@@ -85,6 +85,11 @@ impl<P: Port> DataCore<P> {
                 self.let_wait(place, Input::Buffer(buffer));
                 BufferFate::Kept
             }
+            Some(Phase::Departing(_)) => {
+                self.fabric.statistics.counters.wire_bytes_in += received_bytes;
+                self.keep_for_departure(slot, Input::Buffer(buffer));
+                BufferFate::Kept
+            }
             // What comes after a refusal is ignored.
             Some(Phase::Fresh | Phase::Lingering) | None => BufferFate::Done(buffer),
             Some(_) => self.on_socket_buffer(slot, buffer),
@@ -96,6 +101,10 @@ impl<P: Port> DataCore<P> {
 
     /// A connection's stream has ended, behind whatever of it waits.
     pub(super) fn on_receive_end(&mut self, slot: u32, ended: Ended) {
+        if let Some(Phase::Departing(_)) = self.connections.at(slot).map(|it| &it.phase) {
+            self.keep_for_departure(slot, Input::End(ended));
+            return;
+        }
         let place = self.place(slot);
         if self.ingress.is_waiting(place) {
             self.let_wait(place, Input::End(ended));
@@ -167,7 +176,7 @@ impl<P: Port> DataCore<P> {
         self.fabric.reaped_ns = reaped_ns;
     }
 
-    fn receive_as_asked(&mut self, place: Place, asked: Receiving) {
+    pub(super) fn receive_as_asked(&mut self, place: Place, asked: Receiving) {
         let mode = match asked {
             Receiving::AsBefore => return,
             Receiving::Pause => ReceiveMode::OnRequest,
@@ -282,7 +291,7 @@ impl<P: Port> DataCore<P> {
         copied
     }
 
-    fn discard(&mut self, mut waiting: Waiting) {
+    pub(super) fn discard(&mut self, mut waiting: Waiting) {
         waiting.progress.discard(&mut self.fabric.pool);
         match waiting.input {
             Input::Buffer(buffer) => self.port.release(buffer),
@@ -497,7 +506,7 @@ enum PhaseKind {
 impl PhaseKind {
     fn of(phase: &Phase) -> Self {
         match phase {
-            Phase::Link(_) => Self::Link,
+            Phase::Link(_) | Phase::Departing(_) => Self::Link,
             Phase::Pipe(_) => Self::Pipe,
             Phase::Dismissed => Self::Dismissed,
             phase if phase.is_half_open() => Self::HalfOpen,

@@ -15,6 +15,7 @@ mod ingress;
 mod limiting;
 mod links;
 mod listing;
+pub mod moving;
 mod pipes;
 mod sockets;
 #[cfg(test)]
@@ -143,6 +144,8 @@ pub struct DataCore<P> {
     run_delay: clock::RunDelay,
     /// When the events of the turn before were reaped.
     before_ns: u64,
+    /// The link that is about to leave for another core.
+    departing: Option<u32>,
     now_ns: u64,
     started_ns: u64,
     waiting: Waiting,
@@ -206,6 +209,7 @@ impl<P: Port> DataCore<P> {
             saturation: Saturation::default(),
             run_delay: clock::RunDelay::of_this_thread(),
             before_ns: now_ns,
+            departing: None,
             now_ns,
             started_ns: now_ns,
             waiting,
@@ -292,6 +296,7 @@ impl<P: Port> DataCore<P> {
         self.take_from_mesh();
         self.carry_out_commands();
         self.go_on_listing();
+        self.go_on_departing();
         self.run_inner_links();
         self.close_doomed();
     }
@@ -396,6 +401,9 @@ impl<P: Port> DataCore<P> {
             while let Some(moved) = self.fabric.mesh.next_socket(from) {
                 self.on_moved_socket(moved);
             }
+            while let Some(moved) = self.fabric.mesh.next_link(from) {
+                self.on_moved_link(moved);
+            }
         }
     }
 
@@ -433,7 +441,8 @@ impl<P: Port> DataCore<P> {
             self.flush_inner(slot);
             return;
         };
-        if self.port.is_sending(stream) {
+        let departs = matches!(connection.phase, Phase::Departing(_));
+        if departs || self.port.is_sending(stream) {
             return;
         }
         if !self.fabric.fill(slot) {

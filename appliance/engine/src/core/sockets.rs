@@ -201,6 +201,10 @@ impl<P: Port> DataCore<P> {
             *place = None;
         }
         let Some(slot) = slot else { return };
+        if let Some(Phase::Departing(_)) = self.connections.at(slot).map(|it| &it.phase) {
+            self.leave_core(slot, socket);
+            return;
+        }
         self.set_phase_counts(slot, -1);
         let Some(connection) = self.connections.remove(slot) else { return };
         let (remote, local) = (connection.remote, connection.local);

@@ -533,6 +533,10 @@ impl Port for EpollPort {
         Ok(StreamKey(key))
     }
 
+    fn has_room(&self) -> bool {
+        self.streams.len() < self.limits.streams as usize
+    }
+
     fn set_receive_mode(&mut self, stream: StreamKey, mode: ReceiveMode) {
         let Some(known) = self.stream(stream) else { return };
         if std::mem::replace(&mut known.mode, mode) != mode {

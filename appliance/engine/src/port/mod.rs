@@ -180,6 +180,9 @@ pub trait Port {
     /// closed with a reset.
     fn add_stream(&mut self, stream: TcpStream, mode: ReceiveMode) -> io::Result<StreamKey>;
 
+    /// Whether one more stream can be taken over.
+    fn has_room(&self) -> bool;
+
     /// Changes how a stream is received. From `Continuous` to `OnRequest`, what is already under
     /// way may still arrive.
     fn set_receive_mode(&mut self, stream: StreamKey, mode: ReceiveMode);

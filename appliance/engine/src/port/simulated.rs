@@ -361,6 +361,10 @@ impl Port for SimulatedPort {
         Ok(key)
     }
 
+    fn has_room(&self) -> bool {
+        self.streams.len() < self.limits.streams as usize
+    }
+
     fn set_receive_mode(&mut self, stream: StreamKey, mode: ReceiveMode) {
         if let Some(known) = self.streams.get_mut(stream.0 as usize)
             && std::mem::replace(&mut known.mode, mode) != mode

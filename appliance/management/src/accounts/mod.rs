@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::{LinkTotals, LinkUp, Network};
-use waystation_relay::ids::{CoreId, LinkTag, SocketTag};
+use waystation_relay::ids::{LinkTag, SocketTag};
 use waystation_relay::quota::Quota;
 
 /// Every network, in the order of the counters.
@@ -152,7 +152,8 @@ impl Account {
 
 #[derive(Debug)]
 struct OpenLink {
-    link: LinkTag,
+    /// It is about to change cores, so its place may have another before it is known to have gone.
+    leaves: bool,
     identity: Identity,
     network: Network,
 }
@@ -164,8 +165,8 @@ pub struct Accounts {
     accounts: BTreeMap<Identity, Account>,
     /// Those without links, by when they were last seen.
     resting: BTreeSet<(u64, Identity)>,
-    /// Links that were admitted, by their place in a core's table.
-    open: BTreeMap<(CoreId, u32), OpenLink>,
+    /// Links that were admitted, in order of their places in the cores' tables.
+    open: BTreeMap<LinkTag, OpenLink>,
     networks: [usize; NETWORKS.len()],
     /// Whose raw pipes are open, the caller's and the idle side's, by the idle socket: the caller's
     /// gets another tag when it moves to the idle one's core. The cores' caps on sockets bound it.
@@ -224,9 +225,12 @@ impl Accounts {
     /// # Errors
     /// See [`LinkRefusal`]; the link is not counted then.
     pub fn link_up(&mut self, now: Moment, up: &LinkUp) -> Result<Arc<Quota>, LinkRefusal> {
-        let place = (up.link.core, up.link.slot);
-        // A core reuses a place only after its link has ended.
-        if let Some(replaced) = self.open.remove(&place) {
+        // A core reuses a place only after its link has ended, or left.
+        let first = LinkTag { generation: 0, ..up.link };
+        let last = LinkTag { generation: u32::MAX, ..up.link };
+        let mut there = self.open.range(first..=last);
+        let before = there.find(|(_, open)| !open.leaves).map(|(tag, _)| *tag);
+        if let Some(replaced) = before.and_then(|tag| self.open.remove(&tag)) {
             self.end(now, &replaced, &LinkTotals::default());
         }
         let refusal = self.refusal(now, up);
@@ -249,18 +253,29 @@ impl Accounts {
         if let Some(links) = self.networks.get_mut(place_of_network) {
             *links += 1;
         }
-        let open = OpenLink { link: up.link, identity: up.identity, network: up.network };
-        self.open.insert(place, open);
+        let open = OpenLink { leaves: false, identity: up.identity, network: up.network };
+        self.open.insert(up.link, open);
         Ok(quota)
     }
 
     /// Enters what a link has carried. A link that was refused or is unknown is not entered.
     pub fn link_down(&mut self, now: Moment, link: LinkTag, totals: &LinkTotals) {
-        let place = (link.core, link.slot);
-        if self.open.get(&place).is_some_and(|open| open.link == link)
-            && let Some(open) = self.open.remove(&place)
-        {
+        if let Some(open) = self.open.remove(&link) {
             self.end(now, &open, totals);
+        }
+    }
+
+    /// A link is about to change cores, or stays after all.
+    pub fn leave(&mut self, link: LinkTag, leaves: bool) {
+        if let Some(open) = self.open.get_mut(&link) {
+            open.leaves = leaves;
+        }
+    }
+
+    /// A link has another tag now.
+    pub fn link_moved(&mut self, from: LinkTag, to: LinkTag) {
+        if let Some(open) = self.open.remove(&from) {
+            self.open.insert(to, OpenLink { leaves: false, ..open });
         }
     }
 

@@ -5,6 +5,7 @@ use crate::config::{self, Config};
 use crate::fixtures::moment;
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::SecretKey;
+use waystation_relay::ids::CoreId;
 
 fn identity(number: u32) -> Identity {
     let mut scalar = [0; 32];

@@ -145,6 +145,14 @@ pub const KEYS: &[Key] = &[
         "How bytes are moved between the sockets and the program. auto takes io_uring where the \
         kernel allows it, else epoll.",
     ),
+    live(
+        "engine",
+        "placement",
+        "name",
+        Rule::Placement { at: |config| &mut config.engine.placement },
+        "Whether links change cores by themselves: auto moves those whose payload goes to one \
+        other core for the most part, as far as that has room for them.",
+    ),
     key(
         "engine",
         "aead",

@@ -99,6 +99,7 @@ pub struct EngineConfig {
     /// Empty: chosen by the program.
     pub cpus: Vec<usize>,
     pub port: PortChoice,
+    pub placement: PlacementChoice,
     /// Absent: the cheapest.
     #[serde(serialize_with = "serialize_aead")]
     pub aead: Option<AeadBackend>,
@@ -269,6 +270,23 @@ pub enum PortChoice {
     Epoll,
 }
 
+/// Whether links change cores by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlacementChoice {
+    /// To where most of their payload goes.
+    #[default]
+    Auto,
+    Off,
+}
+
+impl PlacementChoice {
+    /// Whether they do.
+    pub fn moves_links(self) -> bool {
+        self == Self::Auto
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -297,6 +315,7 @@ impl Default for EngineConfig {
             cores: 0,
             cpus: Vec::new(),
             port: PortChoice::Auto,
+            placement: PlacementChoice::Auto,
             aead: None,
             receive_buffers: 32,
             receive_buffer_size: ByteSize::from_kib(64),

@@ -5,7 +5,7 @@
 
 use super::nodes::{self, endpoints, identities, identity};
 use super::problem::Complaint;
-use super::{AccessMode, LogFormat, PortChoice, Rate};
+use super::{AccessMode, LogFormat, PlacementChoice, PortChoice, Rate};
 use crate::limits::{
     ACCESS_IDENTITIES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, PEER_ENDPOINTS_MAX,
     SOCKET_PATH_BYTES_MAX,
@@ -100,6 +100,9 @@ pub(super) enum Rule<C> {
     Port {
         at: fn(&mut C) -> &mut PortChoice,
     },
+    Placement {
+        at: fn(&mut C) -> &mut PlacementChoice,
+    },
     /// Absent stands for the cheapest.
     Aead {
         at: fn(&mut C) -> &mut Option<AeadBackend>,
@@ -123,6 +126,8 @@ pub(super) enum Rule<C> {
 
 const PORTS: [(&str, PortChoice); 3] =
     [("auto", PortChoice::Auto), ("io_uring", PortChoice::IoUring), ("epoll", PortChoice::Epoll)];
+const PLACEMENTS: [(&str, PlacementChoice); 2] =
+    [("auto", PlacementChoice::Auto), ("off", PlacementChoice::Off)];
 const AEADS: [(&str, Option<AeadBackend>); 4] = [
     ("auto", None),
     ("ring", Some(AeadBackend::Ring)),
@@ -171,6 +176,7 @@ impl<C: Clone> Rule<C> {
             Self::SocketPath { at } => *at(config) = socket_path(value)?,
             Self::LogFilter { at } => *at(config) = log_filter(value)?,
             Self::Port { at } => *at(config) = choice(value, &PORTS)?,
+            Self::Placement { at } => *at(config) = choice(value, &PLACEMENTS)?,
             Self::Aead { at } => *at(config) = aead(value)?,
             Self::LogLines { at } => *at(config) = choice(value, &LOG_FORMATS)?,
             Self::Proxy { at } => *at(config) = proxy(value)?,
@@ -203,6 +209,7 @@ impl<C: Clone> Rule<C> {
             Self::OptionalAddress { at, .. } | Self::Proxy { at } => *at(to) = *at(from),
             Self::SocketPath { at } => at(to).clone_from(at(from)),
             Self::Port { at } => *at(to) = *at(from),
+            Self::Placement { at } => *at(to) = *at(from),
             Self::Aead { at } => *at(to) = *at(from),
             Self::LogLines { at } => *at(to) = *at(from),
             Self::Mode { at } => *at(to) = *at(from),
@@ -239,6 +246,7 @@ impl<C: Clone> Rule<C> {
                 quoted(at(config).as_deref().unwrap_or(Path::new("")).display())
             }
             Self::Port { at } => quoted(name_of(&PORTS, *at(config))),
+            Self::Placement { at } => quoted(name_of(&PLACEMENTS, *at(config))),
             Self::Aead { at } => quoted(name_of(&AEADS, *at(config))),
             Self::LogLines { at } => quoted(name_of(&LOG_FORMATS, *at(config))),
             Self::Mode { at } => quoted(name_of(&MODES, *at(config))),
@@ -282,6 +290,7 @@ impl<C: Clone> Rule<C> {
                 format!("{}, or target=level, separated by commas", LOG_LEVELS.join(", "))
             }
             Self::Port { .. } => choices(&PORTS),
+            Self::Placement { .. } => choices(&PLACEMENTS),
             Self::Aead { .. } => choices(&AEADS),
             Self::LogLines { .. } => choices(&LOG_FORMATS),
             Self::Mode { .. } => choices(&MODES),

@@ -59,6 +59,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("listen.addresses", "[\"192.0.2.1:1\", \"[2001:db8::1]:2\"]"),
     ("engine.cores", "3"),
     ("engine.cpus", "[2, 3]"),
+    ("engine.placement", "\"off\""),
     ("engine.port", "\"epoll\""),
     ("engine.aead", "\"ring\""),
     ("engine.receive_buffers", "64"),
@@ -162,6 +163,7 @@ fn every_key_is_documented_with_meaning_unit_range_and_reload() {
 fn configuration_serializes_into_a_file_that_reads_back() {
     let mut config = Config::default();
     config.engine.port = PortChoice::IoUring;
+    config.engine.placement = PlacementChoice::Off;
     config.engine.aead = Some(AeadBackend::Ring);
     config.gateway.announce = Some("192.0.2.1:5".parse().unwrap());
     config.limits.link_idle_timeout = Some(Duration::from_secs(77));

@@ -136,6 +136,11 @@ impl Dialer {
         }
     }
 
+    /// A link has changed cores.
+    pub fn link_moved(&mut self, from: CoreId, to: CoreId) {
+        self.planner.link_moved(from, to);
+    }
+
     /// Gives everything up, because the program ends.
     pub fn stop(&mut self, around: &mut Around<'_>) {
         self.plan(around, Planner::stop);

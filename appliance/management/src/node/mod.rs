@@ -156,6 +156,8 @@ impl Node {
         let now_ns = context.now_ns;
         match report {
             Report::LinkUp(up) => self.link_up(now_ns, up, out),
+            // The runtime has told of it, before anything else about that link.
+            Report::LinkMoved { .. } | Report::LinkStayed { .. } | Report::LinkTraffic { .. } => {}
             Report::LinkDown { link, identity, reason, totals } => {
                 self.link_down(now_ns, *link, *identity, (*reason, *totals));
             }
@@ -316,6 +318,19 @@ impl Node {
             let era = self.eras.of(&up.identity, up.profile);
             self.reflections.begin(now_ns, up, era, out);
         }
+    }
+
+    /// A link is about to change cores, or stays after all.
+    pub fn leave(&mut self, link: LinkTag, leaves: bool) {
+        self.directory.leave(link, leaves);
+    }
+
+    /// A link has another tag now.
+    pub fn link_moved(&mut self, now_ns: u64, from: LinkTag, up: &LinkUp) {
+        if let Some(replaced) = self.directory.link_moved(from, up) {
+            self.note_link_down(now_ns, replaced.link, replaced.identity, <_>::default());
+        }
+        self.recent.link_moved(from, up.link);
     }
 
     fn link_down(

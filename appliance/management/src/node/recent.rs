@@ -57,6 +57,13 @@ impl RecentQueries {
         false
     }
 
+    /// A link has another tag now.
+    pub(super) fn link_moved(&mut self, from: LinkTag, to: LinkTag) {
+        for seen in self.index.values_mut().filter(|seen| seen.link == from) {
+            seen.link = to;
+        }
+    }
+
     /// How many queries are remembered.
     pub(super) fn len(&self) -> usize {
         self.ring.len()

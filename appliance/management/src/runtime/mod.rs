@@ -21,6 +21,7 @@ use crate::resident::resident_bytes;
 use crate::stats_socket::{
     self, BindError, Document, ListingRequest, StatsLimits, StatsRequest, StatsServer,
 };
+use moving::Moves;
 use orders::{Closing, DialedByHand};
 use reloading::PendingReload;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -48,6 +49,7 @@ use waystation_relay::drop_reason::DropCounters;
 use waystation_relay::ids::{CoreId, LinkTag};
 
 mod governing;
+mod moving;
 mod orders;
 mod reloading;
 mod reports;
@@ -267,6 +269,7 @@ struct ManagementCore {
     dial_failures: BTreeMap<Identity, u32>,
     closing: Vec<Closing>,
     hand_dials: JoinSet<DialedByHand>,
+    moves: Moves,
     /// Who waits for events newer than this.
     followers: Vec<(u64, oneshot::Sender<Document>)>,
 }
@@ -332,6 +335,7 @@ impl ManagementCore {
             dial_failures: BTreeMap::new(),
             closing: Vec::new(),
             hand_dials: JoinSet::new(),
+            moves: Moves::default(),
             followers: Vec::new(),
         }
     }
@@ -412,6 +416,7 @@ impl ManagementCore {
         self.begin_round();
         self.begin_listing();
         self.end_late_closings();
+        self.end_late_moves();
         self.end_late_reload();
         self.tell_followers();
     }
@@ -453,8 +458,10 @@ impl ManagementCore {
     // Commands
 
     fn command(&mut self, core: CoreId, command: Command) {
-        self.backlog.push_back((core, command));
-        self.send_backlog();
+        if let Some(command) = self.hold(core, command) {
+            self.backlog.push_back((core, command));
+            self.send_backlog();
+        }
     }
 
     /// Sends what waits, in order for each core; commands for a full ring wait on.

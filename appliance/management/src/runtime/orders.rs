@@ -32,10 +32,20 @@ pub(super) struct DialedByHand {
     answer: Option<DialAnswer>,
 }
 
+impl Closing {
+    /// The link has another tag now.
+    pub(super) fn follow(&mut self, from: LinkTag, to: LinkTag) {
+        if self.link == from {
+            self.link = to;
+        }
+    }
+}
+
 impl ManagementCore {
     pub(super) fn on_order(&mut self, order: Order, reply: oneshot::Sender<Document>) {
         match order {
             Order::CloseLink(link) => self.close_link(link, reply),
+            Order::MoveLink { link, to } => self.move_by_hand(link, to, reply),
             // Data cores say which sessions there are.
             Order::CloseSession(leg) => {
                 self.listings.push_back(ListingRequest::of_session(leg, reply));

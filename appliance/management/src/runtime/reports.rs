@@ -36,7 +36,7 @@ impl ManagementCore {
             let mut left = REPORTS_PER_ROUND;
             while let Some(report) = self.end.next_report(core) {
                 match report {
-                    Report::LinkUp(_) => self.on_report(now, report),
+                    Report::LinkUp(_) | Report::LinkMoved { .. } => self.on_report(now, report),
                     _ => taken.push(report),
                 }
                 left -= 1;
@@ -51,6 +51,7 @@ impl ManagementCore {
 
     fn on_report(&mut self, now: Moment, report: Report) {
         log_report(&report);
+        self.on_move_report(now, &report);
         if !self.refuse_registration(now, &report) {
             self.decide(now, &report);
         }
@@ -84,6 +85,9 @@ impl ManagementCore {
             | Report::SessionEnded { .. }
             | Report::Migration { .. }
             | Report::DialFailed { .. }
+            | Report::LinkMoved { .. }
+            | Report::LinkStayed { .. }
+            | Report::LinkTraffic { .. }
             | Report::Listing { .. }
             | Report::Incident { .. } => {}
         }
@@ -168,6 +172,9 @@ fn log_report(report: &Report) {
             let reason = reason.map_or("ended by the peer", DropReason::name);
             tracing::debug!(%link, %identity, reason, "link down");
         }
+        Report::LinkMoved { from, up, .. } => {
+            tracing::debug!(%from, link = %up.link, "link moved");
+        }
         Report::HandshakeFailed { core, remote, reason } => {
             tracing::debug!(%core, %remote, reason = reason.name(), "no link");
         }
@@ -194,6 +201,8 @@ fn log_report(report: &Report) {
         | Report::Migration { .. }
         | Report::Adopted { .. }
         | Report::DialFailed { .. }
+        | Report::LinkStayed { .. }
+        | Report::LinkTraffic { .. }
         | Report::Statistics(_)
         | Report::Listing { .. }
         | Report::Stopped { error: None, .. } => {}

@@ -104,6 +104,7 @@ impl ManagementCore {
         if round.closes_interval {
             self.observations.close_interval(clock::now());
             self.recent.forget_stale(clock::now());
+            self.look_at_placement();
         }
         for request in round.requests {
             self.answer(request);

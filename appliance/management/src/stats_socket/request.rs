@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::Listing;
-use waystation_relay::ids::{LegTag, LinkTag};
+use waystation_relay::ids::{CoreId, LegTag, LinkTag};
 
 /// The media type of events: JSON objects, one on each line.
 pub(super) const EVENTS_CONTENT_TYPE: &str = "application/x-ndjson";
@@ -25,6 +25,8 @@ pub(super) const EVENTS_CONTENT_TYPE: &str = "application/x-ndjson";
 pub enum Order {
     /// `/v1/links/close`
     CloseLink(LinkTag),
+    /// `/v1/links/move`
+    MoveLink { link: LinkTag, to: CoreId },
     /// `/v1/sessions/close`
     CloseSession(LegTag),
     /// `/v1/links/dial`

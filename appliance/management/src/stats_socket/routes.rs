@@ -116,6 +116,17 @@ const ROUTES: &[Route] = &[
         },
     },
     Route {
+        path: "/v1/links/move",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["id", "core"],
+        question: |given| {
+            let link = parsed(given, "id", "a link's id")?;
+            let to = CoreId(parsed(given, "core", "a core's number")?);
+            Ok(Question::Order(Order::MoveLink { link, to }))
+        },
+    },
+    Route {
         path: "/v1/sessions/close",
         verb: Verb::Post,
         on: UNIX,

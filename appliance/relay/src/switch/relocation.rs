@@ -524,6 +524,20 @@ impl Switch {
         }
     }
 
+    /// Adds what has passed over a link to and from legs of each core, since this was asked last.
+    pub fn take_traffic(&mut self, link: u32, bytes_by_core: &mut [u64]) {
+        let Some(Some(sessions)) = self.links.get(link as usize) else { return };
+        for &slot in sessions.by_nonce.values() {
+            let Some(leg) = self.legs.at_mut(slot) else { continue };
+            let bytes = leg.bytes_in + leg.bytes_out;
+            let passed = bytes - std::mem::replace(&mut leg.placed_bytes, bytes);
+            let core = leg.other.leg().map(|other| other.core.index());
+            if let Some(sum) = core.and_then(|core| bytes_by_core.get_mut(core)) {
+                *sum += passed;
+            }
+        }
+    }
+
     /// Bytes that wait for legs whose links change cores.
     pub fn parked_bytes(&self) -> usize {
         self.frozen.values().map(|parked| parked.payload.len()).sum()

@@ -159,6 +159,7 @@ impl Switch {
             opened_ns: now_ns,
             bytes_in: 0,
             bytes_out: 0,
+            placed_bytes: 0,
             limit: None,
             held: None,
             limit_clock: LimitClock::default(),

@@ -230,6 +230,14 @@ impl Planner {
         }
     }
 
+    /// A link has changed cores.
+    pub fn link_moved(&mut self, from: CoreId, to: CoreId) {
+        self.unload(from);
+        if let Some(load) = self.load.get_mut(to.index()) {
+            *load += 1;
+        }
+    }
+
     fn unload(&mut self, core: CoreId) {
         if let Some(load) = self.load.get_mut(core.index()) {
             *load = load.saturating_sub(1);
