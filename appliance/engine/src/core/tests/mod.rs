@@ -1,6 +1,7 @@
 //! Tests of data cores from the inside, on simulated ports and in simulated time.
 
 mod bench;
+mod moves;
 mod pipes;
 mod sockets;
 
@@ -32,12 +33,30 @@ const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// First byte of every nonce: neither a handshake nor an object starts with it (spec §11.2).
 const NONCE_FIRST_BYTE: u64 = 0x11 << 56;
 
+/// The key of every node of these tests.
+const SECRET: [u8; 32] = [7; 32];
+
 /// So many cores on the ports of a network, each with so many blocks.
 fn data_cores(
     count: usize,
     network: &Rc<RefCell<Network>>,
     limits: PortLimits,
     blocks: usize,
+    snapshot: &Arc<CoreSnapshot>,
+) -> (Vec<DataCore<SimulatedPort>>, ManagementEnd) {
+    let core_limits = CoreLimits {
+        window_bytes: 1 << 20,
+        queue_bytes: 1 << 20,
+        block_bytes: blocks * BLOCK_BYTES,
+    };
+    data_cores_with(count, network, limits, core_limits, snapshot)
+}
+
+fn data_cores_with(
+    count: usize,
+    network: &Rc<RefCell<Network>>,
+    limits: PortLimits,
+    core_limits: CoreLimits,
     snapshot: &Arc<CoreSnapshot>,
 ) -> (Vec<DataCore<SimulatedPort>>, ManagementEnd) {
     let wakers: Vec<_> = (0..count).map(|_| Waker::new().unwrap()).collect();
@@ -47,13 +66,9 @@ fn data_cores(
     let cores = parts.map(|(number, ((mesh, management), waker))| {
         let port = SimulatedPort::new(number, Rc::clone(network), waker, limits).unwrap();
         let parts = CoreParts {
-            secret: SecretKey::from_bytes(&[7; 32]).unwrap(),
+            secret: SecretKey::from_bytes(&SECRET).unwrap(),
             aead: AeadSuite::default(),
-            limits: CoreLimits {
-                window_bytes: 1 << 20,
-                queue_bytes: 1 << 20,
-                block_bytes: blocks * BLOCK_BYTES,
-            },
+            limits: core_limits,
             snapshot: Arc::clone(snapshot),
             mesh,
             management,

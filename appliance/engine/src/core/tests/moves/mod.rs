@@ -1,0 +1,98 @@
+//! Links move at random between three data cores while their peers do what peers do.
+//!
+//! Peers, kernel, management core and time are played by the test, from a seed, on simulated
+//! ports. Every record must open, so none may be lost, repeated or out of order; every byte of a
+//! session is compared, credit is added up, and at the end everything has arrived and nothing is
+//! left. `WAYSTATION_MODEL_MOVES` says how many moves to make.
+
+mod peer;
+mod world;
+
+use world::World;
+
+/// Moves of a plain `cargo test`: a few seconds without optimisation.
+const MOVES: u64 = 200;
+/// Moves within one world, after which another one begins.
+const MOVES_PER_WORLD: u64 = 100;
+/// Steps within which so many moves must have been made.
+const STEPS_MAX: u64 = 4_000_000;
+
+/// Moves from which on what seldom happens must have happened, too. A world is not the same twice:
+/// the cores draw nonces by themselves.
+const MANY_MOVES: u64 = 20_000;
+
+/// What must have happened at least once, or the steps are too tame.
+const REACHED: [&str; 11] = [
+    "moved",
+    "stayed: peer_moves",
+    "stayed: another_moves",
+    "pong",
+    "reset by a peer",
+    "rejected",
+    "answered",
+    "out of credit",
+    "link ended",
+    "sealed in place",
+    "large frame",
+];
+
+/// What happens once in a thousand moves or so.
+const SELDOM: [&str; 3] = ["came back", "stayed: query_pending", "stayed: no_such_link"];
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}")))
+}
+
+/// Says which seed failed.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {} failed: WAYSTATION_MODEL_SEED={} repeats it", self.0, self.0);
+        }
+    }
+}
+
+fn run(seed: u64, moves: u64) -> World {
+    let _seed = Seed(seed);
+    let mut world = World::new(seed);
+    let mut steps = 0;
+    while world.moves < moves {
+        assert!(steps < STEPS_MAX, "links do not move");
+        world.step();
+        steps += 1;
+    }
+    world.let_everything_arrive();
+    world.end_everything();
+    world
+}
+
+#[test]
+fn links_that_move_lose_nothing_and_keep_its_order() {
+    if let Some(seed) = number("WAYSTATION_MODEL_SEED") {
+        run(seed, MOVES_PER_WORLD);
+        return;
+    }
+    let moves = number("WAYSTATION_MODEL_MOVES").unwrap_or(MOVES);
+    let (mut made, mut delivered_bytes, mut seed) = (0, 0, 0);
+    let mut reached = std::collections::BTreeMap::<&str, u64>::new();
+    while made < moves {
+        let world = run(seed, MOVES_PER_WORLD.min(moves - made));
+        made += world.moves;
+        delivered_bytes += world.delivered_bytes;
+        for (step, count) in world.reached {
+            *reached.entry(step).or_default() += count;
+        }
+        seed += 1;
+    }
+    println!("{made} moves, {delivered_bytes} bytes delivered: {reached:?}");
+    let wanted = |least: u64, steps: &'static [&'static str]| {
+        let steps = if moves < least { &[] } else { steps };
+        steps.iter().find(|step| !reached.contains_key(**step))
+    };
+    assert_eq!(wanted(MOVES, &REACHED), None, "never reached");
+    assert_eq!(wanted(MANY_MOVES, &SELDOM), None, "never reached");
+    assert!(delivered_bytes > made * 1000, "only {delivered_bytes} bytes were delivered");
+}
