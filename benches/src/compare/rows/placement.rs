@@ -1,9 +1,9 @@
-//! Row 12: a pair whose links are on two data cores.
+//! Row 12: pairs whose links are on two data cores, kept there, and left to placement.
 
 use crate::compare::appliance::{Appliance, Port};
-use crate::compare::contender::{Contender, Flows, Outcome, Schedule, Setting, alternate};
+use crate::compare::contender::{Contender, Entry, Flows, Outcome, Schedule, Setting, alternate};
 use crate::compare::figures::{Measure, Sample};
-use crate::compare::goals::{ONE_CORE, TWO_CORES};
+use crate::compare::goals::{COME_TOGETHER, ONE_CORE, TWO_CORES};
 use crate::compare::rows::own::KIB_1;
 use crate::swarm::dial::{self, Dialed};
 use crate::swarm::flow::Side;
@@ -18,12 +18,22 @@ const DIALS_MAX: usize = 64;
 /// Looks until a new link is listed, and the pause between two.
 const LOOKS_MAX: usize = 200;
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// Placement looks at whole seconds, and a link that it was refused rests for ten.
+const SETTLING_ROUND: Duration = Duration::from_secs(1);
+const SETTLING_ROUNDS_MAX: usize = 25;
+/// With four flows: all of them.
+const SETTLED_SHARE: f64 = 0.95;
 
 pub(super) fn two_cores(setting: &Setting) -> Result<Outcome> {
     let (case, shape) = KIB_1;
-    let entries = vec![
-        (ONE_CORE, Ok(Placed::boxed(shape, [0, 0], setting)?)),
-        (TWO_CORES, Ok(Placed::boxed(shape, [0, 1], setting)?)),
+    let mut coming_together = Placed::start(shape, [0, 1], "auto", setting)?;
+    coming_together.settle()?;
+    let one_core = Placed::start(shape, [0, 0], "off", setting)?;
+    let two_cores = Placed::start(shape, [0, 1], "off", setting)?;
+    let entries: Vec<Entry> = vec![
+        (ONE_CORE, Ok(Box::new(one_core))),
+        (TWO_CORES, Ok(Box::new(two_cores))),
+        (COME_TOGETHER, Ok(Box::new(coming_together))),
     ];
     alternate(case, entries, &setting.schedule)
 }
@@ -32,16 +42,30 @@ pub(super) fn two_cores(setting: &Setting) -> Result<Outcome> {
 struct Placed(Flows<Appliance>);
 
 impl Placed {
-    fn boxed(shape: Shape, cores: [usize; 2], setting: &Setting) -> Result<Box<dyn Contender>> {
+    fn start(shape: Shape, cores: [usize; 2], placement: &str, setting: &Setting) -> Result<Self> {
         let cpus = [setting.relay_cpu, setting.generator_cpu];
-        let engine = format!("cores = 2\ncpus = [{}, {}]", cpus[0], cpus[1]);
+        let engine =
+            format!("cores = 2\ncpus = [{}, {}]\nplacement = \"{placement}\"", cpus[0], cpus[1]);
         let appliance = Appliance::start_with(Port::IoUring, &engine, "", setting)?;
         let [near, far] = cores;
         let swarm = Swarm::through_dialed(&[shape], setting.clock, &mut |side, layout| {
             dial_to(&appliance, if side == Side::Near { near } else { far }, layout)
         })?;
         let watched = appliance.process.watched();
-        Ok(Box::new(Self(Flows { swarm, shape, watched, kept: appliance })))
+        Ok(Self(Flows { swarm, shape, watched, kept: appliance }))
+    }
+
+    /// Lets traffic flow until links have moved to where it goes, or long enough: what has become of
+    /// it is then measured like anything else.
+    fn settle(&mut self) -> Result<()> {
+        let schedule = Schedule { rounds: 1, warm_up: Duration::ZERO, measured: SETTLING_ROUND };
+        for _ in 0..SETTLING_ROUNDS_MAX {
+            let sample = self.round(&schedule).context("while links move")?;
+            if sample.get(&Measure::SameCoreShare).is_some_and(|share| *share >= SETTLED_SHARE) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Payload bytes forwarded so far within a core and between cores.
