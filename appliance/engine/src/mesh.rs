@@ -389,8 +389,9 @@ impl Batch {
                 self.write_head(KIND_CONSUMED, to);
                 self.write(&bytes.to_ne_bytes());
             }
-            Signal::Limited { to, limit } => {
+            Signal::Limited { to, from, limit } => {
                 self.write_head(KIND_LIMITED, to);
+                self.write_from(from);
                 self.write(&[limit.map_or(u8::MAX, |limit| limit as u8)]);
             }
             Signal::Freeze { to, from, round } => {
@@ -474,8 +475,10 @@ impl<'a> Iterator for Entries<'a> {
             KIND_ABORT => Signal::Abort { to },
             KIND_CONSUMED => Signal::Consumed { to, bytes: self.u32()? },
             KIND_LIMITED => {
+                let from = self.from()?;
                 let [limit] = self.array()?;
-                Signal::Limited { to, limit: Limit::ALL.get(usize::from(limit)).copied() }
+                let limit = Limit::ALL.get(usize::from(limit)).copied();
+                Signal::Limited { to, from, limit }
             }
             KIND_FREEZE => Signal::Freeze { to, from: self.from()?, round: self.u32()? },
             KIND_FROZEN => Signal::Frozen { to, round: self.u32()? },
@@ -521,8 +524,8 @@ mod tests {
             Signal::Thawed { to: leg(1, 8), was: leg(0, 2), from: leg(2, 9), link: 6 },
             Signal::End { to: leg(1, 5) },
             Signal::Abort { to: leg(1, 5) },
-            Signal::Limited { to: leg(1, 5), limit: Some(Limit::Credit) },
-            Signal::Limited { to: leg(1, 5), limit: None },
+            Signal::Limited { to: leg(1, 5), from: leg(0, 2), limit: Some(Limit::Credit) },
+            Signal::Limited { to: leg(1, 5), from: leg(0, 2), limit: None },
         ];
         for signal in signals {
             one.push_signal(signal, &mut pool).unwrap();

@@ -211,8 +211,10 @@ pub enum Signal {
     Abort { to: LegTag },
     /// So many bytes of the sender behind `to` were passed on.
     Consumed { to: LegTag, bytes: u32 },
-    /// What the sender behind `to` has sent waits for this now, or for nothing.
-    Limited { to: LegTag, limit: Option<Limit> },
+    /// What the sender behind `to` has sent waits for this now at `from`, or for nothing. It says
+    /// who tells it, because what a leg told before its link changed cores can arrive after what
+    /// it tells from there.
+    Limited { to: LegTag, from: LegTag, limit: Option<Limit> },
     /// The link of `from` is to change cores: keep what is for it, and say so. The attempt has this
     /// number.
     Freeze { to: LegTag, from: LegTag, round: u32 },

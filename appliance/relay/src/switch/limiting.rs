@@ -140,7 +140,8 @@ impl Switch {
             sessions.limits.due.change(before, limit, now_ns, &intervals);
         }
         if let Other::Leg(to) = other {
-            self.tell(Signal::Limited { to, limit });
+            let from = self.tag(slot);
+            self.tell(Signal::Limited { to, from, limit });
         }
     }
 

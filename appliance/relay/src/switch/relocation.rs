@@ -352,7 +352,7 @@ impl Switch {
         if let (Some(to), true) = (other, state != LegState::Ending) {
             self.tell(Signal::Thawed { to, was, from: tag, link });
             // It may remember what this one waited for on the other core.
-            self.tell(Signal::Limited { to, limit: None });
+            self.tell(Signal::Limited { to, from: tag, limit: None });
         }
         if let Some(pace) = pace {
             self.pace(tag, pace);
@@ -450,7 +450,7 @@ impl Switch {
         leg.other = Other::Leg(from);
         let limit = leg.limit;
         self.unpark(was, from);
-        self.tell(Signal::Limited { to: from, limit });
+        self.tell(Signal::Limited { to: from, from: to, limit });
         self.set_source(to.slot, Source::Link { core: from.core, link });
     }
 

@@ -86,7 +86,11 @@ impl Switch {
             },
             Signal::Abort { .. } => self.refuse_and_remove(to.slot),
             Signal::Consumed { bytes, .. } => self.return_credit(to.slot, bytes),
-            Signal::Limited { limit, .. } => self.set_held(to.slot, limit),
+            Signal::Limited { from, limit, .. } => {
+                if leg.other.leg() == Some(from) {
+                    self.set_held(to.slot, limit);
+                }
+            }
             Signal::Freeze { from, round, .. } => self.freeze(to, from, round),
             Signal::Frozen { round, .. } => self.note_answer(to.slot, round, true),
             Signal::FreezeRefused { round, .. } => self.note_answer(to.slot, round, false),

@@ -2,8 +2,11 @@
 
 use crate::world::{World, on_one_core_and_two};
 use std::sync::Arc;
+use waystation_astral::frame::Profile;
+use waystation_relay::leg::Signal;
 use waystation_relay::limiting::{Limit, LimitTimes};
 use waystation_relay::quota::{Quota, QuotaLimits};
+use waystation_relay::switch::{DepartureProgress, Effect};
 
 const MS: u64 = 1_000_000;
 
@@ -115,4 +118,33 @@ fn leg_knows_what_holds_it_up_whichever_way_the_payload_goes() {
             }
         }
     });
+}
+
+/// Rings of different cores keep no order between them.
+#[test]
+fn what_held_a_leg_up_before_its_link_changed_cores_is_not_believed_afterwards() {
+    let mut world = World::new(3);
+    let a = world.link(0, 0, Profile::P4);
+    let b = world.link(1, 0, Profile::P4);
+    world.join(a, b, 1, (u32::MAX, u32::MAX));
+    world.has_room = false;
+    world.data(a, 1, &[1; 30]);
+    world.cores[b.0].depart(b.1).unwrap();
+    world.settle();
+    assert_eq!(world.cores[b.0].departure(b.1), DepartureProgress::Settled);
+    world.cores[b.0].set_stuck(b.1, true);
+    let mut late = Vec::new();
+    world.cores[b.0].take_effects(&mut late);
+    assert!(matches!(
+        late.as_slice(),
+        [Effect::Cross(Signal::Limited { limit: Some(Limit::PeerNotReading), .. })]
+    ));
+    let sessions = world.cores[b.0].leave(b.1).unwrap();
+    world.cores[2].arrive(7, sessions);
+    world.settle();
+    late.into_iter().for_each(|effect| world.apply(b.0, effect));
+    world.settle();
+    pass_an_interval(&mut world);
+    assert_limits(&world, a, (None, None));
+    assert_limits(&world, (2, 7), (None, None));
 }
