@@ -169,14 +169,15 @@ impl<P: Port> DataCore<P> {
             let Some(connection) = self.connections.at(slot) else { continue };
             let known = connection.phase.identity();
             let denied = known.is_some_and(|known| !self.snapshot.access.admits(known));
-            match (denied, matches!(connection.phase, Phase::Link(_))) {
-                (true, true) => {
+            match (denied, &connection.phase) {
+                (true, Phase::Link(_) | Phase::Departing(_)) => {
                     self.close(slot, Some(DropReason::IdentityDenied), CloseMode::Graceful);
                 }
-                (true, false) => self.give_up(slot, DropReason::IdentityDenied),
+                (true, _) => self.give_up(slot, DropReason::IdentityDenied),
                 // Its next deadline may be sooner now.
-                (false, true) => self.set_deadline(slot, self.now_ns),
-                (false, false) => {}
+                (false, Phase::Link(_)) => self.set_deadline(slot, self.now_ns),
+                // One that is about to leave is looked at anew wherever it is then.
+                (false, _) => {}
             }
         }
         let (core, epoch) = (self.fabric.core, self.snapshot.epoch);
