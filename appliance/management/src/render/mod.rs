@@ -56,6 +56,7 @@ pub fn status(document: &Value) -> String {
     out.push_str(&cores(document));
     out.push('\n');
     out.push_str(&traffic(document));
+    out.push_str(&placement(&document["totals"]));
     out.push_str(&gateway(&document["gateway"]));
     out.push_str(&queries(&document["queries"]));
     let memory = &document["memory"];
@@ -175,6 +176,18 @@ fn traffic(document: &Value) -> String {
     table.row(cells.into_iter().collect());
     out.push_str(&table.render());
     out.push('\n');
+    out
+}
+
+fn placement(totals: &Value) -> String {
+    let bytes = |key: &str| totals["interval"][key].as_f64().unwrap_or(0.0);
+    let (same, cross) = (bytes("same_core_bytes"), bytes("cross_core_bytes"));
+    let share = if same + cross > 0.0 { percent(same / (same + cross)) } else { dash() };
+    let moved = count(&totals["counters"]["links_moved_out"]);
+    let mut out = String::new();
+    let words =
+        format!("{share} of payload stays on its core, {moved} links moved since the start");
+    line(&mut out, &format!("placement  {words}"));
     out
 }
 

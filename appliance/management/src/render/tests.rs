@@ -139,8 +139,10 @@ fn status_document() -> Value {
             { "core": 1, "port": "", "silent_intervals": 9, "counters": {}, "headroom": {} },
         ],
         "totals": {
-            "counters": { "payload_bytes_in": 4096, "pipe_bytes": 99 },
-            "interval": { "payload_bytes_in": 1024 },
+            "counters": { "payload_bytes_in": 4096, "pipe_bytes": 99, "links_moved_out": 12 },
+            "interval": {
+                "payload_bytes_in": 1024, "same_core_bytes": 768, "cross_core_bytes": 256,
+            },
         },
         "gateway": { "registrations": 3, "idle_sockets": 12, "reservations": 1, "joins_total": 5 },
         "queries": {
@@ -174,6 +176,8 @@ fn status_shows_state_cores_rates_and_node_info() {
     let payload = text.lines().find(|line| line.starts_with("payload")).unwrap();
     let payload: Vec<_> = payload.split_whitespace().collect();
     assert_eq!(payload, ["payload", "2.0KiB/s", "-", "4.0KiB", "-"]);
+    let placement = "placement  75.0% of payload stays on its core, 12 links moved since the start";
+    assert!(text.contains(placement), "{text}");
     assert!(text.contains("3 registered, 12 idle sockets, 1 reserved, 5 joined"), "{text}");
     let queries = "queries    1.2k relayed, 17 forwarded, 2 sessions moved, 6 prepared\n";
     assert!(text.contains(queries), "{text}");

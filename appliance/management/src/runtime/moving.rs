@@ -23,7 +23,8 @@ use waystation_relay::switch::MoveRefusal;
 #[derive(Default)]
 pub(super) struct Moves {
     under_way: BTreeMap<LinkTag, UnderWay>,
-    /// Commands that name one of them, in order.
+    /// Commands that name one of them, in order: at most what undecided queries and open orders
+    /// cause while a link is on its way.
     held: Vec<(CoreId, Command)>,
     placement: Placement,
     /// Moves that were decided on and have not begun.
