@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod a2al;
 mod brontide;
 mod frames;
 mod gateway;
@@ -17,6 +18,7 @@ mod segments;
 mod texts;
 mod turn;
 
+pub use a2al::{a2al_address, a2al_delegation, a2al_message, a2al_payload, a2al_record};
 pub use brontide::{handshake, record};
 pub use frames::{frame_p0, frame_p2, frame_p4};
 pub use gateway::{idle, nonce};
@@ -31,7 +33,12 @@ pub use turn::{stun_message, turn_server, turn_stream};
 pub type Target = fn(&[u8]);
 
 /// Every target by name; seeds and fuzzing binaries carry the same names.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 25] = [
+    ("a2al_address", a2al_address),
+    ("a2al_delegation", a2al_delegation),
+    ("a2al_message", a2al_message),
+    ("a2al_payload", a2al_payload),
+    ("a2al_record", a2al_record),
     ("channel", channel),
     ("config", config),
     ("endpoint", endpoint),

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use waystation_fuzz::{
-    Target, channel, endpoint, frame_p0, frame_p2, frame_p4, handshake, idle, key_file,
-    negotiation_accept, negotiation_dial, node_info, nonce, object, record, stun_message,
-    turn_server, turn_stream,
+    Target, a2al_address, a2al_delegation, a2al_message, a2al_payload, a2al_record, channel,
+    endpoint, frame_p0, frame_p2, frame_p4, handshake, idle, key_file, negotiation_accept,
+    negotiation_dial, node_info, nonce, object, record, stun_message, turn_server, turn_stream,
 };
 
 /// Bytes of the longest vector that is varied; what is longer are whole records full of payload.
@@ -170,4 +170,33 @@ fn stun_vectors_cut_and_flipped_are_refused_or_harmless() {
         }
         turn_server(&bytes);
     }
+}
+
+#[test]
+fn a2al_vectors_cut_and_flipped_are_refused_or_harmless() {
+    let vectors = vectors_of("a2al/tests/vectors/a2al-vectors.json");
+    let bytes_of = |case: &Value, name: &str| hex::decode(case[name].as_str().unwrap()).unwrap();
+    let cases = |group: &str| vectors[group].as_array().unwrap().clone();
+    for case in ["negative", "leniency"].into_iter().flat_map(cases) {
+        a2al_message(&bytes_of(&case, "packet"));
+    }
+    for case in cases("messages").iter().filter(|case| case["size"].as_u64().unwrap() < 300) {
+        vary(a2al_message, &bytes_of(case, "packet"));
+    }
+    for case in cases("records") {
+        vary(a2al_payload, &bytes_of(&case, "payload"));
+    }
+    vary(a2al_record, &bytes_of(&cases("records")[0], "cbor"));
+    vary(a2al_delegation, &bytes_of(&cases("delegations")[0], "cbor"));
+    for case in cases("addresses") {
+        vary(a2al_address, case["text"].as_str().unwrap().as_bytes());
+    }
+}
+
+#[test]
+fn recorded_a2al_conversations_are_read() {
+    let captures = vectors_of("a2al/tests/vectors/a2al-captures.json");
+    let found = all_bytes(&captures["conversations"]);
+    assert!(found.len() > 200);
+    found.iter().for_each(|bytes| a2al_message(bytes));
 }

@@ -15,18 +15,23 @@ const FILE_LINES_MAX: usize = 900;
 const ARROWS: &[(&str, &[&str])] = &[
     ("waystation-astral", &[]),
     ("waystation-tuning", &[]),
+    ("waystation-a2al", &[]),
     ("waystation-turn", &[]),
     ("waystation-relay", &["waystation-astral"]),
     ("waystation-engine", &["waystation-astral", "waystation-relay"]),
     ("waystation-management", &["waystation-astral", "waystation-relay", "waystation-engine"]),
     ("waystation-peer", &["waystation-astral"]),
-    ("waystation-fuzz", &["waystation-astral", "waystation-management", "waystation-turn"]),
+    (
+        "waystation-fuzz",
+        &["waystation-a2al", "waystation-astral", "waystation-management", "waystation-turn"],
+    ),
 ];
 /// The rooms that may lean on every other: the program, and what measures it.
 const TOPS: &[&str] = &["waystation", "waystation-benches"];
 /// Rooms that forbid unsafe code altogether.
 const SAFE_ROOMS: &[&str] = &[
     "appliance/fuzz/src/lib.rs",
+    "appliance/protocols/a2al/src/lib.rs",
     "appliance/protocols/astral/src/lib.rs",
     "appliance/protocols/turn/src/lib.rs",
     "appliance/relay/src/lib.rs",

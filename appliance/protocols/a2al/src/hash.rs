@@ -1,0 +1,26 @@
+//! The hashes of this protocol over several slices behind each other.
+
+use ring::digest;
+use ripemd::Ripemd160;
+use sha3::{Digest as _, Keccak256};
+
+/// SHA-256 (FIPS 180-4).
+pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut output = [0; 32];
+    output.copy_from_slice(context.finish().as_ref());
+    output
+}
+
+/// Keccak-256 with its original padding, which is not SHA3-256.
+pub(crate) fn keccak256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = Keccak256::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize().into()
+}
+
+/// RIPEMD-160 over SHA-256.
+pub(crate) fn hash160(bytes: &[u8]) -> [u8; 20] {
+    Ripemd160::digest(sha256(&[bytes])).into()
+}

@@ -1,0 +1,85 @@
+//! Ed25519 keys and signatures (specification §1.4), by `ring`.
+//!
+//! `ring` accepts what upstream's library accepts: the scalar has to be canonical, and the equation
+//! is checked without cofactor by encoding R again.
+
+use std::fmt;
+
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+
+use crate::address::Address;
+use crate::limits::{PUBLIC_KEY_BYTES, SIGNATURE_BYTES};
+
+/// The public half of an Ed25519 key; any 32 bytes, since only a verification tells.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct PublicKey(pub [u8; PUBLIC_KEY_BYTES]);
+
+/// An Ed25519 signature.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub struct Signature(pub [u8; SIGNATURE_BYTES]);
+
+/// A key that signs.
+pub struct SigningKey {
+    pair: Ed25519KeyPair,
+    public: PublicKey,
+}
+
+/// A seed that makes no key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not the seed of an Ed25519 key")]
+pub struct SeedError;
+
+impl SigningKey {
+    /// The key of a seed.
+    ///
+    /// # Errors
+    /// None that is known of; the library may refuse a seed, and that is passed on.
+    pub fn from_seed(seed: &[u8; 32]) -> Result<Self, SeedError> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_refused| SeedError)?;
+        let bytes = pair.public_key().as_ref().try_into().map_err(|_length| SeedError)?;
+        Ok(Self { pair, public: PublicKey(bytes) })
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    /// The address of its public half.
+    pub fn address(&self) -> Address {
+        Address::of_key(&self.public)
+    }
+
+    /// Signs bytes.
+    pub fn sign(&self, preimage: &[u8]) -> Signature {
+        let mut bytes = [0; SIGNATURE_BYTES];
+        bytes.copy_from_slice(self.pair.sign(preimage).as_ref());
+        Signature(bytes)
+    }
+}
+
+impl PublicKey {
+    /// Says whether the key made the signature over these bytes.
+    pub fn verifies(&self, preimage: &[u8], signature: &Signature) -> bool {
+        UnparsedPublicKey::new(&ED25519, &self.0).verify(preimage, &signature.0).is_ok()
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("SigningKey").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(4).try_for_each(|byte| write!(formatter, "{byte:02x}"))?;
+        formatter.write_str("…")
+    }
+}
