@@ -1,7 +1,7 @@
 //! A hardware profile: which NICs it is for, what to set on them, and what to know about them.
 //!
-//! Read once by a command at a terminal, or as the program starts. Everything a profile says carries
-//! its source and how sure that is. Nothing here looks at the machine or changes it.
+//! Read once by a command at a terminal, or as the program starts. Everything a profile says
+//! carries its source and how sure that is. Nothing here looks at the machine or changes it.
 
 use crate::limits::TABLE_CELL_CHARS_MAX;
 use serde::de::Error as _;

@@ -145,7 +145,8 @@ fn what_is_wrong_with_a_profile_is_said() {
     };
     let setting = |key: &str, value: &str, source: &str| {
         wrong(&format!(
-            "[settings.\"{key}\"]\nvalue = {value}\nstatus = \"vendor\"\nsource = {source}\nwhy = \"w\""
+            "[settings.\"{key}\"]\nvalue = {value}\nstatus = \"vendor\"\n\
+             source = {source}\nwhy = \"w\""
         ))
     };
     let cases = [
