@@ -235,9 +235,20 @@ pub struct CoreCounters {
     /// Time in which the thread had something to do and another one had its CPU, as the kernel
     /// accounts it; 0 where it does not.
     pub run_delay_ns: u64,
+    /// Nanoseconds of spinning in vain: asking for events again, and none had come. The thread had
+    /// its CPU or waited for it all that time.
+    pub empty_spins_ns: u64,
+    /// Receives on raw pipes; [`Self::receives`] counts them too.
+    pub pipe_receives: u64,
 }
 
 impl CoreCounters {
+    /// Time in which the thread was at work, or had work and waited for its CPU. Spinning in vain is
+    /// neither.
+    pub fn wanted_ns(&self) -> u64 {
+        (self.cpu_ns + self.run_delay_ns).saturating_sub(self.empty_spins_ns)
+    }
+
     /// Adds what a link has sent. Its payload is counted where it is routed.
     pub fn add_sent(&mut self, sent: OutputTotals) {
         self.frames_out += sent.frames;

@@ -118,6 +118,10 @@ pub const FIELDS: &[CounterField] = &[
         "Time in which a core slept through several events at a time"),
     field!(Counter run_delay_ns as "run_delay" Seconds:
         "Time in which the thread had something to do and another one had its CPU"),
+    field!(Counter empty_spins_ns as "empty_spins" Seconds:
+        "Time in which a core asked for events again and none had come"),
+    field!(Counter pipe_receives as "pipe_receives" Things:
+        "Receives completed on raw pipes, counted among all receives too"),
 ];
 
 #[cfg(test)]
@@ -176,6 +180,8 @@ mod tests {
             spinning_ns: 45,
             gathering_ns: 46,
             run_delay_ns: 47,
+            empty_spins_ns: 48,
+            pipe_receives: 49,
         }
     }
 

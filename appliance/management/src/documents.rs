@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::counter_table::{CounterField, FIELDS, Kind};
 use crate::dialing::DialCounts;
 use crate::gateway::GatewayCounts;
+use crate::headroom::Headroom;
 use crate::limited::limited_by;
 use crate::node::{ObservedRow, QueryCounts};
 use crate::observations::{
@@ -239,14 +240,17 @@ fn core_status(report: &CoreReport, capacity: &CoreCapacity) -> Value {
         "silent_intervals": report.silent_intervals,
         "counters": object(FIELDS.iter(), |field| (field.read)(&report.counters)),
         "interval": growth([report].into_iter()),
-        "headroom": headroom(&report.counters, capacity),
+        "headroom": headroom(report, capacity),
     })
 }
 
-/// What is free of what there is, for everything of a core that can run out.
-fn headroom(counters: &CoreCounters, capacity: &CoreCapacity) -> Value {
+/// What is free of what there is, for everything of a core that can run out: its time first.
+fn headroom(report: &CoreReport, capacity: &CoreCapacity) -> Value {
+    let (counters, of_time) = (&report.counters, Headroom::of(report));
     let free = |used: u64, max: u64| json!({ "free": max.saturating_sub(used), "of": max });
     json!({
+        "busy_share": of_time.busy_share,
+        "more_traffic_ratio": of_time.more_traffic_ratio,
         "links": free(counters.links_open, capacity.links_max as u64),
         "half_open": free(counters.half_open, capacity.half_open_max as u64),
         "sockets": free(counters.sockets_open, capacity.sockets_max as u64),

@@ -49,6 +49,9 @@ fn status_tells_counters_shares_and_headroom_of_each_core() {
     assert_eq!(core["counters"]["frames_in"], 2000);
     assert_eq!(core["interval"]["frames_in"], 1000);
     assert_eq!(core["interval"].get("links_open"), None, "a gauge does not grow");
+    assert_eq!(core["headroom"]["busy_share"], 0.5);
+    assert_eq!(core["headroom"]["more_traffic_ratio"], 1.0);
+    assert_eq!(document["cores"][0]["headroom"]["more_traffic_ratio"], 3.0);
     assert_eq!(core["headroom"]["links"], json!({ "free": 97, "of": 100 }));
     assert_eq!(core["headroom"]["receive_buffers"], json!({ "free": 31, "of": 32 }));
     assert_eq!(core["counters"].as_object().unwrap().len(), FIELDS.len());
@@ -77,6 +80,8 @@ fn status_tells_queries_and_where_peers_see_this_node() {
 fn status_before_the_first_report_has_no_shares() {
     let document = status(&Observations::new(1, moment(0)), &extra(), moment(0));
     assert_eq!(document["cores"][0]["busy_share"], Value::Null);
+    assert_eq!(document["cores"][0]["headroom"]["busy_share"], Value::Null);
+    assert_eq!(document["cores"][0]["headroom"]["more_traffic_ratio"], Value::Null);
     assert_eq!(document["totals"]["busy_share_max"], Value::Null);
     assert_eq!(document["interval"]["sequence"], 0);
 }

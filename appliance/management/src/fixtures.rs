@@ -46,6 +46,10 @@ fn block(core: u16, second: u64) -> Box<CoreStatistics> {
     block.cpu = Some(usize::from(core) + 2);
     block.counters.up_ns = second * 1_000_000_000;
     block.counters.busy_ns = second * 250_000_000 * (u64::from(core) + 1);
+    block.counters.cpu_ns = second * 200_000_000 * (u64::from(core) + 1);
+    block.counters.run_delay_ns = second * 60_000_000 * (u64::from(core) + 1);
+    block.counters.empty_spins_ns = second * 10_000_000 * (u64::from(core) + 1);
+    block.counters.receives = second * 500;
     block.counters.gathering_ns = second * 250_000_000 * u64::from(core);
     block.waiting = if core == 0 { WaitMode::Sleep } else { WaitMode::Gather };
     block.counters.frames_in = second * 1000;

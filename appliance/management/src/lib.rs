@@ -8,6 +8,7 @@ pub mod dialing;
 pub mod directory;
 pub mod documents;
 pub mod gateway;
+pub mod headroom;
 pub mod hlog;
 pub mod journal;
 mod limited;

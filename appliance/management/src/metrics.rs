@@ -9,6 +9,7 @@ use crate::clock::Moment;
 use crate::counter_table::{CounterField, FIELDS, Kind, MetricUnit};
 use crate::dialing::FailureKind;
 use crate::documents::{StatusExtra, aead_reason};
+use crate::headroom::Headroom;
 use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Window, bucket_counts,
 };
@@ -332,6 +333,29 @@ impl Snapshot {
             if let Some(share) = report.same_core_share() {
                 let labels = core_label(report);
                 same.encode_family(&labels)?.encode_gauge(&share)?;
+            }
+        }
+        self.encode_ratio(
+            encoder,
+            "core_headroom",
+            "How many times the traffic of the last interval a core has room for beside it",
+            |report| Headroom::of(report).more_traffic_ratio,
+        )
+    }
+
+    /// A ratio of each core that is known.
+    fn encode_ratio(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        read: impl Fn(&CoreReport) -> Option<f64>,
+    ) -> fmt::Result {
+        let unit = Unit::Other("ratio".to_owned());
+        let mut metric = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Gauge)?;
+        for report in &self.cores {
+            if let Some(ratio) = read(report) {
+                metric.encode_family(&core_label(report))?.encode_gauge(&ratio)?;
             }
         }
         Ok(())

@@ -26,6 +26,8 @@ use waystation_peer::{RouteForm, Session, secret_key};
 
 /// Window of the sessions that sources accept: what the appliance sends them does not matter here.
 const WINDOW_BYTES: u32 = 256 * 1024;
+/// Room of a core that is busy for nine tenths of the time or more.
+const FULL_RATIO_MAX: f64 = 0.12;
 /// Pause of whoever cannot write for the moment.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -246,6 +248,11 @@ fn core_that_is_busy_all_the_time_is_the_limit() {
                 eventually("the greedy link is up", || appliance.link_row(&greedy.identity()));
                 expect(appliance, &greedy.identity(), "in", "core");
                 expect(appliance, &source.identity(), "in", "core");
+                eventually("the core says that it is full", || {
+                    let status = appliance.status();
+                    let more = status["cores"][0]["headroom"]["more_traffic_ratio"].as_f64()?;
+                    (more < FULL_RATIO_MAX).then_some(())
+                });
             };
             while_looking(
                 |stop| read_on(far, stop),

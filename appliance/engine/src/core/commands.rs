@@ -20,6 +20,7 @@ impl<P: Port> DataCore<P> {
     pub(super) fn carry_out_commands(&mut self) {
         for _ in 0..COMMANDS_PER_TURN {
             let Some(command) = self.fabric.management.commands.pop() else { return };
+            self.in_vain = false;
             self.carry_out(command);
         }
         // There may be more; the next turn must not sleep on them.

@@ -89,7 +89,10 @@ impl<P: Port> DataCore<P> {
 
     /// An interval ends: what is added up from now on belongs to the next one.
     pub(super) fn close_interval(&mut self) {
-        let runnable_ns = clock::thread_cpu_ns() + self.run_delay.read_ns();
+        let counters = &mut self.fabric.statistics.counters;
+        counters.cpu_ns = clock::thread_cpu_ns();
+        counters.run_delay_ns = self.run_delay.read_ns();
+        let runnable_ns = counters.wanted_ns();
         let before_ns = std::mem::replace(&mut self.saturation.runnable_ns, runnable_ns);
         self.fabric.switch.close_interval();
         let length_ns = self.fabric.switch.intervals().last_ns();

@@ -151,6 +151,8 @@ pub struct DataCore<P> {
     waiting: Waiting,
     /// When the last turn ended.
     ended_ns: u64,
+    /// Whether this turn spun and has had nothing to do yet.
+    in_vain: bool,
     stopping: bool,
     /// Listings that are not finished, in the order they were asked for.
     listings: VecDeque<ListingWalk>,
@@ -214,6 +216,7 @@ impl<P: Port> DataCore<P> {
             started_ns: now_ns,
             waiting,
             ended_ns: now_ns,
+            in_vain: false,
             stopping: false,
             listings: VecDeque::with_capacity(LISTINGS_UNDER_WAY_MAX),
         })
@@ -247,12 +250,13 @@ impl<P: Port> DataCore<P> {
     // Reap
 
     fn reap(&mut self) -> Result<(), CoreError> {
-        let timeout = self.wait_ns();
+        let (timeout, spins) = (self.wait_ns(), self.spins());
         let core = self.fabric.core;
         let mut events = std::mem::take(&mut self.events);
         let waited = self.port.wait(Some(Duration::from_nanos(timeout)), &mut events);
         self.events = events;
         waited.map_err(|source| CoreError::Wait { core, source })?;
+        self.in_vain = spins && self.events.is_empty();
         self.before_ns = self.now_ns;
         self.now_ns = clock::now_ns();
         self.fabric.switch.begin_turn(self.now_ns);
@@ -264,13 +268,13 @@ impl<P: Port> DataCore<P> {
 
     /// How long this core may sleep.
     fn wait_ns(&self) -> u64 {
-        if !self.ingress.is_empty() || !self.fabric.inner_inbox.is_empty() {
+        if self.has_input() {
             return 0;
         }
-        if self.fabric.mesh.is_backed_up() || self.fabric.has_unsent_reports() {
+        if self.has_unsent() {
             return RETRY_NS;
         }
-        if self.waiting.spins(self.ended_ns) {
+        if self.spins() {
             return 0;
         }
         let idle_ns = u64::try_from(IDLE_WAIT.as_nanos()).unwrap_or(u64::MAX);
@@ -278,6 +282,21 @@ impl<P: Port> DataCore<P> {
         let deadlines = [self.wheel.next_due_ns(), self.fabric.switch.next_deadline_ns(), paced];
         let next = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
         next.saturating_sub(self.ended_ns).min(idle_ns)
+    }
+
+    /// Whether it asks for events again although nothing is left to do.
+    fn spins(&self) -> bool {
+        !self.has_input() && !self.has_unsent() && self.waiting.spins(self.ended_ns)
+    }
+
+    /// Whether something received waits for its turn.
+    fn has_input(&self) -> bool {
+        !self.ingress.is_empty() || !self.fabric.inner_inbox.is_empty()
+    }
+
+    /// Whether a ring to another thread is full.
+    fn has_unsent(&self) -> bool {
+        self.fabric.mesh.is_backed_up() || self.fabric.has_unsent_reports()
     }
 
     // Open and route
@@ -388,6 +407,7 @@ impl<P: Port> DataCore<P> {
             let from = CoreId(u16::try_from(from).unwrap_or(u16::MAX));
             for _ in 0..BATCHES_PER_TURN {
                 let Some(batch) = self.fabric.mesh.next_batch(from) else { break };
+                self.in_vain = false;
                 for entry in batch.entries(self.fabric.core) {
                     match entry {
                         Entry::Signal(signal) => self.fabric.signal_from_mesh(signal),
@@ -399,6 +419,7 @@ impl<P: Port> DataCore<P> {
                 self.fabric.mesh.finish(from, batch);
             }
             while let Some(moved) = self.fabric.mesh.next_socket(from) {
+                self.in_vain = false;
                 self.on_moved_socket(moved);
             }
             while let Some(moved) = self.fabric.mesh.next_link(from) {
@@ -500,6 +521,9 @@ impl<P: Port> DataCore<P> {
             WaitMode::Sleep => {}
             WaitMode::Spin => counters.spinning_ns += elapsed_ns,
             WaitMode::Gather => counters.gathering_ns += elapsed_ns,
+        }
+        if self.in_vain {
+            counters.empty_spins_ns += elapsed_ns;
         }
         self.waiting.turn_ended(ended_ns, counters.receives);
         if self.waiting.window_is_over(ended_ns) {

@@ -67,6 +67,7 @@ impl<P: Port> DataCore<P> {
         let wait_ns = self.fabric.opened_ns.saturating_sub(now_ns);
         histograms.record(Stage::ReapToOpen, TrafficClass::Pipe, wait_ns, 1);
         self.fabric.statistics.counters.pipe_bytes += bytes as u64;
+        self.fabric.statistics.counters.pipe_receives += 1;
         let Some(half) = self.half(slot) else { return BufferFate::Done(buffer) };
         half.count_in(bytes, now_ns);
         let other = half.other;

@@ -55,6 +55,8 @@ pub fn status(document: &Value) -> String {
     out.push('\n');
     out.push_str(&cores(document));
     out.push('\n');
+    out.push_str(&room(document));
+    out.push('\n');
     out.push_str(&traffic(document));
     out.push_str(&placement(&document["totals"]));
     out.push_str(&gateway(&document["gateway"]));
@@ -140,6 +142,36 @@ fn cores(document: &Value) -> String {
         ]);
     }
     table.render()
+}
+
+/// What is left of each core.
+fn room(document: &Value) -> String {
+    let mut table = Table::new(vec![
+        Column::right("CORE"),
+        Column::right("HEADROOM"),
+        Column::right("AT WORK"),
+    ]);
+    for core in array(&document["cores"]) {
+        let headroom = &core["headroom"];
+        table.row(vec![
+            text(&core["core"]),
+            more_traffic(&headroom["more_traffic_ratio"]),
+            headroom["busy_share"].as_f64().map_or_else(dash, percent),
+        ]);
+    }
+    table.render()
+}
+
+/// More of the same traffic than this is not worth a number.
+const MORE_TRAFFIC_SHOWN_MAX: f64 = 99.0;
+
+/// `+3.1x`: so many times the traffic of now could come on top of it.
+fn more_traffic(value: &Value) -> String {
+    match value.as_f64() {
+        Some(more) if more > MORE_TRAFFIC_SHOWN_MAX => format!(">{MORE_TRAFFIC_SHOWN_MAX:.0}x"),
+        Some(more) => format!("+{more:.1}x"),
+        None => dash(),
+    }
 }
 
 fn traffic(document: &Value) -> String {

@@ -134,7 +134,10 @@ fn status_document() -> Value {
                     "links_open": 20_000, "sessions_open": 400_000, "pipes_open": 7,
                     "half_open": 4096, "queued_bytes": 268_435_456,
                 },
-                "headroom": { "receive_buffers": { "free": 30, "of": 32 } },
+                "headroom": {
+                    "busy_share": 0.244, "more_traffic_ratio": 3.098,
+                    "receive_buffers": { "free": 30, "of": 32 },
+                },
             },
             { "core": 1, "port": "", "silent_intervals": 9, "counters": {}, "headroom": {} },
         ],
@@ -169,6 +172,9 @@ fn status_shows_state_cores_rates_and_node_info() {
     let cells =
         ["0", "2", "io_uring", "45.7%", "20.0k", "400k", "7", "4.1k", "256MiB", "30/32", "gather"];
     assert_eq!(core, cells);
+    let room = text.lines().skip_while(|line| !line.contains("HEADROOM")).nth(1).unwrap();
+    let room: Vec<_> = room.split_whitespace().take(3).collect();
+    assert_eq!(room, ["0", "+3.1x", "24.4%"]);
     assert!(
         text.lines().any(|line| line.starts_with("   1") && line.ends_with("silent")),
         "{text}"

@@ -1,5 +1,6 @@
 //! Tests of data cores from the inside, on simulated ports and in simulated time.
 
+mod accounting;
 mod bench;
 mod moves;
 mod pipes;

@@ -15,8 +15,6 @@ const BUSY_WARNING: f64 = 0.7;
 const BUSY_BAD: f64 = 0.9;
 /// Columns of a core that are known in every view.
 const CORE_COLUMNS_BRIEF: usize = 16;
-/// More of the same traffic than this is not worth a number.
-const MORE_TRAFFIC_SHOWN_MAX: f64 = 99.0;
 
 /// The data cores, at most so many rows; the last says how many are missing.
 pub(super) fn cores(
@@ -101,10 +99,7 @@ fn more_traffic(row: &CoreRow<'_>) -> Piece {
         ..0.5 => Style::Warning,
         _ => Style::Plain,
     };
-    if more > MORE_TRAFFIC_SHOWN_MAX {
-        return Piece::new(style, format!(">{MORE_TRAFFIC_SHOWN_MAX:.0}x"));
-    }
-    Piece::new(style, format!("+{more:.1}x"))
+    Piece::new(style, crate::render::more_traffic(&row.core["headroom"]["more_traffic_ratio"]))
 }
 
 /// `spin 12%`: the mode in force, and its share of the last interval.
