@@ -75,3 +75,15 @@ fn an_unknown_row_is_refused_with_those_that_there_are() {
     assert!(!output.status.success());
     assert!(text(&output.stderr).contains("1 floor"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn what_a_core_says_of_its_room_is_held_against_what_fits() {
+    // The part at a quarter is as long as it has to be to hold a whole interval.
+    let Some(output) = compare(&["headroom", "--rounds", "1", "--seconds", "0.2", "--json"]) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let verdict = &report["rows"][0]["verdicts"][0];
+    assert!(verdict["ratio"]["Ok"].as_f64().unwrap() > 0.0, "{verdict}");
+}

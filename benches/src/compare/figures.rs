@@ -37,6 +37,10 @@ pub enum Measure {
     SameCoreShare,
     /// Jain's index of the rates of the flows: 1 is fair.
     JainIndex,
+    /// How many times its traffic a core says it has room for beside it.
+    MoreTraffic,
+    /// The traffic that it says would fill it, of that which did.
+    ToldOfFitting,
 }
 
 impl Measure {
@@ -59,6 +63,8 @@ impl Measure {
             Self::HandshakesPerProcessorSecond => "handshakes/CPU s",
             Self::SameCoreShare => "same core",
             Self::JainIndex => "Jain",
+            Self::MoreTraffic => "more traffic",
+            Self::ToldOfFitting => "told / found",
         }
     }
 
@@ -73,13 +79,17 @@ impl Measure {
             Self::RelayProcessorShare | Self::GeneratorProcessorShare | Self::SameCoreShare => {
                 format!("{:.0} %", 100.0 * figure)
             }
-            Self::MessagesPerRecord | Self::MessagesPerWakeUp | Self::KibibytesPerLink => {
+            Self::MessagesPerRecord
+            | Self::MessagesPerWakeUp
+            | Self::MoreTraffic
+            | Self::KibibytesPerLink => {
                 format!("{figure:.2}")
             }
             Self::ProcessorMicrosecondsPerMessage
             | Self::ProcessorSecondsPerGigabyte
             | Self::AllThreadsMicrosecondsPerMessage
             | Self::CipherMicrosecondsPerMessage
+            | Self::ToldOfFitting
             | Self::JainIndex => format!("{figure:.3}"),
         }
     }

@@ -3,6 +3,7 @@
 
 mod fairness;
 mod handshakes;
+mod headroom;
 mod memory;
 mod own;
 mod placement;
@@ -43,6 +44,7 @@ pub fn run(row: &Row, setting: &Setting) -> Result<Outcome> {
         14 => fairness::fairness(setting),
         15 => handshakes::handshakes(setting),
         16 => own::stock_gateway(setting),
+        17 => headroom::headroom(setting),
         number => bail!("row {number} has goals and no measurement"),
     }
 }
