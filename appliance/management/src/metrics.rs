@@ -326,20 +326,17 @@ impl Snapshot {
                 busy.encode_family(&labels)?.encode_gauge(&share)?;
             }
         }
-        let help = "Share of the payload of the last interval that stayed on its core";
-        let mut same =
-            encoder.encode_descriptor("core_same_core", help, ratio, MetricType::Gauge)?;
-        for report in &self.cores {
-            if let Some(share) = report.same_core_share() {
-                let labels = core_label(report);
-                same.encode_family(&labels)?.encode_gauge(&share)?;
-            }
-        }
         self.encode_ratio(
             encoder,
             "core_headroom",
             "How many times the traffic of the last interval a core has room for beside it",
             |report| Headroom::of(report).more_traffic_ratio,
+        )?;
+        self.encode_ratio(
+            encoder,
+            "core_same_core",
+            "Share of the payload of the last interval that stayed on its core",
+            CoreReport::same_core_share,
         )
     }
 
