@@ -1,24 +1,28 @@
 //! Links that move between data cores, over the real process: by command and by themselves, while
-//! bytes pass that are all compared.
+//! bytes pass that are all compared, and until the program ends.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod support;
 
+use serde_json::Value;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 use support::appliance::{Appliance, PortName, Settings};
 use support::nodes::{Node, route};
 use support::process::{Finished, binary, command, run};
-use support::streams::exchange;
+use support::streams::{Pump, exchange};
 use support::{eventually, eventually_within};
 use waystation_astral::frame::Profile;
+use waystation_management::stats_socket::client;
 use waystation_peer::RouteForm;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const EXCHANGE_BYTES: usize = 1 << 20;
 const MOVES: usize = 40;
+const MOVES_BEFORE_THE_END: u64 = 20;
 
 #[test]
 fn links_move_by_command_over_io_uring_while_bytes_pass() {
@@ -38,6 +42,16 @@ fn pairs_on_two_cores_come_together_over_io_uring() {
 #[test]
 fn pairs_on_two_cores_come_together_over_epoll() {
     come_together(PortName::Epoll);
+}
+
+#[test]
+fn program_ends_while_links_move_over_io_uring() {
+    ends_while_links_move(PortName::IoUring);
+}
+
+#[test]
+fn program_ends_while_links_move_over_epoll() {
+    ends_while_links_move(PortName::Epoll);
 }
 
 fn moves_by_command(port: PortName) {
@@ -95,6 +109,41 @@ struct Over<'a>(&'a AtomicBool);
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn ends_while_links_move(port: PortName) {
+    if !port.is_given() {
+        return;
+    }
+    let settings = Settings::new(port, 2).with("engine", "placement = \"off\"");
+    let mut appliance = Appliance::start(&settings);
+    let (near, far) = (appliance.node(Profile::P4), appliance.node(Profile::P4));
+    let (caller, target) = route(&near, &far, RouteForm::G2);
+    let pump = Pump::start("links move", caller, target);
+    let movers = [&near, &far].map(|node| {
+        let (socket, name) = (appliance.socket.clone(), node.identity().to_string());
+        thread::spawn(move || move_until_it_ends(&socket, &name))
+    });
+    eventually_within("links move", PATIENCE, || {
+        (appliance.total("links_moved_out") >= MOVES_BEFORE_THE_END).then_some(())
+    });
+    let status = appliance.stop();
+    assert_eq!(status.code(), Some(0), "{}", appliance.process.log());
+    pump.wait_broken();
+    movers.into_iter().for_each(|mover| mover.join().unwrap());
+}
+
+fn move_until_it_ends(socket: &Path, name: &str) {
+    while let Ok(listing) = client::get(socket, "/v1/links") {
+        let listing: Value = serde_json::from_slice(&listing).unwrap();
+        let rows = listing["links"].as_array().unwrap();
+        // A listing may be made while it is on neither core.
+        let Some(row) = rows.iter().find(|row| row["identity"] == name) else { continue };
+        let link = row["link"].as_str().unwrap();
+        let to = if link.starts_with('0') { 1 } else { 0 };
+        // It may be refused, and the program may be gone.
+        let _ = client::post(socket, &format!("/v1/links/move?id={link}&core={to}"), PATIENCE);
     }
 }
 
