@@ -73,6 +73,9 @@ pub const COMMANDS_PER_TURN: usize = 256;
 /// Links, pipes and sessions looked at for a listing per turn, so that the listing of a full core
 /// does not hold up traffic: with some 100 ns each, about as long as a busy turn takes by itself.
 pub const LISTED_PER_TURN: usize = 512;
+/// Sessions whose bytes are added up per turn when somebody wants to know what passes over links:
+/// two words of each are looked at, so less time than a turn takes for a listing.
+pub const SESSIONS_ADDED_UP_PER_TURN: u32 = 512;
 /// Listings that a core works on, one after the other: one of the operator and one of each kind that
 /// peers ask for. A further one is made at once, as a whole.
 pub const LISTINGS_UNDER_WAY_MAX: usize = 4;

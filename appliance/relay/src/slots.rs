@@ -34,6 +34,11 @@ impl<T> Slots<T> {
         self.used == 0
     }
 
+    /// How many places there are, used and free: every value's place is below.
+    pub fn places(&self) -> u32 {
+        u32::try_from(self.places.len()).unwrap_or(u32::MAX)
+    }
+
     /// The place and generation the next [`Self::insert`] will use.
     pub fn next_key(&self) -> (u32, u32) {
         match self.free.last() {

@@ -2,7 +2,7 @@
 
 use super::DataCore;
 use super::connection::{Connection, Phase};
-use crate::control::{AskId, Command, LinkRow, LinkTraffic, Report, SessionKind, SessionRow};
+use crate::control::{AskId, Command, LinkRow, Report, SessionKind, SessionRow};
 use crate::limits::COMMANDS_PER_TURN;
 use crate::mesh::PipeQuotas;
 use crate::port::{CloseMode, Port};
@@ -81,7 +81,7 @@ impl<P: Port> DataCore<P> {
                 }
                 self.send_statistics(recycled);
             }
-            Command::ReportLinkTraffic { bytes_min } => self.send_link_traffic(bytes_min),
+            Command::ReportLinkTraffic { bytes_min } => self.begin_traffic_walk(bytes_min),
             Command::ReportListing { listing } => self.begin_listing(listing),
             Command::Shutdown => self.shut_down(),
         }
@@ -202,24 +202,6 @@ impl<P: Port> DataCore<P> {
             }
         }
         self.stopping = true;
-    }
-
-    fn send_link_traffic(&mut self, bytes_min: u64) {
-        let core = self.fabric.core;
-        let mut links = Vec::new();
-        let mut bytes_by_core = vec![0; self.fabric.mesh.cores()];
-        for (slot, generation, connection) in self.connections.iter() {
-            if !matches!(connection.phase, Phase::Link(_)) {
-                continue;
-            }
-            bytes_by_core.fill(0);
-            self.fabric.switch.take_traffic(slot, &mut bytes_by_core);
-            if bytes_by_core.iter().any(|bytes| *bytes >= bytes_min) {
-                let link = LinkTag { core, slot, generation };
-                links.push(LinkTraffic { link, bytes_by_core: bytes_by_core.as_slice().into() });
-            }
-        }
-        self.fabric.report(Report::LinkTraffic { core, links });
     }
 
     pub(super) fn link_row(&self, tag: LinkTag, connection: &Connection) -> Option<LinkRow> {

@@ -20,6 +20,7 @@ mod pipes;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod waiting;
 
 use crate::block::BlockPool;
@@ -45,6 +46,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
+use traffic::TrafficWalk;
 use waiting::{Waiting, Work};
 use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
@@ -146,6 +148,8 @@ pub struct DataCore<P> {
     before_ns: u64,
     /// The link that is about to leave for another core.
     departing: Option<u32>,
+    /// What passes over links, as far as it is added up.
+    traffic_walk: Option<TrafficWalk>,
     now_ns: u64,
     started_ns: u64,
     waiting: Waiting,
@@ -212,6 +216,7 @@ impl<P: Port> DataCore<P> {
             run_delay: clock::RunDelay::of_this_thread(),
             before_ns: now_ns,
             departing: None,
+            traffic_walk: None,
             now_ns,
             started_ns: now_ns,
             waiting,
@@ -315,6 +320,7 @@ impl<P: Port> DataCore<P> {
         self.take_from_mesh();
         self.carry_out_commands();
         self.go_on_listing();
+        self.go_on_adding_traffic();
         self.go_on_departing();
         self.run_inner_links();
         self.close_doomed();

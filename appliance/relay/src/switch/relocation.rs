@@ -524,18 +524,24 @@ impl Switch {
         }
     }
 
-    /// Adds what has passed over a link to and from legs of each core, since this was asked last.
-    pub fn take_traffic(&mut self, link: u32, bytes_by_core: &mut [u64]) {
-        let Some(Some(sessions)) = self.links.get(link as usize) else { return };
-        for &slot in sessions.by_nonce.values() {
+    /// Tells for the legs in so many places what has passed since this was asked last: over which
+    /// link, to and from a leg of which core, how many bytes. Returns the place to go on from.
+    pub fn take_traffic(
+        &mut self,
+        first: u32,
+        places: u32,
+        mut passed: impl FnMut(u32, CoreId, u64),
+    ) -> Option<u32> {
+        let end = first.saturating_add(places).min(self.legs.places());
+        for slot in first..end {
             let Some(leg) = self.legs.at_mut(slot) else { continue };
             let bytes = leg.bytes_in + leg.bytes_out;
-            let passed = bytes - std::mem::replace(&mut leg.placed_bytes, bytes);
-            let core = leg.other.leg().map(|other| other.core.index());
-            if let Some(sum) = core.and_then(|core| bytes_by_core.get_mut(core)) {
-                *sum += passed;
+            let grown = bytes - std::mem::replace(&mut leg.placed_bytes, bytes);
+            if let (Some(other), true) = (leg.other.leg(), grown > 0) {
+                passed(leg.link, other.core, grown);
             }
         }
+        (end < self.legs.places()).then_some(end)
     }
 
     /// Bytes that wait for legs whose links change cores.

@@ -39,6 +39,36 @@ struct Direction {
     allowance: u64,
 }
 
+/// What has passed over the legs of a core, asked for one place at a time.
+fn taken(world: &mut World, core: usize) -> Vec<(u32, u16, u64)> {
+    let (mut taken, mut next) = (Vec::new(), Some(0));
+    while let Some(first) = next {
+        next = world.cores[core].take_traffic(first, 1, |link, other, bytes| {
+            taken.push((link, other.0, bytes));
+        });
+    }
+    taken.sort_unstable();
+    taken
+}
+
+#[test]
+fn what_passes_over_links_is_told_once_and_by_the_core_it_goes_to() {
+    let mut world = World::new(2);
+    let a = world.link(0, 0, Profile::P4);
+    let b = world.link(0, 1, Profile::P4);
+    let c = world.link(1, 0, Profile::P4);
+    world.join(a, b, 1, (u32::MAX, u32::MAX));
+    world.join(a, c, 2, (u32::MAX, u32::MAX));
+    assert_eq!(taken(&mut world, 0), []);
+    world.data(a, 1, &[1; 30]);
+    world.data(a, 2, &[2; 500]);
+    assert_eq!(taken(&mut world, 0), [(0, 0, 30), (0, 1, 500), (1, 0, 30)]);
+    assert_eq!(taken(&mut world, 1), [(0, 0, 500)]);
+    world.data(a, 1, &[3; 7]);
+    assert_eq!(taken(&mut world, 0), [(0, 0, 7), (1, 0, 7)]);
+    assert_eq!(taken(&mut world, 1), []);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
