@@ -19,4 +19,5 @@ pub mod netlink;
 pub mod plan;
 pub mod profile;
 pub mod remote;
+pub mod render;
 pub mod undo;

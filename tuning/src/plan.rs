@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 pub struct Scope {
     /// One NIC and nothing else. Absent: all devices that are up, and the machine itself.
     pub nic: Option<String>,
+    /// The machine itself and no NIC.
+    pub machine_only: bool,
     /// Also what nobody has looked at.
     pub include_unverified: bool,
     /// NICs to leave alone, with the reason.
@@ -139,6 +141,7 @@ pub fn plan(machine: &Machine, catalog: &Catalog, scope: &Scope) -> Result<Plan,
             }
             vec![nic]
         }
+        None if scope.machine_only => Vec::new(),
         None => inventory.nics.iter().filter(|nic| nic.is_device && nic.is_up).collect(),
     };
     let layout = layout_of(&inventory, &nics, scope);

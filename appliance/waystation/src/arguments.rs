@@ -51,6 +51,9 @@ pub(crate) enum Verb {
     /// Configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The machine and its NICs, set for relaying
+    #[command(subcommand)]
+    Tune(TuneCommand),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -305,6 +308,47 @@ pub(crate) struct HistArguments {
     #[arg(long, num_args = 2, value_names = ["A.hlog", "B.hlog"])]
     #[arg(conflicts_with_all = ["log", "json", "follow", "socket"])]
     pub(crate) compare: Vec<PathBuf>,
+}
+
+/// What is to be done about the machine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TuneCommand {
+    /// Show what would be set, from what to what, why, and who says so
+    Plan(TuneArguments),
+    /// Set it; what was before is kept in the undo file
+    Apply(TuneArguments),
+    /// Say what is not as planned; the exit code is 1 if anything is not
+    Verify(TuneArguments),
+    /// Take back what was set since the machine started
+    Undo(TuneArguments),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TuneArguments {
+    /// Only this interface; absent: all that have a device and are up, and the machine itself
+    #[arg(long, value_name = "NAME", conflicts_with = "machine_only")]
+    pub(crate) nic: Option<String>,
+    /// Only the machine itself, and no interface
+    #[arg(long)]
+    pub(crate) machine_only: bool,
+    /// The document as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Also what nobody has looked at on such a device
+    #[arg(long)]
+    pub(crate) include_unverified: bool,
+    /// Also the interface that carries the operator's own connection
+    #[arg(long)]
+    pub(crate) even_if_remote: bool,
+    /// Configuration whose cores the plan is for; absent: defaults
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where hardware profiles of one's own are
+    #[arg(long, value_name = "DIR", default_value = waystation_tuning::catalog::OWN_PROFILES)]
+    pub(crate) profiles: PathBuf,
+    /// What was before; absent: tuning.undo in the state directory
+    #[arg(long, value_name = "FILE")]
+    pub(crate) undo_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

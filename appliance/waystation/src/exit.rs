@@ -18,6 +18,8 @@ use waystation_management::runtime::RuntimeError;
 use waystation_management::stats_socket::BindError;
 use waystation_management::stats_socket::client::ClientError;
 use waystation_management::top::TopError;
+use waystation_tuning::catalog::CatalogError;
+use waystation_tuning::plan::PlanError;
 
 /// The command line makes no sense.
 const USAGE: u8 = 64;
@@ -139,6 +141,14 @@ fn code(error: &anyhow::Error) -> u8 {
                 StateError::Access { source, .. } => io_code(source),
                 StateError::NoHome => UNAVAILABLE,
             };
+        }
+        if let Some(CatalogError::Profile { .. } | CatalogError::Extends { .. }) =
+            cause.downcast_ref()
+        {
+            return CONFIGURATION;
+        }
+        if let Some(PlanError::NoSuchNic(_)) = cause.downcast_ref() {
+            return UNAVAILABLE;
         }
         match cause.downcast_ref::<TopError>() {
             Some(TopError::Client(error)) => return client_code(error),

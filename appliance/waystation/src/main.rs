@@ -9,6 +9,7 @@ mod questions;
 mod run;
 mod state;
 mod top;
+mod tune;
 
 use arguments::{
     Arguments, ConfigCommand, LinkCommand, LinksArguments, LinksCommand, SessionsArguments,
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Top(top) => top::top(&top),
         Verb::Drops(drops) => questions::drops(&drops),
         Verb::Hist(hist) => questions::histograms(&hist),
+        Verb::Tune(command) => tune::tune(&command),
         Verb::Config(ConfigCommand::Default) => run::config_default(),
         Verb::Config(ConfigCommand::Check { file }) => run::config_check(&file),
     };

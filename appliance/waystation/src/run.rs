@@ -112,7 +112,7 @@ fn reload_source(arguments: &RunArguments, own: Identity, set_log: SetLog) -> Re
 }
 
 /// Reads a file, for the node of this identity if that is known.
-fn read_config(file: &Path, own: Option<Identity>) -> anyhow::Result<Config> {
+pub(crate) fn read_config(file: &Path, own: Option<Identity>) -> anyhow::Result<Config> {
     let text = read_text(file)
         .with_context(|| format!("cannot read the configuration {}", file.display()))?;
     let name = file.display().to_string();

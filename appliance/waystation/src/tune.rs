@@ -1,0 +1,117 @@
+//! `tune`: plans for this machine, carried out, checked, and taken back.
+
+use crate::arguments::{TuneArguments, TuneCommand};
+use crate::exit::Unmet;
+use crate::questions::print;
+use crate::run::read_config;
+use crate::state;
+use anyhow::Context;
+use serde::Serialize;
+use std::io;
+use std::path::PathBuf;
+use waystation_management::config::Config;
+use waystation_tuning::apply::{apply, undo};
+use waystation_tuning::catalog::Catalog;
+use waystation_tuning::inventory::Inventory;
+use waystation_tuning::machine::Machine;
+use waystation_tuning::plan::{Scope, plan};
+use waystation_tuning::{remote, render};
+
+/// Beside the key.
+const UNDO_FILE: &str = "tuning.undo";
+
+/// `waystation tune`
+pub(crate) fn tune(command: &TuneCommand) -> anyhow::Result<()> {
+    let machine = Machine::this();
+    match command {
+        TuneCommand::Plan(arguments) => {
+            let plan = plan(&machine, &catalog(arguments)?, &scope(arguments, &machine)?)?;
+            show(&plan, arguments.json, render::plan)
+        }
+        TuneCommand::Verify(arguments) => {
+            let plan = plan(&machine, &catalog(arguments)?, &scope(arguments, &machine)?)?;
+            show(&plan, arguments.json, render::verify)?;
+            met(plan.steps.len(), "not as planned; waystation tune apply sets it")
+        }
+        TuneCommand::Apply(arguments) => {
+            as_root("tune apply")?;
+            let (catalog, scope) = (catalog(arguments)?, scope(arguments, &machine)?);
+            let applied = apply(&machine, &catalog, &scope, &undo_file(arguments)?)?;
+            show(&applied, arguments.json, render::applied)?;
+            met(applied.refused.len(), "refused by the kernel or the driver")
+        }
+        TuneCommand::Undo(arguments) => {
+            as_root("tune undo")?;
+            if let Some(nic) = &arguments.nic
+                && let Some(reason) = protected(arguments, &machine).get(nic)
+            {
+                let why = format!("{nic} {reason}; --even-if-remote undoes it all the same");
+                return Err(Unmet(why).into());
+            }
+            let undone = undo(&machine, arguments.nic.as_deref(), &undo_file(arguments)?)?;
+            show(&undone, arguments.json, render::undone)?;
+            met(undone.refused.len(), "could not be taken back")
+        }
+    }
+}
+
+fn catalog(arguments: &TuneArguments) -> anyhow::Result<Catalog> {
+    Ok(Catalog::read(Some(&arguments.profiles))?)
+}
+
+fn scope(arguments: &TuneArguments, machine: &Machine) -> anyhow::Result<Scope> {
+    let config = match &arguments.config {
+        Some(file) => read_config(file, None)?,
+        None => Config::default(),
+    };
+    Ok(Scope {
+        nic: arguments.nic.clone(),
+        machine_only: arguments.machine_only,
+        include_unverified: arguments.include_unverified,
+        protected: protected(arguments, machine),
+        cores: Some(config.engine.cores).filter(|cores| *cores > 0),
+        cpus: config.engine.cpus,
+    })
+}
+
+/// The interfaces to leave alone, with the reason.
+fn protected(
+    arguments: &TuneArguments,
+    machine: &Machine,
+) -> std::collections::BTreeMap<String, String> {
+    if arguments.even_if_remote {
+        return std::collections::BTreeMap::new();
+    }
+    let own = std::env::var(remote::SSH_CONNECTION).ok();
+    let sessions = remote::sessions(machine, own.as_deref(), std::process::id());
+    remote::carrying(machine, &Inventory::read(machine), &sessions)
+}
+
+fn undo_file(arguments: &TuneArguments) -> anyhow::Result<PathBuf> {
+    match &arguments.undo_file {
+        Some(file) => Ok(file.clone()),
+        None => Ok(state::directory(None)?.join(UNDO_FILE)),
+    }
+}
+
+/// Said before anything is looked at, instead of once for each step.
+fn as_root(what: &str) -> anyhow::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let refused = io::Error::from(io::ErrorKind::PermissionDenied);
+    Err(refused).with_context(|| format!("{what} changes the machine and needs root"))
+}
+
+fn met(count: usize, what: &str) -> anyhow::Result<()> {
+    if count == 0 { Ok(()) } else { Err(Unmet(format!("{count} {what}")).into()) }
+}
+
+fn show<T: Serialize>(
+    document: &T,
+    json: bool,
+    render: impl Fn(&T) -> String,
+) -> anyhow::Result<()> {
+    let text = if json { serde_json::to_string(document)? + "\n" } else { render(document) };
+    print(text.as_bytes())
+}
