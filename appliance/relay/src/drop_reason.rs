@@ -100,6 +100,32 @@ pub enum DropReason {
     MigrationRefused,
     /// A session that was moving and whose peer stopped half-way; it was reset.
     MigrationFailed,
+    /// A datagram that no answer could reach: its source has no port.
+    UdpMalformed,
+    /// A datagram for a local port that no session has.
+    UdpUnknownFlow,
+    /// A datagram from a new source that proves nothing to a leg of its local port.
+    UdpUnproven,
+    /// A proof for no leg, of a used counter, or with a tag that does not verify.
+    UdpProofRejected,
+    /// Datagrams of unproven sources beyond what a session looks at.
+    UdpStrangersOverRate,
+    /// A datagram in a WireGuard session that is none of WireGuard's by type and length.
+    UdpNotWireguard,
+    /// A WireGuard handshake whose mac1 is not for the end it goes to.
+    UdpHandshakeRejected,
+    /// A WireGuard packet for an index that its receiver has not announced.
+    UdpUnknownReceiver,
+    /// A datagram for a leg whose address is not known, or no longer.
+    UdpLegUnknown,
+    /// A peer's address that the address policy does not admit.
+    UdpAddressDenied,
+    /// A proof from an address that another leg of the same local port has.
+    UdpAddressTaken,
+    /// A datagram beyond the rate of its session.
+    UdpRateExceeded,
+    /// A UDP session without traffic for longer than its limit.
+    UdpSessionIdle,
     /// Accepting a connection failed in the kernel, for example for want of descriptors.
     AcceptFailed,
     /// A send or receive failed in the kernel with something other than end or reset.
@@ -108,7 +134,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 61] = [
         Self::TooManyConnections,
         Self::HandshakeRejected,
         Self::HandshakeTimeout,
@@ -155,6 +181,19 @@ impl DropReason {
         Self::InputTooLong,
         Self::MigrationRefused,
         Self::MigrationFailed,
+        Self::UdpMalformed,
+        Self::UdpUnknownFlow,
+        Self::UdpUnproven,
+        Self::UdpProofRejected,
+        Self::UdpStrangersOverRate,
+        Self::UdpNotWireguard,
+        Self::UdpHandshakeRejected,
+        Self::UdpUnknownReceiver,
+        Self::UdpLegUnknown,
+        Self::UdpAddressDenied,
+        Self::UdpAddressTaken,
+        Self::UdpRateExceeded,
+        Self::UdpSessionIdle,
         Self::AcceptFailed,
         Self::SocketError,
     ];
@@ -211,6 +250,19 @@ impl DropReason {
             Self::InputTooLong => "input_too_long",
             Self::MigrationRefused => "migration_refused",
             Self::MigrationFailed => "migration_failed",
+            Self::UdpMalformed => "udp_malformed",
+            Self::UdpUnknownFlow => "udp_unknown_flow",
+            Self::UdpUnproven => "udp_unproven",
+            Self::UdpProofRejected => "udp_proof_rejected",
+            Self::UdpStrangersOverRate => "udp_strangers_over_rate",
+            Self::UdpNotWireguard => "udp_not_wireguard",
+            Self::UdpHandshakeRejected => "udp_handshake_rejected",
+            Self::UdpUnknownReceiver => "udp_unknown_receiver",
+            Self::UdpLegUnknown => "udp_leg_unknown",
+            Self::UdpAddressDenied => "udp_address_denied",
+            Self::UdpAddressTaken => "udp_address_taken",
+            Self::UdpRateExceeded => "udp_rate_exceeded",
+            Self::UdpSessionIdle => "udp_session_idle",
             Self::AcceptFailed => "accept_failed",
             Self::SocketError => "socket_error",
         }

@@ -1,4 +1,4 @@
-//! Names for everything the relay joins: cores, links, legs and raw sockets.
+//! Names for everything the relay joins: cores, links, legs, raw sockets and UDP sessions.
 //!
 //! Owned by whoever holds the value; called from data cores and the management core alike. Tags
 //! carry a generation, so a tag of something that has ended never names its successor. They are
@@ -67,6 +67,10 @@ tag!(
 tag!(
     /// A raw socket of the gateway: an idle connection, a caller, or half of a pipe.
     SocketTag
+);
+tag!(
+    /// An opaque UDP session between two legs.
+    UdpSessionTag
 );
 
 /// Why a text is not a tag.

@@ -1,7 +1,7 @@
 //! What may be joined to what: sessions, legs and pipes, credit, and the reasons for not forwarding.
 //!
 //! Sans-IO: no sockets, no clock, no randomness but what is passed in. A data core drives one
-//! [`switch::Switch`]; nothing here is shared between threads.
+//! [`switch::Switch`] and one [`udp::Sessions`]; nothing here is shared between threads.
 
 #![forbid(unsafe_code)]
 
@@ -16,3 +16,4 @@ pub mod limits;
 pub mod quota;
 pub mod slots;
 pub mod switch;
+pub mod udp;

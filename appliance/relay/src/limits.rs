@@ -69,3 +69,80 @@ pub const ENDED_SESSIONS_MAX: usize = 32;
 pub const ALLOWED_BLOCKS_MAX: usize = 64;
 /// Most addresses of the machine that a policy knows: several on each of dozens of interfaces.
 pub const OWN_ADDRESSES_MAX: usize = 256;
+
+// --- udp ----------------------------------------------------------------------------------------
+
+/// Most opaque UDP sessions of one core: 20 000 of at most 1 280 bytes each are 25 MB.
+pub const UDP_SESSIONS_MAX: usize = 20_000;
+
+/// Bytes of a session at most, both of its parts; a test holds the sum.
+pub const UDP_SESSION_BYTES_MAX: usize = 1_280;
+
+/// Places of the index for each leg: one by its address, one by its port alone if it is the only
+/// leg there, and as many again left empty, so that a search looks at two places on average.
+pub const UDP_INDEX_PLACES_PER_LEG: usize = 4;
+
+/// Indices a WireGuard end is known by: it has up to three key pairs (previous, current, next;
+/// whitepaper §6.3), and one handshake may be begun from each side at a time.
+pub const WIREGUARD_INDICES_MAX: usize = 4;
+
+/// Handshake messages of one leg that wait for the other end to use their index. An end begins one
+/// in 5 s, so the rest is for those who pretend; the oldest makes room.
+pub const HANDSHAKE_CANDIDATES_MAX: usize = 4;
+
+/// How long the index of a handshake message waits to be used, in nanoseconds: the 5 s after which
+/// an end begins another (whitepaper §6.1, `REKEY_TIMEOUT`) with its jitter of a third.
+pub const HANDSHAKE_WAIT_NS: u64 = 6_000_000_000;
+
+/// How long the known address of a leg must have been silent before a new one is followed that only
+/// shows an index which anyone on the path can read, in nanoseconds. Longer than a round trip
+/// with its retransmission, shorter than the 15 s after which WireGuard begins a handshake.
+pub const HOLD_DOWN_NS: u64 = 3_000_000_000;
+
+/// How recent the last packet of such a new address must be, in nanoseconds: one persistent
+/// keep-alive of 25 s, as everybody configures it, with some delay.
+pub const ROAMING_FRESH_NS: u64 = 30_000_000_000;
+
+/// How long the address before may take a leg back that had followed a new one, in nanoseconds:
+/// two persistent keep-alives with some delay.
+pub const TAKE_BACK_NS: u64 = 60_000_000_000;
+
+/// How long a learned address is sent to without a word from it, in nanoseconds: as long as a
+/// permission of TURN (RFC 8656 §9), and more than the 180 s that keys of WireGuard live.
+pub const CONSENT_NS: u64 = 300_000_000_000;
+
+/// Datagrams of unproven sources per second that a session looks at closely: WireGuard's own
+/// limit for handshakes of one source is 20/s; an end needs one in 5 s.
+pub const STRANGER_DATAGRAMS_PER_S: u64 = 20;
+
+/// Datagrams of unproven sources at once: keep-alives and a handshake of an end that has just moved.
+pub const STRANGER_BURST_DATAGRAMS: u64 = 20;
+
+/// Shortest idle limit of a UDP session, in nanoseconds: two persistent keep-alives.
+pub const UDP_IDLE_MIN_NS: u64 = 60_000_000_000;
+
+/// Longest idle limit of a UDP session, in nanoseconds: a week.
+pub const UDP_IDLE_MAX_NS: u64 = 7 * 24 * 3_600 * 1_000_000_000;
+
+/// Lowest rates of a UDP session: one packet per second, and 1 KiB/s, so that the cost of a
+/// datagram fits into its arithmetic.
+pub const UDP_BYTES_PER_S_MIN: u64 = 1_024;
+
+/// Highest byte rate of a UDP session: 1 TB/s; a byte then costs a thousandth of a nanosecond.
+pub const UDP_BYTES_PER_S_MAX: u64 = 1_000_000_000_000;
+
+/// What may pass at once of a rate, in nanoseconds of it: turns of the loop come in less.
+pub const UDP_BURST_NS: u64 = 100_000_000;
+
+/// Packets that may pass at once at any rate: one train of GRO.
+pub const UDP_BURST_PACKETS_MIN: u64 = 64;
+
+/// Bytes that may pass at once at any rate: the largest datagram, or train of GRO.
+pub const UDP_BURST_BYTES_MIN: u64 = 65_536;
+
+/// How long it takes to look at all sessions for those that have ended, in nanoseconds; how late
+/// one may end.
+pub const UDP_SWEEP_PERIOD_NS: u64 = 8_000_000_000;
+
+/// Sessions that one sweep looks at, at most: 20 us of cache misses.
+pub const UDP_SWEEP_SESSIONS_MAX: usize = 256;
