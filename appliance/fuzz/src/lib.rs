@@ -17,6 +17,7 @@ mod operations;
 mod segments;
 mod texts;
 mod turn;
+mod udp;
 
 pub use a2al::{a2al_address, a2al_delegation, a2al_message, a2al_payload, a2al_record};
 pub use brontide::{handshake, record};
@@ -28,12 +29,13 @@ pub use objects::{channel, object};
 pub use operations::operation;
 pub use texts::{endpoint, key_file, node_info};
 pub use turn::{stun_message, turn_server, turn_stream};
+pub use udp::{udp_sessions, wireguard_packet};
 
 /// A function that panics when a property does not hold for the input.
 pub type Target = fn(&[u8]);
 
 /// Every target by name; seeds and fuzzing binaries carry the same names.
-pub const TARGETS: [(&str, Target); 25] = [
+pub const TARGETS: [(&str, Target); 27] = [
     ("a2al_address", a2al_address),
     ("a2al_delegation", a2al_delegation),
     ("a2al_message", a2al_message),
@@ -59,4 +61,6 @@ pub const TARGETS: [(&str, Target); 25] = [
     ("stun_message", stun_message),
     ("turn_server", turn_server),
     ("turn_stream", turn_stream),
+    ("udp_sessions", udp_sessions),
+    ("wireguard_packet", wireguard_packet),
 ];

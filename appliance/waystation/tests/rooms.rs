@@ -23,7 +23,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waystation-peer", &["waystation-astral"]),
     (
         "waystation-fuzz",
-        &["waystation-a2al", "waystation-astral", "waystation-management", "waystation-turn"],
+        &[
+            "waystation-a2al",
+            "waystation-astral",
+            "waystation-management",
+            "waystation-relay",
+            "waystation-turn",
+        ],
     ),
 ];
 /// The rooms that may lean on every other: the program, and what measures it.
