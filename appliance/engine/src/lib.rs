@@ -13,6 +13,7 @@ pub mod core;
 pub mod cores;
 pub mod entropy;
 pub mod fabric;
+pub mod floor;
 pub mod limits;
 pub mod management_end;
 pub mod marks;

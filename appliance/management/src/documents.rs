@@ -9,6 +9,8 @@ use crate::clock::Moment;
 use crate::config::Config;
 use crate::counter_table::{CounterField, FIELDS, Kind};
 use crate::dialing::DialCounts;
+use crate::efficiency::Efficiency;
+use crate::floor_file::KnownFloor;
 use crate::gateway::GatewayCounts;
 use crate::headroom::Headroom;
 use crate::limited::limited_by;
@@ -25,6 +27,7 @@ use waystation_astral::aead::choice::{AeadChoice, AeadCost};
 use waystation_astral::identity::Identity;
 use waystation_astral::limits::AEAD_TEXT_BYTES_MEASURED;
 use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
+use waystation_engine::floor::{ARRIVAL_BYTES, Floor};
 use waystation_engine::statistics::{CoreCounters, Stage, TrafficClass};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::ids::CoreId;
@@ -52,6 +55,8 @@ pub struct StatusExtra {
     pub operations: Operations,
     /// What seals the records, and why.
     pub aead: AeadChoice,
+    /// What efficiency is told against, if that is known.
+    pub floor: Option<KnownFloor>,
 }
 
 /// What is counted about operating the node.
@@ -146,8 +151,7 @@ pub fn ready(readiness: &Readiness) -> Value {
 /// `/v1/status`.
 pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> Value {
     let interval = observations.interval();
-    let cores: Vec<_> =
-        observations.reports().map(|report| core_status(report, &extra.capacity)).collect();
+    let cores: Vec<_> = observations.reports().map(|report| core_status(report, extra)).collect();
     json!({
         "schema": SCHEMA,
         "version": extra.version,
@@ -160,6 +164,7 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "uptime_ms": milliseconds(now.since(observations.started())),
         "memory": memory(observations, extra),
         "aead": aead(&extra.aead),
+        "floor": extra.floor.as_ref().map(floor),
         "interval": {
             "sequence": interval.sequence,
             "start_unix_ms": interval.span.start.unix_ms(),
@@ -225,7 +230,8 @@ fn memory(observations: &Observations, extra: &StatusExtra) -> Value {
     })
 }
 
-fn core_status(report: &CoreReport, capacity: &CoreCapacity) -> Value {
+fn core_status(report: &CoreReport, extra: &StatusExtra) -> Value {
+    let known = extra.floor.as_ref().map(|known| &known.floor);
     json!({
         "core": report.core.0,
         "port": report.port,
@@ -240,7 +246,44 @@ fn core_status(report: &CoreReport, capacity: &CoreCapacity) -> Value {
         "silent_intervals": report.silent_intervals,
         "counters": object(FIELDS.iter(), |field| (field.read)(&report.counters)),
         "interval": growth([report].into_iter()),
-        "headroom": headroom(report, capacity),
+        "headroom": headroom(report, &extra.capacity),
+        "efficiency": efficiency(report, known),
+    })
+}
+
+/// What a core's traffic cost beside what it had to cost; nulls where that is not known.
+fn efficiency(report: &CoreReport, floor: Option<&Floor>) -> Value {
+    let known = floor.and_then(|floor| Efficiency::of(report, floor));
+    json!({
+        "ratio": known.map(|it| it.ratio),
+        "cost_ns_per_kib": known.map(|it| it.cost_ns_per_kib.round()),
+        "floor_ns_per_kib": known.map(|it| it.floor_ns_per_kib.round()),
+    })
+}
+
+/// What this machine charges for moving bytes that arrive so many at a time, as they are and opened
+/// and sealed as one record on the way, in nanoseconds of processor time.
+pub fn floor(known: &KnownFloor) -> Value {
+    let costs = known.floor.forward_ns.iter().zip(known.floor.sealed_ns);
+    let arrivals: Vec<_> = ARRIVAL_BYTES
+        .iter()
+        .zip(costs)
+        .map(|(bytes, (forward_ns, sealed_ns))| {
+            json!({
+                "bytes": bytes,
+                "forward_ns": forward_ns.round(),
+                "sealed_ns": sealed_ns.round(),
+            })
+        })
+        .collect();
+    json!({
+        "source": known.source.name(),
+        "measured_unix_ms": known.measured_unix_ms,
+        "kernel": known.key.kernel,
+        "processor": known.key.processor,
+        "suite": known.key.suite,
+        "version": known.key.version,
+        "arrivals": arrivals,
     })
 }
 

@@ -52,6 +52,17 @@ fn status_tells_counters_shares_and_headroom_of_each_core() {
     assert_eq!(core["headroom"]["busy_share"], 0.5);
     assert_eq!(core["headroom"]["more_traffic_ratio"], 1.0);
     assert_eq!(document["cores"][0]["headroom"]["more_traffic_ratio"], 3.0);
+    // 500 arrivals of one record of 2048 B, at 2 us and 2 ns each; 190 ms for each core.
+    let efficiency = &document["cores"][0]["efficiency"];
+    let ratio = efficiency["ratio"].as_f64().unwrap();
+    assert!((ratio - 3_048_000.0 / 190e6).abs() < 1e-9, "{ratio}");
+    assert_eq!(efficiency["cost_ns_per_kib"], 190_000.0);
+    assert_eq!(efficiency["floor_ns_per_kib"], 3048.0);
+    assert_eq!(core["efficiency"]["cost_ns_per_kib"], 380_000.0);
+    let floor = &document["floor"];
+    assert_eq!((&floor["source"], &floor["suite"]), (&json!("cached"), &json!("ring")));
+    let second = json!({ "bytes": 1024, "forward_ns": 2024.0, "sealed_ns": 4048.0 });
+    assert_eq!(floor["arrivals"][1], second);
     assert_eq!(core["headroom"]["links"], json!({ "free": 97, "of": 100 }));
     assert_eq!(core["headroom"]["receive_buffers"], json!({ "free": 31, "of": 32 }));
     assert_eq!(core["counters"].as_object().unwrap().len(), FIELDS.len());
@@ -81,9 +92,19 @@ fn status_before_the_first_report_has_no_shares() {
     let document = status(&Observations::new(1, moment(0)), &extra(), moment(0));
     assert_eq!(document["cores"][0]["busy_share"], Value::Null);
     assert_eq!(document["cores"][0]["headroom"]["busy_share"], Value::Null);
+    let unknown = json!({ "ratio": null, "cost_ns_per_kib": null, "floor_ns_per_kib": null });
+    assert_eq!(document["cores"][0]["efficiency"], unknown);
     assert_eq!(document["cores"][0]["headroom"]["more_traffic_ratio"], Value::Null);
     assert_eq!(document["totals"]["busy_share_max"], Value::Null);
     assert_eq!(document["interval"]["sequence"], 0);
+}
+
+#[test]
+fn efficiency_is_unknown_without_a_floor() {
+    let document = status(&observed(), &StatusExtra { floor: None, ..extra() }, moment(12));
+    assert_eq!(document["floor"], Value::Null);
+    assert_eq!(document["cores"][0]["efficiency"]["ratio"], Value::Null);
+    assert_eq!(document["cores"][0]["headroom"]["more_traffic_ratio"], 3.0);
 }
 
 #[test]

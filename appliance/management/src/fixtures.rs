@@ -2,6 +2,7 @@
 
 use crate::clock::Moment;
 use crate::documents::{CoreCapacity, CoreListing, Operations, Readiness, StatusExtra};
+use crate::floor_file::{FloorKey, FloorSource, KnownFloor};
 use crate::gateway::GatewayCounts;
 use crate::node::{ObservedRow, QueryCounts};
 use crate::observations::Observations;
@@ -10,6 +11,7 @@ use waystation_astral::aead::choice::{AeadChoice, AeadCost, AeadUnusable};
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
+use waystation_engine::floor::{ARRIVAL_BYTES, Floor};
 use waystation_engine::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::ids::{CoreId, LegTag, LinkTag};
@@ -54,6 +56,10 @@ fn block(core: u16, second: u64) -> Box<CoreStatistics> {
     block.waiting = if core == 0 { WaitMode::Sleep } else { WaitMode::Gather };
     block.counters.frames_in = second * 1000;
     block.counters.payload_bytes_in = second * 1_024_000;
+    block.counters.payload_bytes_out = second * 1_024_000;
+    block.counters.wire_bytes_in = second * 1_024_000;
+    block.counters.wire_bytes_out = second * 1_024_000;
+    block.counters.records_opened = second * 500;
     block.counters.links_open = 3;
     block.counters.receive_buffers_total = 32;
     block.counters.receive_buffers_free = 31;
@@ -107,6 +113,23 @@ pub(crate) fn extra() -> StatusExtra {
             ],
             ..AeadChoice::default()
         },
+        floor: Some(known_floor()),
+    }
+}
+
+/// 1000 ns for each arrival and 1 ns for each byte; with opening and sealing twice that.
+pub(crate) fn known_floor() -> KnownFloor {
+    let forward_ns = ARRIVAL_BYTES.map(|bytes| 1000.0 + bytes as f64);
+    KnownFloor {
+        floor: Floor { forward_ns, sealed_ns: forward_ns.map(|ns| 2.0 * ns) },
+        key: FloorKey {
+            kernel: "6.1".to_owned(),
+            processor: "some".to_owned(),
+            suite: "ring".to_owned(),
+            version: "0.1.0".to_owned(),
+        },
+        source: FloorSource::Cached,
+        measured_unix_ms: 1_700_000_000_000,
     }
 }
 

@@ -7,6 +7,8 @@ pub mod counter_table;
 pub mod dialing;
 pub mod directory;
 pub mod documents;
+pub mod efficiency;
+pub mod floor_file;
 pub mod gateway;
 pub mod headroom;
 pub mod hlog;

@@ -9,6 +9,7 @@ use crate::clock::Moment;
 use crate::counter_table::{CounterField, FIELDS, Kind, MetricUnit};
 use crate::dialing::FailureKind;
 use crate::documents::{StatusExtra, aead_reason};
+use crate::efficiency::Efficiency;
 use crate::headroom::Headroom;
 use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Window, bucket_counts,
@@ -20,6 +21,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use waystation_engine::control::Network;
+use waystation_engine::floor::Floor;
 use waystation_engine::statistics::{Stage, TrafficClass};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::limiting::Cause;
@@ -55,6 +57,7 @@ struct Snapshot {
     numbers: Vec<NodeNumber>,
     labelled: Vec<LabelledNumber>,
     resident_bytes: Option<u64>,
+    floor: Option<Floor>,
     cores: Vec<CoreReport>,
     management_drops: DropCounters,
     durations: Vec<DurationHistogram>,
@@ -101,6 +104,7 @@ impl Snapshot {
             numbers: node_numbers(extra),
             labelled: labelled_numbers(observations, extra),
             resident_bytes: extra.operations.resident_bytes,
+            floor: extra.floor.as_ref().map(|known| known.floor),
             cores: observations.reports().cloned().collect(),
             management_drops: extra.gateway.refusals.clone(),
             durations: durations(observations),
@@ -331,6 +335,12 @@ impl Snapshot {
             "core_headroom",
             "How many times the traffic of the last interval a core has room for beside it",
             |report| Headroom::of(report).more_traffic_ratio,
+        )?;
+        self.encode_ratio(
+            encoder,
+            "core_efficiency",
+            "What the traffic of the last interval had to cost a core, of what it did cost",
+            |report| Some(Efficiency::of(report, self.floor.as_ref()?)?.ratio),
         )?;
         self.encode_ratio(
             encoder,

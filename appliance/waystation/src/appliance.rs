@@ -1,6 +1,7 @@
 //! A whole appliance: data cores and management core from one configuration.
 
 use crate::exit::Unmet;
+use crate::floor;
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub(crate) struct Surroundings {
     pub(crate) socket: PathBuf,
     /// Where registrations are kept over a restart, if anywhere.
     pub(crate) registrations: Option<PathBuf>,
+    /// Where the floor of the machine is kept; absent: it is not asked for.
+    pub(crate) floor: Option<PathBuf>,
     pub(crate) handle_signals: bool,
     /// How the configuration is read again, if it can be.
     pub(crate) reload: Option<ReloadSource>,
@@ -42,6 +45,9 @@ impl Appliance {
         let cpus = data_cpus(&config);
         let management_cpu = config.management.cpu.or_else(|| management_cpu(&cpus));
         let aead = aead_choice(config.engine.aead)?;
+        // Before there are data cores, so that nothing waits for it and nothing disturbs it.
+        let floor_file = around.floor.filter(|_| config.engine.calibrate);
+        let floor = floor_file.and_then(|file| floor::known(&file, aead.suite));
         let settings = EngineSettings {
             secret: around.secret,
             aead: aead.suite,
@@ -66,6 +72,7 @@ impl Appliance {
             registrations: around.registrations,
             version: env!("CARGO_PKG_VERSION"),
             aead,
+            floor,
             handle_signals: around.handle_signals,
             reload: around.reload,
             on_ready: around.on_ready,
@@ -141,7 +148,7 @@ fn port_choice(choice: config::PortChoice) -> PortChoice {
 
 /// Measures what this program was built with, on the thread that starts everything else, and
 /// chooses.
-fn aead_choice(forced: Option<AeadBackend>) -> anyhow::Result<AeadChoice> {
+pub(crate) fn aead_choice(forced: Option<AeadBackend>) -> anyhow::Result<AeadChoice> {
     let costs = choice::measure(clock::now_ns);
     let choice = AeadChoice::of(forced, costs).map_err(|why| {
         let named = forced.map_or("auto", AeadBackend::name);

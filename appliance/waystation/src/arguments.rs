@@ -48,6 +48,8 @@ pub(crate) enum Verb {
     Drops(DropsArguments),
     /// Its latency histograms
     Hist(HistArguments),
+    /// What this machine charges for moving and sealing bytes
+    Floor(FloorArguments),
     /// Configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -117,6 +119,22 @@ pub(crate) struct IdentityArguments {
     /// Where the key is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FloorArguments {
+    /// Where it is kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Configuration that names the cipher; absent: defaults
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Measure anew; a running appliance uses it from its next start on
+    #[arg(long)]
+    pub(crate) refresh: bool,
+    /// The document as it is
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -4,6 +4,7 @@ mod appliance;
 mod arguments;
 mod demo;
 mod exit;
+mod floor;
 mod orders;
 mod questions;
 mod run;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Drops(drops) => questions::drops(&drops),
         Verb::Hist(hist) => questions::histograms(&hist),
         Verb::Tune(command) => tune::tune(&command),
+        Verb::Floor(arguments) => floor::floor(&arguments),
         Verb::Config(ConfigCommand::Default) => run::config_default(),
         Verb::Config(ConfigCommand::Check { file }) => run::config_check(&file),
     };

@@ -35,6 +35,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         secret,
         socket,
         registrations: Some(directory.join("registrations")),
+        floor: Some(crate::floor::file(&directory)),
         handle_signals: true,
         reload: arguments.config.is_some().then(|| reload_source(arguments, identity, set_log)),
         on_ready: Box::new(|| {

@@ -4,26 +4,18 @@
 
 use crate::load::clock;
 use crate::load::processor;
-use anyhow::{Context, Result, anyhow};
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::time::Timespec;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use anyhow::{Result, anyhow};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use waystation_astral::aead::{AeadKey, AeadSuite};
-use waystation_astral::brontide::{
-    RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES, RECORD_PLAINTEXT_MAX_BYTES, TAG_BYTES,
-};
+use std::time::Duration;
+use waystation_astral::aead::AeadSuite;
+use waystation_astral::brontide::{RECORD_OVERHEAD_BYTES, RECORD_PLAINTEXT_MAX_BYTES};
+use waystation_engine::floor::{Forwarder, SealedRecord};
 
-/// One read of the plain forwarder: the size below which forwarding costs several times more.
-const READ_BYTES: usize = 64 * 1024;
-/// Events taken in one wait.
-const EVENTS_MAX: usize = 256;
-/// How often a silent forwarder looks whether it is to stop, in nanoseconds.
-const STOP_CHECK_NS: i64 = 100_000_000;
+/// How often a silent forwarder looks whether it is to stop.
+const STOP_CHECK: Duration = Duration::from_millis(100);
 /// Records between two looks at the clock of the AEAD floor.
 const RECORDS_PER_LOOK: u32 = 64;
 
@@ -106,7 +98,7 @@ impl PlainForwarder {
         let thread = thread::Builder::new().name("floor".to_owned()).spawn(move || {
             processor::pin(processor)?;
             ready_sender.send(processor::thread_number())?;
-            forward(&pairs, &stopped, &mut make()?)
+            forward(pairs, &stopped, &mut make()?)
         })?;
         match ready.recv() {
             Ok(number) => Ok(Self { stop, thread: Some(thread), number }),
@@ -137,71 +129,14 @@ fn joined<T>(thread: thread::JoinHandle<Result<T>>) -> Result<T> {
 }
 
 fn forward(
-    pairs: &[(TcpStream, TcpStream)],
+    pairs: Vec<(TcpStream, TcpStream)>,
     stop: &AtomicBool,
     work: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<()> {
-    let epoll = epoll::create(CreateFlags::CLOEXEC).context("creating an epoll set")?;
-    let connections: Vec<_> = pairs.iter().flat_map(|(near, far)| [near, far]).collect();
-    for (number, connection) in (0..).zip(&connections) {
-        connection.set_nonblocking(true)?;
-        epoll::add(&epoll, connection, EventData::new_u64(number), EventFlags::IN)
-            .context("watching a connection")?;
-    }
-    let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
-    let mut buffer = vec![0; READ_BYTES];
-    let tick = Timespec { tv_sec: 0, tv_nsec: STOP_CHECK_NS };
+    let mut forwarder = Forwarder::new(pairs)?;
     while !stop.load(Ordering::Relaxed) {
-        events.clear();
-        match epoll::wait(&epoll, spare_capacity(&mut events), Some(&tick)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        for event in &events {
-            // The two connections of a pair are neighbours.
-            let number = usize::try_from(event.data.u64())?;
-            let (Some(from), Some(to)) = (connections.get(number), connections.get(number ^ 1))
-            else {
-                continue;
-            };
-            if !forward_once(from, to, &mut buffer, &mut |bytes| work(number, bytes))? {
-                epoll::delete(&epoll, from)?;
-                let _ = to.shutdown(Shutdown::Write);
-            }
-        }
+        forwarder.turn(STOP_CHECK, work)?;
     }
-    Ok(())
-}
-
-/// One read, and its bytes written. `false`: the connection has ended.
-fn forward_once(
-    mut from: &TcpStream,
-    to: &TcpStream,
-    buffer: &mut [u8],
-    work: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<bool> {
-    let bytes = match from.read(buffer) {
-        Ok(0) => return Ok(false),
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-        Err(error) => return Err(error.into()),
-    };
-    work(bytes)?;
-    let mut rest = buffer.get(..bytes).unwrap_or_default();
-    let mut writer = to;
-    while !rest.is_empty() {
-        match writer.write(rest) {
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_writable(to)?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(true)
-}
-
-fn wait_writable(connection: &TcpStream) -> io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    poll(&mut [PollFd::new(connection, PollFlags::OUT)], None)?;
     Ok(())
 }
 
@@ -265,84 +200,21 @@ pub fn open_and_seal_ns(
     joined(thread)
 }
 
-/// A record that goes in circles: opened with one key, sealed with another, which then is the one
-/// to open it with. Laid out as on a link: sealed length, sealed body.
-struct SealedRecord {
-    keys: [AeadKey; 2],
-    counter: u64,
-    bytes: Vec<u8>,
-}
-
-impl SealedRecord {
-    fn new(suite: AeadSuite, plaintext_bytes: usize) -> Result<Self> {
-        let bytes = vec![0x5a; RECORD_HEADER_BYTES + plaintext_bytes + TAG_BYTES];
-        let keys = [key(suite, 1)?, key(suite, 2)?];
-        let mut record = Self { keys, counter: 0, bytes };
-        record.seal()?;
-        Ok(record)
-    }
-
-    fn plaintext_bytes(&self) -> usize {
-        self.bytes.len() - RECORD_OVERHEAD_BYTES
-    }
-
-    fn resize(&mut self, plaintext_bytes: usize) -> Result<()> {
-        self.bytes.resize(RECORD_OVERHEAD_BYTES + plaintext_bytes, 0);
-        self.seal()
-    }
-
-    fn open_and_seal(&mut self) -> Result<()> {
-        let [opening, _] = &mut self.keys;
-        let (header, body) = self.bytes.split_at_mut(RECORD_HEADER_BYTES);
-        for (part, counter) in [(header, self.counter), (body, self.counter + 1)] {
-            opening.open(counter, part).context("a record of our own is refused")?;
-        }
-        self.counter += 2;
-        self.keys.swap(0, 1);
-        self.seal()
-    }
-
-    fn seal(&mut self) -> Result<()> {
-        let [sealing, _] = &mut self.keys;
-        let (header, body) = self.bytes.split_at_mut(RECORD_HEADER_BYTES);
-        for (part, counter) in [(header, self.counter), (body, self.counter + 1)] {
-            let (plaintext, tag) = part.split_last_chunk_mut().context("no room for a tag")?;
-            sealing.seal(counter, plaintext, tag).context("sealing failed")?;
-        }
-        Ok(())
-    }
-}
-
-fn key(suite: AeadSuite, seed: u8) -> Result<AeadKey> {
-    AeadKey::new(suite, &[seed; 32]).context("the cipher refuses its key")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn as_many_bytes_are_sealed_as_were_read() {
         let mut way = Way::new(AeadSuite::default()).unwrap();
-        let sealed = |way: &Way| way.record.counter / 2;
+        let sealed = |way: &Way| way.record.times_opened();
         way.open_and_seal(RECORD_OVERHEAD_BYTES + 99, 100).unwrap();
         assert_eq!((sealed(&way), way.rest_bytes), (0, RECORD_OVERHEAD_BYTES + 99));
         way.open_and_seal(1, 100).unwrap();
         assert_eq!((sealed(&way), way.rest_bytes), (1, 0));
         way.open_and_seal(3 * (RECORD_OVERHEAD_BYTES + 7) + 5, 7).unwrap();
         assert_eq!((sealed(&way), way.rest_bytes), (4, 5));
-    }
-
-    #[test]
-    fn record_goes_in_circles() {
-        for plaintext_bytes in [1, 100, RECORD_PLAINTEXT_MAX_BYTES] {
-            let mut record = SealedRecord::new(AeadSuite::default(), plaintext_bytes).unwrap();
-            let before = record.bytes.clone();
-            for _ in 0..10 {
-                record.open_and_seal().unwrap();
-            }
-            assert_ne!(record.bytes, before);
-        }
     }
 
     #[test]

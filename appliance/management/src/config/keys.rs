@@ -164,6 +164,14 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "engine",
+        "calibrate",
+        "flag",
+        Rule::Flag { at: |config| &mut config.engine.calibrate },
+        "Whether the first start on a machine measures what moving and sealing bytes costs there, \
+        which takes about 0.1 s, and keeps it in the state directory. Efficiency is told against it.",
+    ),
+    key(
+        "engine",
         "receive_buffers",
         "buffers per core",
         Rule::PowerOfTwo { min: 4, max: 1024, at: |config| &mut config.engine.receive_buffers },

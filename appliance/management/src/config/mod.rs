@@ -103,6 +103,7 @@ pub struct EngineConfig {
     /// Absent: the cheapest.
     #[serde(serialize_with = "serialize_aead")]
     pub aead: Option<AeadBackend>,
+    pub calibrate: bool,
     pub receive_buffers: usize,
     pub receive_buffer_size: ByteSize,
     pub block_memory: ByteSize,
@@ -317,6 +318,7 @@ impl Default for EngineConfig {
             port: PortChoice::Auto,
             placement: PlacementChoice::Auto,
             aead: None,
+            calibrate: true,
             receive_buffers: 32,
             receive_buffer_size: ByteSize::from_kib(64),
             block_memory: ByteSize::from_mib(64),

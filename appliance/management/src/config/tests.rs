@@ -62,6 +62,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("engine.placement", "\"off\""),
     ("engine.port", "\"epoll\""),
     ("engine.aead", "\"ring\""),
+    ("engine.calibrate", "false"),
     ("engine.receive_buffers", "64"),
     ("engine.receive_buffer_size", "\"32KiB\""),
     ("engine.block_memory", "\"4MiB\""),

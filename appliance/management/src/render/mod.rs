@@ -71,6 +71,7 @@ pub fn status(document: &Value) -> String {
         ),
     );
     out.push_str(&aead(&document["aead"]));
+    out.push_str(&floor(&document["floor"]));
     let dropped = document["drops"].as_object().into_iter().flatten();
     let dropped: u64 = dropped.filter_map(|(_, events)| events.as_u64()).sum();
     line(&mut out, &format!("dropped    {} events since the start", human_count(dropped)));
@@ -100,6 +101,24 @@ fn aead(document: &Value) -> String {
             (None, None) => dash(),
         };
         line(&mut out, &format!("           {:<10} {figures}", text(&cost["backend"])));
+    }
+    out
+}
+
+/// What this machine charges, and whether it was measured by the program that says so.
+pub fn floor(document: &Value) -> String {
+    let mut out = String::new();
+    let Some(source) = document["source"].as_str() else { return out };
+    let words = match source {
+        "cached" => "as measured at an earlier start",
+        _ => "measured",
+    };
+    line(&mut out, &format!("floor      {words}; to move, and to move and seal:"));
+    for arrival in array(&document["arrivals"]) {
+        let ns = |key: &str| arrival[key].as_f64().map_or_else(dash, |ns| human_ns(ns as u64));
+        let bytes = bytes(&arrival["bytes"]);
+        let words = format!("{:<10} {}, {}", bytes, ns("forward_ns"), ns("sealed_ns"));
+        line(&mut out, &format!("           {words}"));
     }
     out
 }
@@ -144,19 +163,29 @@ fn cores(document: &Value) -> String {
     table.render()
 }
 
-/// What is left of each core.
+/// What is left of each core, and how close to the floor it works.
 fn room(document: &Value) -> String {
     let mut table = Table::new(vec![
         Column::right("CORE"),
         Column::right("HEADROOM"),
         Column::right("AT WORK"),
+        Column::right("EFFICIENCY"),
+        Column::right("COST"),
+        Column::right("FLOOR"),
+        Column::right("SAME-CORE"),
     ]);
     for core in array(&document["cores"]) {
-        let headroom = &core["headroom"];
+        let (headroom, efficiency) = (&core["headroom"], &core["efficiency"]);
+        let per_kib =
+            |ns: &Value| ns.as_f64().map_or_else(dash, |ns| format!("{}/KiB", human_ns(ns as u64)));
         table.row(vec![
             text(&core["core"]),
             more_traffic(&headroom["more_traffic_ratio"]),
             headroom["busy_share"].as_f64().map_or_else(dash, percent),
+            efficiency["ratio"].as_f64().map_or_else(dash, percent),
+            per_kib(&efficiency["cost_ns_per_kib"]),
+            per_kib(&efficiency["floor_ns_per_kib"]),
+            core["same_core_share"].as_f64().map_or_else(dash, percent),
         ]);
     }
     table.render()

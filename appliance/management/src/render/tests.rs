@@ -130,6 +130,10 @@ fn status_document() -> Value {
                 "core": 0, "cpu": 2, "port": "io_uring", "busy_share": 0.4567,
                 "waiting": { "mode": "gather", "spin_share": 0.0, "gather_share": 0.5 },
                 "silent_intervals": 0,
+                "efficiency": {
+                    "ratio": 0.87, "cost_ns_per_kib": 410.0, "floor_ns_per_kib": 357.0,
+                },
+                "same_core_share": 0.98,
                 "counters": {
                     "links_open": 20_000, "sessions_open": 400_000, "pipes_open": 7,
                     "half_open": 4096, "queued_bytes": 268_435_456,
@@ -155,6 +159,10 @@ fn status_document() -> Value {
             { "address": "203.0.113.7", "peers": 3 },
             { "address": "2001:db8:1111:2222:3333:4444:5555:6666", "peers": 1 },
         ],
+        "floor": {
+            "source": "cached",
+            "arrivals": [{ "bytes": 1024, "forward_ns": 3900.0, "sealed_ns": 5300.0 }],
+        },
         "drops": { "mesh_full": 2, "unknown_query": 1 },
     })
 }
@@ -173,8 +181,10 @@ fn status_shows_state_cores_rates_and_node_info() {
         ["0", "2", "io_uring", "45.7%", "20.0k", "400k", "7", "4.1k", "256MiB", "30/32", "gather"];
     assert_eq!(core, cells);
     let room = text.lines().skip_while(|line| !line.contains("HEADROOM")).nth(1).unwrap();
-    let room: Vec<_> = room.split_whitespace().take(3).collect();
-    assert_eq!(room, ["0", "+3.1x", "24.4%"]);
+    let room: Vec<_> = room.split_whitespace().collect();
+    assert_eq!(room, ["0", "+3.1x", "24.4%", "87.0%", "410ns/KiB", "357ns/KiB", "98.0%"]);
+    assert!(text.contains("floor      as measured at an earlier start"), "{text}");
+    assert!(text.contains("           1.0KiB     3.90us, 5.30us\n"), "{text}");
     assert!(
         text.lines().any(|line| line.starts_with("   1") && line.ends_with("silent")),
         "{text}"

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::config::{self, Config};
 use crate::dialing::{DialSettings, Dialer};
 use crate::documents::{CoreCapacity, Operations, Readiness, StatusExtra};
+use crate::floor_file::KnownFloor;
 use crate::gateway::GatewayCounts;
 use crate::journal::Journal;
 use crate::limits::{COMMAND_RETRY_PAUSE, STOP_TIMEOUT};
@@ -72,6 +73,8 @@ pub struct RuntimeSettings {
     pub version: &'static str,
     /// What the data cores seal with, for the status.
     pub aead: AeadChoice,
+    /// What efficiency is told against, if that is known.
+    pub floor: Option<KnownFloor>,
     /// Whether `SIGINT` and `SIGTERM` stop the program.
     pub handle_signals: bool,
     /// How the configuration is read again; absent: it is not.
@@ -294,6 +297,7 @@ impl ManagementCore {
             capacity: CoreCapacity::from(config),
             operations: Operations::default(),
             aead: settings.aead,
+            floor: settings.floor,
         };
         let mut node = Node::new(settings.identity, cores, NodeSettings::of(config, &extra.listen));
         let registrations = settings

@@ -52,6 +52,7 @@ pub(crate) fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
         secret,
         socket: socket.clone(),
         registrations: None,
+        floor: None,
         // A signal ends the appliance, then the nodes notice, then the directory goes.
         handle_signals: true,
         reload: None,

@@ -71,6 +71,7 @@ impl Settings {
         empty
             .with("listen", "addresses = [\"127.0.0.1:0\"]")
             .with("engine", &format!("cores = {cores}"))
+            .with("engine", "calibrate = false")
             .with("engine", "block_memory = \"16MiB\"")
             .with("engine", "queue_memory = \"64MiB\"")
             .with("management", "log = \"debug\"")
@@ -99,6 +100,12 @@ impl Settings {
     /// Without lines about every small thing, where there are thousands of those.
     pub fn quiet(self) -> Self {
         self.logging("info")
+    }
+
+    /// With the floor of the machine measured at the start.
+    pub fn calibrated(mut self) -> Self {
+        self.lines.get_mut("engine").unwrap().retain(|line| !line.starts_with("calibrate ="));
+        self
     }
 
     /// With log lines of this level.
