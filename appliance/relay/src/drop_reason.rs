@@ -100,7 +100,8 @@ pub enum DropReason {
     MigrationRefused,
     /// A session that was moving and whose peer stopped half-way; it was reset.
     MigrationFailed,
-    /// A datagram that no answer could reach: its source has no port.
+    /// A datagram whose lengths, header checksum or channel framing contradict each other, or that no
+    /// answer could reach: its source has no port.
     UdpMalformed,
     /// A datagram for a local port that no session has.
     UdpUnknownFlow,
@@ -126,6 +127,16 @@ pub enum DropReason {
     UdpRateExceeded,
     /// A UDP session without traffic for longer than its limit.
     UdpSessionIdle,
+    /// A datagram from an address that nobody sends from: loopback, multicast and the like.
+    UdpMartianSource,
+    /// A datagram from a prefix that the operator denied.
+    UdpPrefixDenied,
+    /// A datagram of a source without a session, beyond the rate of such a source.
+    UdpSourceOverRate,
+    /// A datagram of a source not seen before, while there were too many of them.
+    UdpNewcomersOverRate,
+    /// A datagram that has travelled too far; stops those that go in circles.
+    UdpHopLimit,
     /// Accepting a connection failed in the kernel, for example for want of descriptors.
     AcceptFailed,
     /// A send or receive failed in the kernel with something other than end or reset.
@@ -134,7 +145,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 66] = [
         Self::TooManyConnections,
         Self::HandshakeRejected,
         Self::HandshakeTimeout,
@@ -194,6 +205,11 @@ impl DropReason {
         Self::UdpAddressTaken,
         Self::UdpRateExceeded,
         Self::UdpSessionIdle,
+        Self::UdpMartianSource,
+        Self::UdpPrefixDenied,
+        Self::UdpSourceOverRate,
+        Self::UdpNewcomersOverRate,
+        Self::UdpHopLimit,
         Self::AcceptFailed,
         Self::SocketError,
     ];
@@ -263,6 +279,11 @@ impl DropReason {
             Self::UdpAddressTaken => "udp_address_taken",
             Self::UdpRateExceeded => "udp_rate_exceeded",
             Self::UdpSessionIdle => "udp_session_idle",
+            Self::UdpMartianSource => "udp_martian_source",
+            Self::UdpPrefixDenied => "udp_prefix_denied",
+            Self::UdpSourceOverRate => "udp_source_over_rate",
+            Self::UdpNewcomersOverRate => "udp_newcomers_over_rate",
+            Self::UdpHopLimit => "udp_hop_limit",
             Self::AcceptFailed => "accept_failed",
             Self::SocketError => "socket_error",
         }
