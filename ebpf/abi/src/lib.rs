@@ -1,0 +1,22 @@
+//! What the XDP programs and user space both see: keys and values of maps, their sizes, verdicts.
+//!
+//! Owns the layout of every map and nothing else. Compiled twice: for the host, where
+//! `waystation-ebpf` fills and reads the maps, and for the kernel's BPF machine. It must never
+//! allocate, need `std`, or hold a type whose layout depends on the target.
+
+#![no_std]
+
+pub mod limits;
+#[cfg(feature = "user")]
+mod pod;
+mod session;
+mod settings;
+mod verdict;
+
+pub use session::{Action, Address, NetworkU16, Session, SessionKey, family, stranger_of};
+pub use settings::{Port, PortKinds, Settings, Vlan};
+pub use verdict::{Counter, Verdict};
+
+/// Version of the maps' layout. Whoever changes a type here, or what a field means, adds one, so
+/// that a program of another version does not take over maps it would misread.
+pub const LAYOUT_VERSION: u32 = 1;

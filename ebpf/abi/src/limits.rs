@@ -1,0 +1,43 @@
+//! Sizes of the maps, with unit and derivation. What a map is loaded with may be changed by
+//! `waystation-ebpf`; these are the sizes the object asks for by itself.
+
+/// Entries of the session map. A session has an entry per direction and a TURN client one more for
+/// its control traffic, so this holds 20 000 sessions of either kind. At about 240 B an entry,
+/// which the kernel allocates at once, 16 MiB.
+pub const SESSION_ENTRIES_MAX: u32 = 65_536;
+
+/// Sources without a session that are remembered for their rate; the least recently seen makes
+/// room. At about 90 B an entry, 6 MiB.
+pub const STRANGERS_MAX: u32 = 65_536;
+
+/// Denied prefixes of either family. Allocated one by one.
+pub const DENIED_PREFIXES_MAX: u32 = 16_384;
+
+/// Addresses of this machine that sessions are served on: several on each of dozens of interfaces.
+pub const LOCAL_ADDRESSES_MAX: u32 = 256;
+
+/// Processors that packets may be steered to.
+pub const PROCESSORS_MAX: u32 = 256;
+
+/// Interfaces that a session's packets may leave by other than where they came in.
+pub const EGRESS_INTERFACES_MAX: u32 = 64;
+
+/// Sockets that the selecting program chooses among: one per data core.
+pub const SOCKETS_MAX: u32 = 256;
+
+/// VLANs that the program may be told of. Each is compared with every tagged frame.
+pub const VLANS_MAX: usize = 4;
+
+/// Ports in a word of the port map: two bits each.
+pub const PORTS_PER_WORD: u32 = 32;
+
+/// Words of the port map: every UDP port, 16 KiB.
+pub const PORT_WORDS: u32 = 65_536 / PORTS_PER_WORD;
+
+/// Length of the shortest Ethernet frame without its checksum. What follows a datagram in a frame
+/// no longer than this is padding (IEEE 802.3 §3.2.8).
+pub const FRAME_MIN_BYTES: usize = 60;
+
+/// How long a next hop found by a routing look-up is used again, in nanoseconds: a look-up costs
+/// more than the rest of the program, and a changed route may be noticed a tenth of a second late.
+pub const NEXT_HOP_FRESH_NS: u64 = 100_000_000;

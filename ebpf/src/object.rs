@@ -1,0 +1,12 @@
+//! The object with both programs, as committed in `xdp-programs/prebuilt/`.
+
+use aya::include_bytes_aligned;
+
+/// The object built from `xdp-programs/`; a test compares the hashes of its sources.
+pub static PREBUILT: &[u8] = include_bytes_aligned!("../../xdp-programs/prebuilt/waystation.bpf.o");
+
+/// Name of the program for network interfaces.
+pub const XDP_PROGRAM: &str = "waystation";
+
+/// Name of the program that chooses among sockets on one port.
+pub const SELECT_PROGRAM: &str = "owner_socket";

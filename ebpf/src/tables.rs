@@ -1,0 +1,330 @@
+//! The maps, each behind what it means.
+//!
+//! One writer: the management core. The programs read, and write what they remember of sessions.
+
+use crate::{abi, programs::LoadError};
+use abi::{Address, Counter, Port, PortKinds, Session, SessionKey, Settings, Verdict};
+use aya::{
+    Ebpf,
+    maps::{
+        Array, CpuMap, DevMapHash, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray,
+        ReusePortSockArray, lpm_trie::Key, xdp::XdpMapError,
+    },
+};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, os::fd::AsRawFd};
+
+/// Frames that may wait for a processor that packets are steered to: twice the 64 that the kernel
+/// takes at a time for each of a few interfaces, as `xdp-tools` uses by default.
+const STEERED_QUEUE_FRAMES: u32 = 2048;
+
+/// Every map of the object.
+#[derive(Debug)]
+pub struct Tables {
+    /// What the operator wants.
+    pub settings: SettingsTable,
+    /// What each UDP port is for.
+    pub ports: PortTable,
+    /// Sessions.
+    pub sessions: SessionTable,
+    /// This machine's addresses.
+    pub local_addresses: LocalAddressTable,
+    /// Verdicts so far.
+    pub counters: CounterTable,
+    /// Processors that packets may be steered to.
+    pub processors: ProcessorTable,
+    /// Interfaces that packets may leave by.
+    pub egress: EgressTable,
+    /// The data cores' sockets.
+    pub sockets: SocketTable,
+}
+
+impl Tables {
+    pub(crate) fn take(object: &mut Ebpf) -> Result<Self, LoadError> {
+        Ok(Self {
+            settings: SettingsTable {
+                map: typed(object, "SETTINGS")?,
+                current: Settings::default(),
+                denied_v4: typed(object, "DENIED_V4")?,
+                denied_v6: typed(object, "DENIED_V6")?,
+            },
+            ports: PortTable { map: typed(object, "PORT_KINDS")? },
+            sessions: SessionTable { map: typed(object, "SESSIONS")? },
+            local_addresses: LocalAddressTable { map: typed(object, "LOCAL_ADDRESSES")? },
+            counters: CounterTable { map: typed(object, "COUNTERS")? },
+            processors: ProcessorTable { map: typed(object, "PROCESSORS")? },
+            egress: EgressTable { map: typed(object, "EGRESS")? },
+            sockets: SocketTable { map: typed(object, "SOCKETS")? },
+        })
+    }
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    object: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, LoadError> {
+    let map = object.take_map(name).ok_or(LoadError::Missing(name))?;
+    T::try_from(map).map_err(LoadError::Map)
+}
+
+/// The operator's settings, and the prefixes that are denied.
+pub struct SettingsTable {
+    map: Array<MapData, Settings>,
+    current: Settings,
+    denied_v4: LpmTrie<MapData, u32, u8>,
+    denied_v6: LpmTrie<MapData, [u32; 4], u8>,
+}
+
+impl SettingsTable {
+    /// Replaces all settings but the number of denied prefixes, which [`Self::deny`] keeps.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set(&mut self, settings: Settings) -> Result<(), MapError> {
+        let Settings { denied_v4, denied_v6, .. } = self.current;
+        self.store(Settings { denied_v4, denied_v6, ..settings })
+    }
+
+    /// Takes nothing any more from a prefix. Sessions of sources in it end with that.
+    ///
+    /// # Errors
+    /// When the table is full or the kernel refuses.
+    pub fn deny(&mut self, prefix: IpAddr, bits: u8) -> Result<(), MapError> {
+        let mut settings = self.current;
+        // An entry's value is its length: the longest match of this length is this prefix, or not.
+        match prefix {
+            IpAddr::V4(_) => {
+                let key = v4_key(prefix, bits);
+                settings.denied_v4 += u32::from(self.denied_v4.get(&key, 0).ok() != Some(bits));
+                self.denied_v4.insert(&key, bits, 0)?;
+            }
+            IpAddr::V6(_) => {
+                let key = v6_key(prefix, bits);
+                settings.denied_v6 += u32::from(self.denied_v6.get(&key, 0).ok() != Some(bits));
+                self.denied_v6.insert(&key, bits, 0)?;
+            }
+        }
+        self.store(settings)
+    }
+
+    /// Takes from a prefix again, if exactly it was denied.
+    ///
+    /// # Errors
+    /// When it was not, or the kernel refuses.
+    pub fn allow(&mut self, prefix: IpAddr, bits: u8) -> Result<(), MapError> {
+        let mut settings = self.current;
+        match prefix {
+            IpAddr::V4(_) => {
+                self.denied_v4.remove(&v4_key(prefix, bits))?;
+                settings.denied_v4 = settings.denied_v4.saturating_sub(1);
+            }
+            IpAddr::V6(_) => {
+                self.denied_v6.remove(&v6_key(prefix, bits))?;
+                settings.denied_v6 = settings.denied_v6.saturating_sub(1);
+            }
+        }
+        self.store(settings)
+    }
+
+    fn store(&mut self, settings: Settings) -> Result<(), MapError> {
+        self.map.set(0, settings, 0)?;
+        self.current = settings;
+        Ok(())
+    }
+}
+
+fn v4_key(prefix: IpAddr, bits: u8) -> Key<u32> {
+    Key::new(u32::from(bits), Address::from(prefix).words[3])
+}
+
+fn v6_key(prefix: IpAddr, bits: u8) -> Key<[u32; 4]> {
+    Key::new(u32::from(bits), Address::from(prefix).words)
+}
+
+/// What each UDP port is for. All are foreign at first.
+pub struct PortTable {
+    map: Array<MapData, u64>,
+}
+
+impl PortTable {
+    /// Says what a range of ports is for.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set(&mut self, ports: RangeInclusive<u16>, kind: Port) -> Result<(), MapError> {
+        let Some((first, last)) = (!ports.is_empty()).then(|| ports.into_inner()) else {
+            return Ok(());
+        };
+        for at in PortKinds::word_of(first)..=PortKinds::word_of(last) {
+            let before = self.map.get(&at, 0)?;
+            let within = (first..=last).filter(|port| PortKinds::word_of(*port) == at);
+            let word = within.fold(before, |word, port| PortKinds::with(word, port, kind));
+            self.map.set(at, word, 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sessions and clients the programs know.
+pub struct SessionTable {
+    map: HashMap<MapData, SessionKey, Session>,
+}
+
+impl SessionTable {
+    /// Tells the programs of a session, or replaces what they know; what they remember of it
+    /// starts anew.
+    ///
+    /// A removed entry's memory may become the next entry's while a program on another processor
+    /// still looks at it, within the microsecond that one run takes. An owner that removes an
+    /// entry lets its next insertion wait for its next turn.
+    ///
+    /// # Errors
+    /// When the table is full or the kernel refuses.
+    pub fn insert(&mut self, key: SessionKey, session: Session) -> Result<(), MapError> {
+        self.map.insert(key, session, 0)
+    }
+
+    /// What the programs know and remember of a session.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn find(&self, key: &SessionKey) -> Result<Option<Session>, MapError> {
+        match self.map.get(key, 0) {
+            Ok(session) => Ok(Some(session)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets the programs forget a session; `false` if they did not know it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove(&mut self, key: &SessionKey) -> Result<bool, MapError> {
+        match self.map.remove(key) {
+            Ok(()) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All sessions, in no order. Ones that come or go meanwhile may be missed.
+    pub fn iter(&self) -> impl Iterator<Item = (SessionKey, Session)> + '_ {
+        self.map.iter().flatten()
+    }
+}
+
+/// Addresses of this machine that the programs judge packets for.
+pub struct LocalAddressTable {
+    map: HashMap<MapData, Address, u8>,
+}
+
+impl LocalAddressTable {
+    /// Adds one.
+    ///
+    /// # Errors
+    /// When the table is full or the kernel refuses.
+    pub fn insert(&mut self, address: IpAddr) -> Result<(), MapError> {
+        self.map.insert(Address::from(address), 1, 0)
+    }
+
+    /// Removes one.
+    ///
+    /// # Errors
+    /// When it is not there or the kernel refuses.
+    pub fn remove(&mut self, address: IpAddr) -> Result<(), MapError> {
+        self.map.remove(&Address::from(address))
+    }
+}
+
+/// Verdicts so far.
+pub struct CounterTable {
+    map: PerCpuArray<MapData, Counter>,
+}
+
+impl CounterTable {
+    /// How often a verdict was given on all processors.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn of(&self, verdict: Verdict) -> Result<Counter, MapError> {
+        let mut sum = Counter::default();
+        for counter in self.map.get(&verdict.index(), 0)?.iter() {
+            sum.packets += counter.packets;
+            sum.bytes += counter.bytes;
+        }
+        Ok(sum)
+    }
+}
+
+/// Processors that packets may be steered to. Each costs a kernel thread.
+pub struct ProcessorTable {
+    map: CpuMap<MapData>,
+}
+
+impl ProcessorTable {
+    /// Lets packets be steered to a processor.
+    ///
+    /// # Errors
+    /// When there is no such processor or the kernel refuses.
+    pub fn insert(&mut self, cpu: u32) -> Result<(), XdpMapError> {
+        self.map.set(cpu, STEERED_QUEUE_FRAMES, None, 0)
+    }
+}
+
+/// Interfaces that relayed packets may leave by other than where they came in.
+pub struct EgressTable {
+    map: DevMapHash<MapData>,
+}
+
+impl EgressTable {
+    /// Adds an interface by its index. A driver that cannot send redirected frames drops them
+    /// uncounted: on veth, the other end needs a program or GRO for that.
+    ///
+    /// # Errors
+    /// When there is no such interface, the table is full or the kernel refuses.
+    pub fn insert(&mut self, interface: u32) -> Result<(), XdpMapError> {
+        self.map.insert(interface, interface, None, 0)
+    }
+}
+
+/// The data cores' sockets on one port, by the processor of each.
+pub struct SocketTable {
+    map: ReusePortSockArray<MapData>,
+}
+
+impl SocketTable {
+    /// Says which socket is that of the core on `cpu`. It must be bound with `SO_REUSEPORT`. The
+    /// kernel takes it out of the table when it is closed.
+    ///
+    /// # Errors
+    /// When it is not, or the kernel refuses.
+    pub fn insert(&mut self, cpu: u32, socket: &impl AsRawFd) -> Result<(), MapError> {
+        self.map.set(cpu, socket, 0)
+    }
+}
+
+macro_rules! debug_by_name {
+    ($($table:ident),*) => {$(
+        impl fmt::Debug for $table {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($table)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+debug_by_name!(
+    CounterTable,
+    EgressTable,
+    LocalAddressTable,
+    PortTable,
+    ProcessorTable,
+    SessionTable,
+    SettingsTable,
+    SocketTable
+);

@@ -1,0 +1,84 @@
+//! Internet checksums (RFC 1071), in the byte order of the packet: the sum does not depend on it.
+
+use crate::window::read;
+use waystation_ebpf_abi::Address;
+
+/// A sum that is folded at the end. Words of 16 and 32 bits may be mixed, for both 2^16 and 2^32
+/// are 1 modulo 65 535.
+#[derive(Clone, Copy)]
+pub struct Sum(u64);
+
+impl Sum {
+    #[inline(always)]
+    pub fn new(start: u16) -> Self {
+        Self(start as u64)
+    }
+
+    #[inline(always)]
+    pub fn plus16(self, word: u16) -> Self {
+        Self(self.0 + word as u64)
+    }
+
+    #[inline(always)]
+    pub fn plus32(self, word: u32) -> Self {
+        Self(self.0 + word as u64)
+    }
+
+    /// Takes a word away: adds its complement (RFC 1624 §3).
+    #[inline(always)]
+    pub fn minus16(self, word: u16) -> Self {
+        self.plus16(!word)
+    }
+
+    #[inline(always)]
+    pub fn minus32(self, word: u32) -> Self {
+        self.plus32(!word)
+    }
+
+    /// The four words of an IPv6 address, or the one of an IPv4 address.
+    #[inline(always)]
+    pub fn plus_address(self, address: &Address, is_v4: bool) -> Self {
+        let [first, second, third, fourth] = address.words;
+        if is_v4 {
+            self.plus32(fourth)
+        } else {
+            self.plus32(first).plus32(second).plus32(third).plus32(fourth)
+        }
+    }
+
+    #[inline(always)]
+    pub fn minus_address(self, address: &Address, is_v4: bool) -> Self {
+        let [first, second, third, fourth] = address.words;
+        if is_v4 {
+            self.minus32(fourth)
+        } else {
+            self.minus32(first).minus32(second).minus32(third).minus32(fourth)
+        }
+    }
+
+    #[inline(always)]
+    pub fn folded(self) -> u16 {
+        let mut sum = self.0;
+        sum = (sum & 0xffff_ffff) + (sum >> 32);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum as u16
+    }
+}
+
+/// The folded sum of an IPv4 header without options; 0xffff if its checksum is right.
+///
+/// # Safety
+/// `ip` points at 20 bytes.
+#[inline(always)]
+pub unsafe fn header_sum(ip: *const u8) -> u16 {
+    let word = |at: usize| unsafe { read::<u32>(ip, at) };
+    Sum::new(0)
+        .plus32(word(0))
+        .plus32(word(4))
+        .plus32(word(8))
+        .plus32(word(12))
+        .plus32(word(16))
+        .folded()
+}

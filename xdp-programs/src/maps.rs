@@ -1,0 +1,62 @@
+//! The maps. Their names are what `waystation-ebpf` finds them by.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{
+        Array, CpuMap, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray,
+    },
+};
+use waystation_ebpf_abi::{Address, Counter, Session, SessionKey, Settings, Verdict, limits};
+
+/// What the operator wants; one entry.
+#[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// What each UDP port is for, two bits each.
+#[map]
+pub static PORT_KINDS: Array<u64> = Array::with_max_entries(limits::PORT_WORDS, 0);
+
+/// What becomes of known packets.
+#[map]
+pub static SESSIONS: HashMap<SessionKey, Session> =
+    HashMap::with_max_entries(limits::SESSION_ENTRIES_MAX, 0);
+
+/// Addresses of this machine.
+#[map]
+pub static LOCAL_ADDRESSES: HashMap<Address, u8> =
+    HashMap::with_max_entries(limits::LOCAL_ADDRESSES_MAX, 0);
+
+/// IPv4 prefixes nothing is taken from.
+#[map]
+pub static DENIED_V4: LpmTrie<u32, u8> = LpmTrie::with_max_entries(limits::DENIED_PREFIXES_MAX, 0);
+
+/// IPv6 prefixes nothing is taken from.
+#[map]
+pub static DENIED_V6: LpmTrie<[u32; 4], u8> =
+    LpmTrie::with_max_entries(limits::DENIED_PREFIXES_MAX, 0);
+
+/// When each source without a session would have paid for its packets, in nanoseconds.
+#[map]
+pub static STRANGERS: LruHashMap<Address, u64> =
+    LruHashMap::with_max_entries(limits::STRANGERS_MAX, 0);
+
+/// The same for all sources that were not remembered, per processor.
+#[map]
+pub static NEWCOMERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Verdicts, counted per processor.
+#[map]
+pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(Verdict::COUNT, 0);
+
+/// Processors that packets may be steered to.
+#[map]
+pub static PROCESSORS: CpuMap = CpuMap::with_max_entries(limits::PROCESSORS_MAX, 0);
+
+/// Interfaces that packets may leave by other than where they came in.
+#[map]
+pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(limits::EGRESS_INTERFACES_MAX, 0);
+
+/// The data cores' sockets, by processor.
+#[map]
+pub static SOCKETS: ReusePortSockArray =
+    ReusePortSockArray::with_max_entries(limits::SOCKETS_MAX, 0);

@@ -1,0 +1,88 @@
+//! Chooses among the data cores' sockets that share a port: the one of the core that owns the
+//! session of the datagram.
+//!
+//! Called by the kernel for each datagram, or each train that it has joined, on the way to its
+//! socket. A datagram without a session goes where the kernel's hash of the 5-tuple sends it.
+
+use crate::{
+    maps::{SESSIONS, SOCKETS},
+    window,
+};
+use aya_ebpf::{
+    EbpfContext as _, helpers::generated::bpf_skb_load_bytes_relative, macros::sk_reuseport,
+    programs::SkReuseportContext,
+};
+use waystation_ebpf_abi::{Address, NetworkU16, SessionKey, family};
+
+const SK_PASS: u32 = 1;
+const HEADER_START_NETWORK: u32 = 1;
+const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
+const ETHERTYPE_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+
+/// The entry for groups of sockets on one port.
+#[sk_reuseport]
+pub fn owner_socket(ctx: SkReuseportContext) -> u32 {
+    if let Some(key) = key_of(&ctx)
+        && let Some(session) = SESSIONS.get_ptr(key)
+    {
+        // SAFETY: the kernel keeps the entry's memory while the program runs.
+        let owner = unsafe { (*session).owner_cpu };
+        // No socket there: the kernel's hash decides.
+        let _ = SOCKETS.select_reuseport(&ctx, owner);
+    }
+    SK_PASS
+}
+
+#[inline(always)]
+fn key_of(ctx: &SkReuseportContext) -> Option<SessionKey> {
+    let (source_port, local_port) = ports(ctx)?;
+    let (source, local, family) = match ctx.eth_protocol() {
+        ETHERTYPE_IPV4 => {
+            let [source, local] = network_words::<2>(ctx, 12)?;
+            (Address::from_v4_word(source), Address::from_v4_word(local), family::V4)
+        }
+        ETHERTYPE_IPV6 => {
+            let words = network_words::<8>(ctx, 8)?;
+            let source = Address { words: [words[0], words[1], words[2], words[3]] };
+            let local = Address { words: [words[4], words[5], words[6], words[7]] };
+            (source, local, family::V6)
+        }
+        _ => return None,
+    };
+    Some(SessionKey {
+        source,
+        local,
+        source_port,
+        local_port,
+        channel: NetworkU16::new(0),
+        family: family.into(),
+    })
+}
+
+#[inline(always)]
+fn ports(ctx: &SkReuseportContext) -> Option<(NetworkU16, NetworkU16)> {
+    let from = ctx.data();
+    if from + 4 > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: four bytes of the UDP header are there.
+    let ports = unsafe { window::read::<[u16; 2]>(from as *const u8, 0) };
+    Some((NetworkU16::from_packet(ports[0]), NetworkU16::from_packet(ports[1])))
+}
+
+/// Words of the network header from `at` on.
+#[inline(always)]
+fn network_words<const N: usize>(ctx: &SkReuseportContext, at: u32) -> Option<[u32; N]> {
+    let mut words = [0_u32; N];
+    // SAFETY: the destination has as many bytes as the kernel is told.
+    let failed = unsafe {
+        bpf_skb_load_bytes_relative(
+            ctx.as_ptr(),
+            at,
+            words.as_mut_ptr().cast(),
+            size_of::<[u32; N]>() as u32,
+            HEADER_START_NETWORK,
+        )
+    };
+    (failed == 0).then_some(words)
+}
