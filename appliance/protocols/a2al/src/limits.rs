@@ -4,6 +4,8 @@
 //! the sum it follows from. What an operator may change is in the configuration of a node; nothing
 //! here is.
 
+use crate::rate::Rate;
+
 // --- cbor ---------------------------------------------------------------------------------------
 
 /// Levels of arrays and maps within each other that are read (§2.2).
@@ -78,3 +80,220 @@ pub const TURN_BYTES_MAX: usize = 512;
 pub const PAYLOAD_LIST_MAX: usize = DATAGRAM_BYTES_MAX;
 /// Endpoints of one record that are looked at; a node has one for each family and a few more.
 pub const ENDPOINTS_USED_MAX: usize = 16;
+
+// --- rate ---------------------------------------------------------------------------------------
+
+/// Sources of each kind whose rates are remembered, and up to as many more: about 100 bytes each,
+/// five kinds, so 13 MB in the worst case.
+pub const RATE_SOURCES_MAX: usize = 16_384;
+/// Datagrams from one address (§17.3).
+pub const PACKETS_PER_ADDRESS: Rate = Rate { per_s: 200, burst: 400 };
+/// STOREs from one address. A daemon brings everything it publishes at once, every half hour.
+pub const STORES_PER_ADDRESS: Rate = Rate { per_s: 50, burst: 200 };
+/// Records that one key has signed (§17.3), with a burst for an agent with many topics.
+pub const STORES_PER_PUBLISHER: Rate = Rate { per_s: 10, burst: 100 };
+/// Answers to a network (/24, /56) that has proved nothing (§17.3).
+pub const ANSWERS_TO_STRANGERS: Rate = Rate { per_s: 20, burst: 100 };
+/// Questions that strangers of one network cause this node to ask.
+pub const VALIDATIONS_PER_NETWORK: Rate = Rate { per_s: 10, burst: 50 };
+/// Nodes in an answer to an address that has proved nothing: about 420 bytes (§17.3).
+pub const NODES_FOR_STRANGERS: usize = 4;
+/// Messages whose repetition is noticed, and up to as many more.
+pub const DUPLICATES_MAX: usize = 32_768;
+/// Milliseconds for which a message that comes again counts as repeated (§17.3).
+pub const DUPLICATE_MS: u64 = 60_000;
+/// Times that the same message is answered (§17.3).
+pub const DUPLICATE_ANSWERS_MAX: u8 = 3;
+
+// --- routing ------------------------------------------------------------------------------------
+
+/// Buckets: bits of a node id (§8.1).
+pub const BUCKETS: usize = NODE_ID_BYTES * 8;
+/// Nodes of a bucket (§8.1).
+pub const BUCKET_NODES_MAX: usize = 16;
+/// Nodes per bucket that others spoke of (§8.1).
+pub const BUCKET_CANDIDATES_MAX: usize = 5;
+/// Milliseconds after which what others said is forgotten (§8.1).
+pub const CANDIDATE_TTL_MS: u64 = 7_200_000;
+/// Milliseconds within which a node counts as fresh (Appendix A).
+pub const FRESH_MS: u64 = 1_800_000;
+/// Milliseconds since its last answer after which a node is not listed any more (§8.6 [R]).
+pub const LISTED_MS: u64 = 7_200_000;
+/// Milliseconds since its last answer within which a node is not asked to make room.
+pub const CHALLENGE_AGE_MS_MIN: u64 = 60_000;
+/// Nodes of one network (/24, /48) in a bucket, and in the table (§8.8).
+pub const NODES_PER_SITE_AND_BUCKET_MAX: usize = 2;
+/// Nodes of one network in the table (§8.8).
+pub const NODES_PER_SITE_MAX: usize = 10;
+/// Nearest nodes of which an answer takes the healthy ones first (§8.6).
+pub const ANSWER_POOL_NODES: usize = 64;
+/// Nodes of an answer, before it is trimmed to its size (§7.2).
+pub const ANSWER_NODES_MAX: usize = 16;
+/// Buckets that a size estimate looks at (§14.1).
+pub const ESTIMATE_BUCKETS: usize = 5;
+
+// --- peers --------------------------------------------------------------------------------------
+
+/// Nodes in the address book, and up to as many more: about 250 bytes each.
+pub const PEERS_MAX: usize = 16_384;
+/// Milliseconds for which an answer proves where a node is. A path of a translator lives about that
+/// long without traffic.
+pub const PROOF_MS: u64 = 1_800_000;
+/// Failures in a row that make a node bad (§9.3).
+pub const BAD_FAILURES: u32 = 2;
+/// First back-off; it doubles with each failure (§9.4).
+pub const BACKOFF_MS_MIN: u64 = 30_000;
+/// Doublings of the back-off (§9.4).
+pub const BACKOFF_EXPONENT_MAX: u32 = 10;
+/// Milliseconds without any answer after which the own network is suspected (§9.4).
+pub const OFFLINE_SUSPICION_MS: u64 = 45_000;
+/// Nodes that fail within a window and make the own network suspect (§9.4).
+pub const CORRELATED_FAILURES: usize = 4;
+/// That window in milliseconds (§9.4).
+pub const CORRELATED_WINDOW_MS: u64 = 15_000;
+
+// --- store --------------------------------------------------------------------------------------
+
+/// Keys that a store has by default (§6.1).
+pub const STORE_KEYS_DEFAULT: usize = 100_000;
+/// Bytes that a store has by default: 1 KiB for each key.
+pub const STORE_BYTES_DEFAULT: usize = STORE_KEYS_DEFAULT * 1024;
+/// Bytes that a record takes besides its own: the structure, its counters, and shares of the maps.
+pub const RECORD_OVERHEAD_BYTES: usize = 400;
+/// Sovereign records of a key (§6.1).
+pub const SOVEREIGN_RECORDS_PER_KEY: usize = 8;
+/// Topic records of a key (§6.1).
+pub const TOPIC_RECORDS_PER_KEY: usize = 100;
+/// Mailbox records of a key (§6.1).
+pub const MAILBOX_RECORDS_PER_KEY: usize = 50;
+/// Mailbox records of a key and signer (§6.1).
+pub const MAILBOX_RECORDS_PER_KEY_AND_SIGNER: usize = 4;
+/// Records of one signer over all keys (§17.4).
+pub const RECORDS_PER_PUBLISHER_MAX: usize = 10_000;
+/// Seconds to live of a record that is not refused: 30 days (§17.4).
+pub const TTL_S_MAX: u32 = 30 * 86_400;
+/// Seconds for which a record is kept at most, whatever it says (§17.4).
+pub const STORED_TTL_S_MAX: u64 = 86_400;
+/// Milliseconds for which a record is shown that its publisher has not confirmed (§6.4).
+pub const SOFT_DEADLINE_MS: u64 = 120_000;
+/// Delegations that are not verified again, and up to as many more.
+pub const DELEGATIONS_REMEMBERED_MAX: usize = 4_096;
+/// Milliseconds that a subscription lasts (§6.5).
+pub const SUBSCRIPTION_MS: u64 = 60_000;
+/// Subscriptions of a key (§6.5 [R]).
+pub const SUBSCRIPTIONS_PER_KEY_MAX: usize = 32;
+/// Subscriptions of one IP address (§6.5 [R]).
+pub const SUBSCRIPTIONS_PER_ADDRESS_MAX: usize = 64;
+/// Subscriptions in all.
+pub const SUBSCRIPTIONS_MAX: usize = 16_384;
+
+// --- nat ----------------------------------------------------------------------------------------
+
+/// Nodes whose word on the own address is kept.
+pub const VOTES_MAX: usize = 256;
+/// Nodes that have to agree (§15.1).
+pub const VOTES_NEEDED: usize = 3;
+/// Milliseconds for which a word counts (§15.1).
+pub const VOTE_MS: u64 = 900_000;
+/// Nodes that a probe asks (§15.2).
+pub const PROBE_NODES: usize = 3;
+/// Milliseconds that a probe waits (§15.2).
+pub const PROBE_WAIT_MS: u64 = 5_000;
+/// Milliseconds between probes (§15.2).
+pub const PROBE_PERIOD_MS: u64 = 1_200_000;
+/// Milliseconds for which a probe's result counts (§15.3).
+pub const PROBE_RESULT_MS: u64 = 1_800_000;
+/// Echoes to one address within a window (§15.2).
+pub const ECHOES_PER_WINDOW: u32 = 3;
+/// That window in milliseconds (§15.2).
+pub const ECHO_WINDOW_MS: u64 = 10_000;
+/// Addresses whose echoes are counted, and up to as many more.
+pub const ECHO_SOURCES_MAX: usize = 4_096;
+
+// --- seen ---------------------------------------------------------------------------------------
+
+/// Nodes of which it is known when they were met: 40 bytes each.
+pub const SEEN_NODES_MAX: usize = 100_000;
+/// Lines of the file that are read.
+pub const SEEN_LINES_MAX: usize = 2 * SEEN_NODES_MAX;
+/// Seconds after which a meeting is forgotten: 7 days (§14.2).
+pub const SEEN_S_MAX: u64 = 7 * 86_400;
+
+// --- query --------------------------------------------------------------------------------------
+
+/// Questions to good nodes at a time (§11.1).
+pub const GOOD_CALLS: usize = 5;
+/// Questions to nodes of which nothing is known, at a time (§11.1).
+pub const UNKNOWN_CALLS: usize = 3;
+/// Questions of one look-up (§11.1 [R]).
+pub const QUERY_CALLS_MAX: usize = 96;
+/// Milliseconds of one look-up (§11.1 [R]).
+pub const QUERY_MS_MAX: u64 = 20_000;
+/// Nodes of which one look-up hears.
+pub const QUERY_CANDIDATES_MAX: usize = 512;
+/// Nodes of one network of which one look-up asks, where networks are kept diverse.
+pub const QUERY_NODES_PER_SITE_MAX: usize = 4;
+/// Nearest nodes that have to have answered, or failed, for a look-up to end (§11.1 [R]).
+pub const QUERY_NEAREST: usize = 16;
+/// Nodes of the table that a look-up begins with (§11.1).
+pub const QUERY_SEEDS: usize = 64;
+/// Records that one look-up gives back: a full key's from two replicas.
+pub const QUERY_RECORDS_MAX: usize = 200;
+/// Look-ups at a time.
+pub const QUERIES_MAX: usize = 256;
+
+// --- node ---------------------------------------------------------------------------------------
+
+/// Questions under way.
+pub const CALLS_MAX: usize = 4_096;
+/// Milliseconds that a question waits for its answer (§10.1).
+pub const CALL_MS: u64 = 2_000;
+/// Times that a question is asked. A node whose bucket is full answers its first one late (D-1), and
+/// a datagram may be lost.
+pub const CALL_ATTEMPTS: u8 = 2;
+/// Milliseconds that a first question to a bootstrap address waits (§10.1).
+pub const BOOTSTRAP_CALL_MS: u64 = 5_000;
+/// Times that a bootstrap address is asked (§10.1).
+pub const BOOTSTRAP_ATTEMPTS: u8 = 3;
+/// Bootstrap addresses.
+pub const BOOTSTRAP_ADDRESSES_MAX: usize = 64;
+/// Questions under way that strangers have caused.
+pub const VALIDATIONS_MAX: usize = 512;
+/// Events that wait to be taken.
+pub const EVENTS_MAX: usize = 1_024;
+/// Datagrams that wait to be sent.
+pub const OUTBOX_MAX: usize = 4_096;
+/// Milliseconds between rounds of upkeep (§13.6).
+pub const UPKEEP_MS: u64 = 15_000;
+/// Milliseconds from the first answer of the network to a first round of upkeep: a look-up of a few
+/// round trips.
+pub const JOINED_UPKEEP_MS: u64 = 2_000;
+/// Candidates of the table that are asked in a round.
+pub const CANDIDATES_PER_UPKEEP: usize = 8;
+/// Keys whose expired records are removed in a round.
+pub const EXPIRED_KEYS_PER_UPKEEP: usize = 1_024;
+/// Milliseconds between tries to find the network while the table is empty (§12).
+pub const REBOOTSTRAP_MS: u64 = 10_000;
+
+// --- replication --------------------------------------------------------------------------------
+
+/// Records that this node publishes.
+pub const PUBLISHED_MAX: usize = 1_024;
+/// Replicas that a record wants (§13.1).
+pub const REPLICAS: usize = 8;
+/// Replicas that a record has at most (§13.1).
+pub const REPLICAS_MAX: usize = 16;
+/// Milliseconds between STOREs of one round (§13.1).
+pub const STORE_PAUSE_MS: u64 = 200;
+/// Milliseconds between renewals: half of an endpoint record's life (§5.6).
+pub const RENEWAL_MS: u64 = 1_800_000;
+/// Seconds that an endpoint record lives (§5.6).
+pub const ENDPOINT_TTL_S: u32 = 3_600;
+/// Milliseconds until a replica's first probe, and after a failed one (§13.1).
+pub const PROBE_MS_MIN: u64 = 30_000;
+/// Milliseconds between probes of a replica that always answers (§13.1).
+pub const PROBE_MS_MAX: u64 = 3_600_000;
+/// Milliseconds that a replica may be silent before it is given up (§13.1).
+pub const GRACE_MS: u64 = 1_800_000;
+/// Nodes that refused a record and are not asked again for a while, and up to as many more.
+pub const REFUSING_MAX: usize = 1_024;

@@ -14,7 +14,7 @@ const VERSION: u8 = 1;
 const FEATURES: u16 = 0;
 
 /// Names a request and its answer; fresh random bytes for each attempt.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct TransactionId(pub [u8; TRANSACTION_ID_BYTES]);
 
 /// A message whose signature holds.

@@ -1,5 +1,7 @@
 //! Reads the specification's vectors and recorded conversations.
 
+#![allow(dead_code, reason = "each test reads a part of them")]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 

@@ -1,0 +1,127 @@
+//! Who may ask how often (specification §17.3).
+//!
+//! Owns token buckets per network and per publisher. The first two checks come before a signature is
+//! verified, so that a flood costs parsing and no more. What is over is dropped silently and
+//! counted: the protocol has no way to say so, and a sender that is told nothing backs off.
+
+use std::net::IpAddr;
+
+use crate::keys::PublicKey;
+use crate::limits::{
+    ANSWERS_TO_STRANGERS, PACKETS_PER_ADDRESS, RATE_SOURCES_MAX, STORES_PER_ADDRESS,
+    STORES_PER_PUBLISHER, VALIDATIONS_PER_NETWORK,
+};
+use crate::prefix::Prefix;
+use crate::recent::RecentMap;
+use crate::time::Millis;
+
+/// How often something may happen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rate {
+    /// Times a second, in the long run.
+    pub per_s: u32,
+    /// Times at once.
+    pub burst: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TokenBucket {
+    /// Thousandths of a token.
+    tokens_milli: u64,
+    filled_at: Millis,
+}
+
+/// Rates by what they are counted for.
+#[derive(Debug)]
+pub struct RateLimits {
+    packets: RecentMap<IpAddr, TokenBucket>,
+    stores: RecentMap<IpAddr, TokenBucket>,
+    publishers: RecentMap<PublicKey, TokenBucket>,
+    strangers: RecentMap<Prefix, TokenBucket>,
+    validations: RecentMap<Prefix, TokenBucket>,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self {
+            packets: RecentMap::new(RATE_SOURCES_MAX),
+            stores: RecentMap::new(RATE_SOURCES_MAX),
+            publishers: RecentMap::new(RATE_SOURCES_MAX),
+            strangers: RecentMap::new(RATE_SOURCES_MAX),
+            validations: RecentMap::new(RATE_SOURCES_MAX),
+        }
+    }
+}
+
+impl RateLimits {
+    /// A datagram from an address.
+    pub fn allows_packet(&mut self, ip: IpAddr, now: Millis) -> bool {
+        take(&mut self.packets, ip, PACKETS_PER_ADDRESS, now)
+    }
+
+    /// A STORE from an address.
+    pub fn allows_store(&mut self, ip: IpAddr, now: Millis) -> bool {
+        take(&mut self.stores, ip, STORES_PER_ADDRESS, now)
+    }
+
+    /// A record that a key has signed.
+    pub fn allows_record(&mut self, publisher: PublicKey, now: Millis) -> bool {
+        take(&mut self.publishers, publisher, STORES_PER_PUBLISHER, now)
+    }
+
+    /// An answer to an address that has proved nothing.
+    pub fn allows_answer_to_stranger(&mut self, ip: IpAddr, now: Millis) -> bool {
+        take(&mut self.strangers, Prefix::customer(ip), ANSWERS_TO_STRANGERS, now)
+    }
+
+    /// A question of ours that a stranger's message has caused.
+    pub fn allows_validation(&mut self, ip: IpAddr, now: Millis) -> bool {
+        take(&mut self.validations, Prefix::customer(ip), VALIDATIONS_PER_NETWORK, now)
+    }
+}
+
+fn take<K: Eq + std::hash::Hash + Copy>(
+    buckets: &mut RecentMap<K, TokenBucket>,
+    key: K,
+    rate: Rate,
+    now: Millis,
+) -> bool {
+    let full = u64::from(rate.burst) * 1000;
+    let bucket = buckets.entry(key, || TokenBucket { tokens_milli: full, filled_at: now });
+    // A token is a thousand thousandths, and a second a thousand milliseconds.
+    let earned = now.since(bucket.filled_at).saturating_mul(u64::from(rate.per_s));
+    bucket.tokens_milli = bucket.tokens_milli.saturating_add(earned).min(full);
+    bucket.filled_at = now;
+    let has_one = bucket.tokens_milli >= 1000;
+    if has_one {
+        bucket.tokens_milli -= 1000;
+    }
+    has_one
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate() {
+        let mut limits = RateLimits::default();
+        let ip = "203.0.113.9".parse().unwrap();
+        let mut passed = |from_ms: u64, count: usize| {
+            (0..count).filter(|_| limits.allows_packet(ip, Millis(from_ms))).count()
+        };
+        assert_eq!(passed(0, 1000), PACKETS_PER_ADDRESS.burst as usize);
+        assert_eq!(passed(500, 1000), PACKETS_PER_ADDRESS.per_s as usize / 2);
+        assert_eq!(passed(3_600_000, 1000), PACKETS_PER_ADDRESS.burst as usize);
+    }
+
+    #[test]
+    fn addresses_are_counted_apart_and_strangers_by_network() {
+        let mut limits = RateLimits::default();
+        let ip = |last: u8| IpAddr::from([203, 0, 113, last]);
+        assert!((0..=255).all(|last| limits.allows_packet(ip(last), Millis(0))));
+        let answers =
+            (0..=255).filter(|last| limits.allows_answer_to_stranger(ip(*last), Millis(0)));
+        assert_eq!(answers.count(), ANSWERS_TO_STRANGERS.burst as usize);
+    }
+}

@@ -1,0 +1,10 @@
+//! One node among peers that a test plays.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod conversations;
+mod learning;
+mod requests;
+mod stage;
+#[path = "../vectors/mod.rs"]
+mod vectors;
