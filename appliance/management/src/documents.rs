@@ -31,6 +31,7 @@ use waystation_engine::floor::{ARRIVAL_BYTES, Floor};
 use waystation_engine::statistics::{CoreCounters, Stage, TrafficClass};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::ids::CoreId;
+use waystation_relay::limiting::Cause;
 use waystation_relay::switch::MoveRefusal;
 
 /// The version in every document.
@@ -248,7 +249,16 @@ fn core_status(report: &CoreReport, extra: &StatusExtra) -> Value {
         "interval": growth([report].into_iter()),
         "headroom": headroom(report, &extra.capacity),
         "efficiency": efficiency(report, known),
+        "limited_links": limited_links([report].into_iter()),
     })
+}
+
+/// How many links each cause held up for the largest part of the last interval.
+fn limited_links<'a>(reports: impl Iterator<Item = &'a CoreReport> + Clone) -> Value {
+    let links =
+        |cause| -> u64 { reports.clone().map(|report| report.limited_links.links(cause)).sum() };
+    let by_cause = Cause::ALL.map(|cause| (cause.name().to_owned(), json!(links(cause))));
+    Value::Object(by_cause.into_iter().collect())
 }
 
 /// What a core's traffic cost beside what it had to cost; nulls where that is not known.
@@ -312,6 +322,7 @@ fn totals(observations: &Observations) -> Value {
     json!({
         "counters": object(FIELDS.iter(), sum),
         "interval": growth(observations.reports()),
+        "limited_links": limited_links(observations.reports()),
         "busy_share_max": shares.iter().copied().reduce(f64::max),
     })
 }

@@ -59,6 +59,11 @@ fn status_tells_counters_shares_and_headroom_of_each_core() {
     assert_eq!(efficiency["cost_ns_per_kib"], 190_000.0);
     assert_eq!(efficiency["floor_ns_per_kib"], 3048.0);
     assert_eq!(core["efficiency"]["cost_ns_per_kib"], 380_000.0);
+    let limited = json!({
+        "peer_not_reading": 0, "quota": 0, "credit": 1, "core": 0, "sender_idle": 2,
+    });
+    assert_eq!(core["limited_links"], limited);
+    assert_eq!(document["totals"]["limited_links"]["sender_idle"], 4);
     let floor = &document["floor"];
     assert_eq!((&floor["source"], &floor["suite"]), (&json!("cached"), &json!("ring")));
     let second = json!({ "bytes": 1024, "forward_ns": 2024.0, "sealed_ns": 4048.0 });

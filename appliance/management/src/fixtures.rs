@@ -15,7 +15,7 @@ use waystation_engine::floor::{ARRIVAL_BYTES, Floor};
 use waystation_engine::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use waystation_relay::ids::{CoreId, LegTag, LinkTag};
-use waystation_relay::limiting::HeldUp;
+use waystation_relay::limiting::{Cause, HeldUp};
 
 /// A peer's identity, the generator of the curve; nothing of it may show up in metrics.
 pub(crate) const PEER: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
@@ -63,6 +63,8 @@ fn block(core: u16, second: u64) -> Box<CoreStatistics> {
     block.counters.links_open = 3;
     block.counters.receive_buffers_total = 32;
     block.counters.receive_buffers_free = 31;
+    let causes = [Cause::SenderIdle, Cause::SenderIdle, Cause::Credit];
+    causes.into_iter().for_each(|cause| block.limited_links.count(Some(cause)));
     block.drops.count(DropReason::CreditOverflow, 700 + usize::from(core));
     let slower = 1 + u64::from(core);
     for step in 1..=1000_u64 {

@@ -59,6 +59,7 @@ pub fn status(document: &Value) -> String {
     out.push('\n');
     out.push_str(&traffic(document));
     out.push_str(&placement(&document["totals"]));
+    out.push_str(&limited(&document["totals"]));
     out.push_str(&gateway(&document["gateway"]));
     out.push_str(&queries(&document["queries"]));
     let memory = &document["memory"];
@@ -161,6 +162,23 @@ fn cores(document: &Value) -> String {
         ]);
     }
     table.render()
+}
+
+/// What most links were held up by in the last interval.
+fn limited(totals: &Value) -> String {
+    let causes = totals["limited_links"].as_object().into_iter().flatten();
+    let mut causes: Vec<_> =
+        causes.filter_map(|(cause, links)| Some((links.as_u64()?, cause))).collect();
+    causes.retain(|(links, _)| *links > 0);
+    causes.sort_by_key(|(links, cause)| (std::cmp::Reverse(*links), *cause));
+    let by_cause: Vec<_> = causes
+        .iter()
+        .map(|(links, cause)| format!("{} by {}", human_count(*links), cause_word(cause)))
+        .collect();
+    let mut out = String::new();
+    let links = if by_cause.is_empty() { dash() } else { by_cause.join(", ") };
+    line(&mut out, &format!("limited    links: {links}"));
+    out
 }
 
 /// What is left of each core, and how close to the floor it works.
@@ -347,11 +365,14 @@ pub fn sessions(document: &Value) -> String {
 
 /// The cause, in a word that leaves room for the other columns.
 fn limited_by(value: &Value) -> String {
-    match value["cause"].as_str() {
-        Some("peer_not_reading") => "peer".to_owned(),
-        Some("sender_idle") => "sender".to_owned(),
-        Some(cause) => cause.to_owned(),
-        None => dash(),
+    value["cause"].as_str().map_or_else(dash, cause_word)
+}
+
+fn cause_word(cause: &str) -> String {
+    match cause {
+        "peer_not_reading" => "peer".to_owned(),
+        "sender_idle" => "sender".to_owned(),
+        _ => text(&Value::from(cause)),
     }
 }
 

@@ -146,6 +146,7 @@ fn status_document() -> Value {
             { "core": 1, "port": "", "silent_intervals": 9, "counters": {}, "headroom": {} },
         ],
         "totals": {
+            "limited_links": { "credit": 2, "sender_idle": 17, "quota": 0, "core": 2 },
             "counters": { "payload_bytes_in": 4096, "pipe_bytes": 99, "links_moved_out": 12 },
             "interval": {
                 "payload_bytes_in": 1024, "same_core_bytes": 768, "cross_core_bytes": 256,
@@ -183,6 +184,7 @@ fn status_shows_state_cores_rates_and_node_info() {
     let room = text.lines().skip_while(|line| !line.contains("HEADROOM")).nth(1).unwrap();
     let room: Vec<_> = room.split_whitespace().collect();
     assert_eq!(room, ["0", "+3.1x", "24.4%", "87.0%", "410ns/KiB", "357ns/KiB", "98.0%"]);
+    assert!(text.contains("limited    links: 17 by sender, 2 by core, 2 by credit\n"), "{text}");
     assert!(text.contains("floor      as measured at an earlier start"), "{text}");
     assert!(text.contains("           1.0KiB     3.90us, 5.30us\n"), "{text}");
     assert!(
