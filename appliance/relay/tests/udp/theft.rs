@@ -57,6 +57,28 @@ fn handshake_the_other_end_does_not_answer_moves_nothing() {
 }
 
 #[test]
+fn two_strangers_who_answer_each_other_move_nothing() {
+    let mut world = World::new();
+    let session = world.open([by_handshake(), by_handshake()], wireguard());
+    world.receive(Side::A, HOME[0], &initiation(1, &KEYS[1]));
+    world.passes(Side::B, HOME[1], &initiation(2, &KEYS[0]));
+    world.passes(Side::A, HOME[0], &response(1, 2, &KEYS[1]));
+    world.passes(Side::B, HOME[1], &transport(1, 0));
+    world.take_events();
+    // They know both public keys, and each other's indices.
+    let other = "198.51.100.67:667";
+    world.passes(Side::A, THIEF, &initiation(50, &KEYS[1]));
+    assert_eq!(world.passes(Side::B, other, &response(51, 50, &KEYS[0])), address(THIEF));
+    let reason = world.refuses(Side::A, THIEF, &transport(51, 0));
+    assert_eq!(reason, DropReason::UdpUnknownReceiver);
+    assert!(world.take_events().is_empty());
+    for side in Side::BOTH {
+        assert_eq!(world.address_of(session, side), Some(address(HOME[side.index()])));
+    }
+    assert_unharmed(&mut world);
+}
+
+#[test]
 fn end_that_is_heard_keeps_its_leg_whoever_shows_its_index() {
     let (mut world, session) = with_learned_a();
     for _ in 0..200 {
