@@ -1,8 +1,8 @@
 //! Datagrams by which an end proves that a leg is its own, and the answer to them.
 //!
 //! Pure functions of bytes and a secret; the data core checks proofs, an end makes them. A proof is
-//! fresh each time, so one that was seen on the way is worth nothing later: its counter has to grow,
-//! and its tag covers the counter. Neither tells the secret.
+//! fresh each time, so one that was seen on the way is worth nothing later: its counter has to
+//! grow, and its tag covers the counter. Neither tells the secret.
 //!
 //! ```text
 //! proof    f7 "Way" 01 01 | core u16 | place u32 | generation u32 | counter u64 | tag 16

@@ -129,8 +129,8 @@ impl Sessions {
         self.forward(came, to)
     }
 
-    /// Whether a stranger's packet can be from the end of its leg: it answers what the other end has
-    /// asked, or names an index that only those on the path can know.
+    /// Whether a stranger's packet can be from the end of its leg: it answers what the other end
+    /// has asked, or names an index that only those on the path can know.
     fn is_plausible(&self, came: &Came<'_>, message: Message) -> Result<(), DropReason> {
         let other = self.leg(came.place.other());
         let is_plausible = match message {

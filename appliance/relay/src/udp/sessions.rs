@@ -333,7 +333,7 @@ impl Sessions {
         })
     }
 
-    /// Gives a leg an address, or takes it away with [`Endpoint::NONE`], in the table and the index.
+    /// Gives a leg an address, or takes it away with [`Endpoint::NONE`], in table and index.
     pub(super) fn move_leg(&mut self, place: LegPlace, address: Endpoint) {
         let (port, before) = (self.leg(place).port, self.leg(place).address);
         if !before.is_none() {

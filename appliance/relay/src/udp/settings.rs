@@ -8,7 +8,6 @@ use super::meter::RateLimit;
 use super::proof::Secret;
 use super::wireguard::PublicKey;
 use crate::address_policy::Denied;
-use crate::limits::{UDP_IDLE_MAX_NS, UDP_IDLE_MIN_NS};
 use std::net::SocketAddr;
 use thiserror::Error;
 
@@ -21,8 +20,9 @@ pub struct Settings {
     pub protocol: Protocol,
     /// What may pass in each direction.
     pub rate: RateLimit,
-    /// How long nothing may pass before it ends, in nanoseconds, within [`UDP_IDLE_MIN_NS`] and
-    /// [`UDP_IDLE_MAX_NS`].
+    /// How long nothing may pass before it ends, in nanoseconds, within
+    /// [`UDP_IDLE_MIN_NS`](crate::limits::UDP_IDLE_MIN_NS) and
+    /// [`UDP_IDLE_MAX_NS`](crate::limits::UDP_IDLE_MAX_NS).
     pub idle_limit_ns: u64,
 }
 
@@ -102,7 +102,7 @@ pub enum OpenError {
     #[error("both legs would belong to whoever comes first: give one address, or both public keys")]
     NothingProves,
     /// The idle limit is out of range.
-    #[error("the idle limit is from {} s to {} s", UDP_IDLE_MIN_NS / 1_000_000_000, UDP_IDLE_MAX_NS / 1_000_000_000)]
+    #[error("the idle limit is from a minute to a week")]
     IdleLimit,
     /// The byte rate is out of range.
     #[error("the byte rate is from 1 KiB/s to 1 TB/s")]
