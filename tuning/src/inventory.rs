@@ -11,6 +11,12 @@ pub use nics::{Irq, Nic};
 
 use crate::machine::Machine;
 
+/// The NUMA node of the devices that carry traffic, if they are on one and the same; without
+/// asking the devices for anything else.
+pub fn nic_node(machine: &Machine) -> Option<usize> {
+    nics::common_node(machine)
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Inventory {

@@ -99,8 +99,8 @@ fn extend(
     if data.len() < wanted {
         reasons.push(format!("{wanted} data cores were asked for: further CPUs are taken in"));
     }
-    // The first one comes last.
-    let further = primaries.iter().skip(1).chain(usable.iter().skip(1)).chain(usable.first());
+    // The first one stays with the kernel and the management core, however many there are to be.
+    let further = primaries.iter().skip(1).chain(usable.iter().skip(1));
     for cpu in further {
         if data.len() < wanted && !data.contains(&cpu.id) {
             data.push(cpu.id);
@@ -189,7 +189,7 @@ mod tests {
         let of = |cores| data(&cpus, Wish { cores: Some(cores), ..Wish::default() });
         assert_eq!(of(1), [1]);
         assert_eq!(of(3), [1, 2, 3]);
-        assert_eq!(of(6), [1, 2, 3, 0, 1, 2]);
+        assert_eq!(of(6), [1, 2, 3, 1, 2, 3]);
     }
 
     #[test]

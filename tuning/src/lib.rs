@@ -2,14 +2,15 @@
 //! be undone.
 //!
 //! Called by the program's sub-commands and as it starts, on the thread that asks; never by a data
-//! core. Reads and changes the machine through [`machine`] alone, so that the tree of another one can
-//! stand in for it.
+//! core. Reads and changes the machine through [`machine`] alone, so that the tree of another one
+//! can stand in for it.
 
 #![forbid(unsafe_code)]
 
 pub mod apply;
 pub mod catalog;
 pub mod cpu_list;
+pub mod doctor;
 pub mod documentation;
 pub mod inventory;
 pub mod layout;

@@ -13,6 +13,7 @@ use crate::machine::{Machine, MachineError, Target};
 use crate::profile::{Key, Setting, Status, Value};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 /// What a plan is to be about.
 #[derive(Clone, Debug, Default)]
@@ -194,7 +195,16 @@ impl Plan {
     ) -> Result<(), PlanError> {
         for wanted in wanted {
             // What a machine does not have, it does not need.
-            let Some(now) = machine.read(&wanted.target)? else { continue };
+            let now = match machine.read(&wanted.target) {
+                // An ordinary user plans with what is there to be seen.
+                Err(MachineError::Read { source, .. })
+                    if source.kind() == ErrorKind::PermissionDenied =>
+                {
+                    None
+                }
+                read => read?,
+            };
+            let Some(now) = now else { continue };
             let Some(is_met) = wanted.to.is_met(&now) else { continue };
             let is_unverified = wanted.status == Status::Unverified && !include_unverified;
             let step = wanted.into_step(now.trim());

@@ -64,8 +64,8 @@ pub fn undone(undone: &Undone) -> String {
     out
 }
 
-const HELD_BACK: &str = "  what nobody has looked at is set with --include-unverified, and what belongs to the\n  \
-     interface of your own connection with --even-if-remote\n";
+const HELD_BACK: &str = "  what nobody has looked at is set with --include-unverified,\n  what belongs to \
+     the interface of your own connection with --even-if-remote\n";
 
 fn layout(plan: &Plan, out: &mut String) {
     let mut data = plan.layout.data.clone();

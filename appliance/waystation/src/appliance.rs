@@ -15,6 +15,9 @@ use waystation_engine::cores::{Engine, EngineSettings, PortChoice};
 use waystation_engine::port::{PortKind, PortLimits};
 use waystation_management::config::{self, Config};
 use waystation_management::runtime::{Management, ReloadSource, RuntimeSettings};
+use waystation_tuning::inventory::{Cpus, nic_node};
+use waystation_tuning::layout::{Wish, lay_out};
+use waystation_tuning::machine::Machine;
 
 /// A running appliance.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl Appliance {
     /// Starts the data cores, then the management core. Listens when it returns.
     pub(crate) fn start(config: Config, around: Surroundings) -> anyhow::Result<Self> {
         let identity = around.secret.identity();
-        let cpus = data_cpus(&config);
+        let cpus = core_layout(&config);
         let management_cpu = config.management.cpu.or_else(|| management_cpu(&cpus));
         let aead = aead_choice(config.engine.aead)?;
         // Before there are data cores, so that nothing waits for it and nothing disturbs it.
@@ -111,21 +114,25 @@ impl Appliance {
     }
 }
 
-/// The CPU of each data core. CPU 0 is left to the kernel and the management core where there are
-/// others; more cores than CPUs share them.
-fn data_cpus(config: &Config) -> Vec<Option<usize>> {
-    let allowed = allowed_cpus();
+/// The CPU of each data core. The first CPU is left to the kernel and the management core where
+/// there are others, and threads of one core are one data core; more cores than CPUs share them.
+pub(crate) fn core_layout(config: &Config) -> Vec<Option<usize>> {
     let engine = &config.engine;
     if !engine.cpus.is_empty() {
         let count = if engine.cores == 0 { engine.cpus.len() } else { engine.cores };
         return engine.cpus.iter().copied().map(Some).cycle().take(count).collect();
     }
-    let own = if allowed.len() > 1 { &allowed[1..] } else { &allowed[..] };
-    let count = if engine.cores == 0 { own.len().max(1) } else { engine.cores };
-    if own.is_empty() {
-        return vec![None; count];
+    let (machine, allowed) = (Machine::this(), allowed_cpus());
+    let wish = Wish {
+        allowed: Some(&allowed),
+        node: nic_node(&machine),
+        cores: Some(engine.cores).filter(|cores| *cores > 0),
+    };
+    let layout = lay_out(&Cpus::read(&machine), wish);
+    if layout.data.is_empty() {
+        return vec![None; engine.cores.max(1)];
     }
-    own.iter().copied().map(Some).cycle().take(count).collect()
+    layout.data.into_iter().map(Some).collect()
 }
 
 fn management_cpu(data: &[Option<usize>]) -> Option<usize> {

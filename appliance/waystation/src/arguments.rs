@@ -53,6 +53,8 @@ pub(crate) enum Verb {
     /// Configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// What keeps this machine from being a good relay; the exit code is 1 if a check failed
+    Doctor(DoctorArguments),
     /// The machine and its NICs, set for relaying
     #[command(subcommand)]
     Tune(TuneCommand),
@@ -326,6 +328,19 @@ pub(crate) struct HistArguments {
     #[arg(long, num_args = 2, value_names = ["A.hlog", "B.hlog"])]
     #[arg(conflicts_with_all = ["log", "json", "follow", "socket"])]
     pub(crate) compare: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// The document as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Configuration that the machine is to be good for; absent: defaults
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where hardware profiles of one's own are
+    #[arg(long, value_name = "DIR", default_value = waystation_tuning::catalog::OWN_PROFILES)]
+    pub(crate) profiles: PathBuf,
 }
 
 /// What is to be done about the machine.

@@ -3,8 +3,10 @@
 mod appliance;
 mod arguments;
 mod demo;
+mod doctor;
 mod exit;
 mod floor;
+mod memory;
 mod orders;
 mod questions;
 mod run;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Top(top) => top::top(&top),
         Verb::Drops(drops) => questions::drops(&drops),
         Verb::Hist(hist) => questions::histograms(&hist),
+        Verb::Doctor(arguments) => doctor::doctor(&arguments),
         Verb::Tune(command) => tune::tune(&command),
         Verb::Floor(arguments) => floor::floor(&arguments),
         Verb::Config(ConfigCommand::Default) => run::config_default(),

@@ -2,6 +2,7 @@
 
 use crate::appliance::{Appliance, Surroundings};
 use crate::arguments::{IdentityArguments, RunArguments};
+use crate::doctor;
 use crate::exit::Unmet;
 use crate::questions::print;
 use crate::state;
@@ -31,6 +32,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     if new {
         tracing::info!(directory = %directory.display(), "made a new key");
     }
+    doctor::at_start(&config);
     let surroundings = Surroundings {
         secret,
         socket,

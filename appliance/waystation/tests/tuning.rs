@@ -1,4 +1,4 @@
-//! `tune` as the process, on a veth pair in a network namespace of its own. Only the interface is
+//! `tune` and `doctor` as processes; the first on a veth pair in a network namespace of its own. Only the interface is
 //! tuned there: limits of the machine are no namespace's, and no test sets them.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
@@ -9,8 +9,8 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::given;
-use support::process::{Finished, Ordinary, binary, command, is_root, run};
+use support::process::{Finished, Ordinary, Process, binary, command, is_root, run};
+use support::{eventually, given};
 use tempfile::TempDir;
 
 /// Client and server of a session that comes in by `tuned`, as sshd tells it.
@@ -209,4 +209,57 @@ fn an_ordinary_user_may_plan_and_not_apply() {
     let apply = run(ordinary.command().args(["tune", "apply", "--machine-only"]));
     assert_eq!(apply.code(), 77, "{}", apply.stderr);
     assert!(apply.complaint().contains("needs root"), "{}", apply.complaint());
+}
+
+#[test]
+fn doctor_explains_this_machine_and_fails_when_a_port_is_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("waystation.toml");
+    let configure = |address: &str| {
+        let socket = directory.path().join("waystation.sock");
+        let text = format!(
+            "[listen]\naddresses = [\"{address}\"]\n[management]\nsocket = {socket:?}\n\
+             [engine]\nlinks_max = 100\nhalf_open_max = 16\nsockets_max = 16\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    let doctor = || {
+        let mut doctor = command(&binary());
+        doctor.args(["doctor", "--json", "--config"]).arg(&file);
+        let finished = run(&mut doctor);
+        let document: Value = serde_json::from_slice(&finished.stdout).unwrap();
+        (finished.code(), document)
+    };
+    configure(&address.to_string());
+    let (code, document) = doctor();
+    assert_eq!(code, 1);
+    let checks = document["checks"].as_array().unwrap();
+    let ports = checks.iter().find(|check| check["name"] == "ports").unwrap();
+    assert_eq!(ports["verdict"], "fail", "{ports}");
+    assert!(ports["seen"].as_str().unwrap().contains(&address.to_string()));
+    assert!(checks.iter().all(|check| check["verdict"] == "ok" || check["why"] != ""));
+
+    drop(taken);
+    configure("127.0.0.1:0");
+    let (code, document) = doctor();
+    let checks = document["checks"].as_array().unwrap();
+    let failed: Vec<_> = checks.iter().filter(|check| check["verdict"] == "fail").collect();
+    assert_eq!((code, failed.len()), (0, 0), "{failed:?}");
+    let pools = document["memory_pools_bytes"].as_u64().unwrap();
+    assert!(document["memory_worst_case_bytes"].as_u64().unwrap() > pools && pools > 300 << 20);
+    let terms = document["memory"].as_array().unwrap();
+    let sum: u64 = terms.iter().map(|term| term["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(document["memory_worst_case_bytes"], sum);
+}
+
+#[test]
+fn a_start_says_what_the_doctor_found() {
+    let home = TempDir::new().unwrap();
+    let mut start = command(&binary());
+    start.args(["run", "--listen", "127.0.0.1:0", "--state-dir"]).arg(home.path());
+    let process = Process::spawn(&mut start, &home.path().join("log"));
+    let said = || process.log().contains("examined this machine").then_some(());
+    eventually("the machine is examined", said);
 }

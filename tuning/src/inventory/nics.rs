@@ -49,26 +49,53 @@ pub(super) fn read(machine: &Machine) -> Vec<Nic> {
     names.map(|name| nic(machine, name, &interrupts)).collect()
 }
 
+/// See [`nic_node`](super::nic_node).
+pub(super) fn common_node(machine: &Machine) -> Option<usize> {
+    let is_meant = |name: &String| {
+        let base = format!("sys/class/net/{name}");
+        machine.exists(&format!("{base}/device")) && is_up(machine, &base)
+    };
+    let names = machine.names("sys/class/net").into_iter().filter(is_meant);
+    let mut nodes = names.map(|name| node(machine, &device(machine, &name)));
+    let first = nodes.next()??;
+    nodes.all(|node| node == Some(first)).then_some(first)
+}
+
+/// Where PCI says what a device is; behind a virtio device that is the one below it.
+fn device(machine: &Machine, name: &str) -> String {
+    let device = format!("sys/class/net/{name}/device");
+    match machine.link_name(&format!("{device}/subsystem")).as_deref() {
+        Some("virtio") => format!("{device}/.."),
+        Some(_) | None => device,
+    }
+}
+
+/// -1 says that the machine has no nodes, or does not say.
+fn node(machine: &Machine, device: &str) -> Option<usize> {
+    machine.text(&format!("{device}/numa_node"))?.parse().ok()
+}
+
+fn is_up(machine: &Machine, base: &str) -> bool {
+    machine.text(&format!("{base}/operstate")).is_some_and(|state| state != "down")
+}
+
 fn nic(machine: &Machine, name: String, interrupts: &[(u64, String)]) -> Nic {
     let base = format!("sys/class/net/{name}");
     // A NIC that went away meanwhile, or does not answer, has no settings.
     let settings = machine.nics().settings(&name).unwrap_or_default();
     let device = format!("{base}/device");
     let driver = machine.link_name(&format!("{device}/driver")).or_else(|| settings.kind.clone());
-    let is_virtio = machine.link_name(&format!("{device}/subsystem")).as_deref() == Some("virtio");
-    let pci = if is_virtio { format!("{device}/..") } else { device.clone() };
+    let pci = self::device(machine, &name);
     let prefixed = |prefix: &str, directory: &str| -> Vec<String> {
         let names = machine.names(directory).into_iter();
         names.filter_map(|name| name.strip_prefix(prefix).map(str::to_owned)).collect()
     };
-    let node = machine.text(&format!("{pci}/numa_node"));
     Nic {
         driver,
         pci_id: pci_id(machine, &pci),
-        // -1 says that the machine has no nodes, or does not say.
-        node: node.and_then(|node| node.parse().ok()),
+        node: node(machine, &pci),
         mtu_bytes: machine.number(&format!("{base}/mtu")),
-        is_up: machine.text(&format!("{base}/operstate")).is_some_and(|state| state != "down"),
+        is_up: is_up(machine, &base),
         is_device: machine.exists(&device),
         tx_queues: prefixed("tx-", &format!("{base}/queues")).len(),
         irqs: irqs(machine, &name, &pci, interrupts),

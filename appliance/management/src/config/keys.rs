@@ -123,7 +123,7 @@ pub const KEYS: &[Key] = &[
         "threads",
         Rule::Count { min: 0, max: CORES_MAX, at: |config| &mut config.engine.cores },
         "Data cores, each a pinned thread with its own links, buffers and timers. 0 stands for one \
-        per CPU but one, which is left to the management core, and at least one.",
+        per physical core but the first, which is left to the management core, and at least one.",
     ),
     key(
         "engine",

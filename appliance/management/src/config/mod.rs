@@ -94,7 +94,7 @@ pub struct ListenConfig {
 /// `[engine]`: the data cores and their memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineConfig {
-    /// 0: one per CPU but one.
+    /// 0: one per physical core but the first.
     pub cores: usize,
     /// Empty: chosen by the program.
     pub cpus: Vec<usize>,

@@ -1,0 +1,98 @@
+//! `doctor`: what keeps this machine from being a good relay; and the same as the program starts.
+
+use crate::appliance::core_layout;
+use crate::arguments::DoctorArguments;
+use crate::exit::Unmet;
+use crate::memory;
+use crate::questions::print;
+use crate::run::read_config;
+use crate::state;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use waystation_engine::port::probe;
+use waystation_management::config::{Config, PortChoice};
+use waystation_management::stats_socket::client;
+use waystation_tuning::catalog::{Catalog, OWN_PROFILES};
+use waystation_tuning::doctor::{Examination, Needs, Verdict, examine, render};
+use waystation_tuning::inventory::Inventory;
+use waystation_tuning::machine::Machine;
+use waystation_tuning::plan::{Scope, plan};
+
+/// `waystation doctor`
+pub(crate) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<()> {
+    let config = match &arguments.config {
+        Some(file) => read_config(file, None)?,
+        None => Config::default(),
+    };
+    let unavailable = if is_running(&config) { Vec::new() } else { unavailable(&config) };
+    let examination = examined(&config, unavailable, &arguments.profiles)?;
+    if arguments.json {
+        print((serde_json::to_string(&examination)? + "\n").as_bytes())?;
+    } else {
+        print(render(&examination).as_bytes())?;
+    }
+    match examination.count(Verdict::Fail) {
+        0 => Ok(()),
+        count => Err(Unmet(format!("{count} checks failed")).into()),
+    }
+}
+
+/// The same in the log: what failed by itself, the rest as a sum. Never keeps the program from
+/// starting; what does that says so by itself.
+pub(crate) fn at_start(config: &Config) {
+    let examination = match examined(config, Vec::new(), Path::new(OWN_PROFILES)) {
+        Ok(examination) => examination,
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "this machine could not be examined");
+            return;
+        }
+    };
+    for check in examination.checks.iter().filter(|check| check.verdict == Verdict::Fail) {
+        let (name, seen, wanted) = (&check.name, &check.seen, &check.wanted);
+        tracing::warn!(name, seen, wanted, why = check.why, fix = check.fix, "check failed");
+    }
+    let [ok, warn, fail] =
+        [Verdict::Ok, Verdict::Warn, Verdict::Fail].map(|verdict| examination.count(verdict));
+    tracing::info!(ok, warn, fail, "examined this machine; waystation doctor tells more");
+}
+
+fn examined(
+    config: &Config,
+    unavailable: Vec<(SocketAddr, String)>,
+    profiles: &Path,
+) -> anyhow::Result<Examination> {
+    let machine = Machine::this();
+    let inventory = Inventory::read(&machine);
+    let engine = &config.engine;
+    let scope = Scope {
+        cores: Some(engine.cores).filter(|cores| *cores > 0),
+        cpus: engine.cpus.clone(),
+        ..Scope::default()
+    };
+    let plan = plan(&machine, &Catalog::read(Some(profiles))?, &scope)?;
+    let cores = core_layout(config).len();
+    let streams = engine.links_max + engine.half_open_max + engine.sockets_max;
+    let needs = Needs {
+        uring: probe::probe().err().map(|error| error.to_string()),
+        is_uring_demanded: engine.port == PortChoice::IoUring,
+        memory: memory::terms(config, cores),
+        descriptors: streams.saturating_mul(cores) as u64,
+        listen: config.listen.addresses.clone(),
+        unavailable,
+        plan: Some(plan),
+    };
+    Ok(examine(&machine, &inventory, &needs))
+}
+
+/// Whether an appliance answers here; its ports are taken by nobody else then.
+fn is_running(config: &Config) -> bool {
+    let socket = config.management.socket.clone().or_else(|| state::socket(None).ok());
+    socket.is_some_and(|socket| client::get(&socket, "/v1/status").is_ok())
+}
+
+fn unavailable(config: &Config) -> Vec<(SocketAddr, String)> {
+    let refused = |&address: &SocketAddr| {
+        TcpListener::bind(address).err().map(|error| (address, error.to_string()))
+    };
+    config.listen.addresses.iter().filter_map(refused).collect()
+}

@@ -1,0 +1,137 @@
+//! The most memory this program takes, part by part, from the limits of every room.
+//!
+//! Called by `doctor` and as the program starts. Each line is a product of a cap and of what one
+//! takes; the sizes that are no constants of a room are stated here, with where they come from.
+
+use waystation_engine::limits::{CONTROL_MAX_BYTES, EARLY_BYTES_MAX, MESH_RING_SOCKETS};
+use waystation_engine::statistics::{Stage, TrafficClass};
+use waystation_management::config::Config;
+use waystation_management::gateway::GatewayLimits;
+use waystation_management::limits::{EVENTS_KEPT_MAX, STATS_CONNECTIONS_MAX};
+use waystation_tuning::doctor::MemoryTerm;
+
+/// A histogram of two digits from a nanosecond to a minute.
+const HISTOGRAM_BYTES: usize = 30 * 1024;
+/// Histograms are filled in one block while the other is read.
+const HISTOGRAM_BLOCKS: usize = 2;
+/// Both halves of a link, its place in the tables, its lists of times.
+const LINK_BYTES: usize = 5 * 1024;
+/// A query that is cut by the end of a record.
+const CUT_QUERY_BYTES: usize = 64 * 1024;
+/// What arrives before a negotiation is over.
+const HALF_OPEN_BYTES: usize = 256 * 1024;
+/// A leg and its entries in the tables; payload is in the queues.
+const SESSION_BYTES: usize = 310;
+/// An account of an identity without a link (`management::limits::ACCOUNTS_KEPT_DEFAULT`).
+const ACCOUNT_BYTES: usize = 425;
+/// An event as it is kept.
+const EVENT_BYTES: usize = 256;
+/// The largest answer of the stats socket (`management::limits::LISTING_ROWS_MAX`).
+const LISTING_BYTES: usize = 20 << 20;
+
+/// All parts, for so many data cores.
+pub(crate) fn terms(config: &Config, cores: usize) -> Vec<MemoryTerm> {
+    let mut terms = pools(config, cores);
+    terms.extend(peers(config, cores));
+    terms.extend(management(config, cores));
+    terms
+}
+
+/// What load alone fills.
+fn pools(config: &Config, cores: usize) -> Vec<MemoryTerm> {
+    let engine = &config.engine;
+    let histograms = Stage::ALL.len() * TrafficClass::ALL.len();
+    let pool = |what, bytes: usize, each: &str| MemoryTerm {
+        what,
+        bytes: bytes.saturating_mul(cores) as u64,
+        derivation: format!("{each}{}", on(cores)),
+        is_pool: true,
+    };
+    vec![
+        pool(
+            "receive buffers",
+            engine.receive_buffers.saturating_mul(engine.receive_buffer_size.as_usize()),
+            "engine.receive_buffers of engine.receive_buffer_size",
+        ),
+        pool("blocks", engine.block_memory.as_usize(), "engine.block_memory"),
+        pool("session queues", engine.queue_memory.as_usize(), "engine.queue_memory"),
+        pool(
+            "histograms",
+            histograms * HISTOGRAM_BYTES * HISTOGRAM_BLOCKS,
+            &format!("{histograms} of 30 KiB, twice"),
+        ),
+    ]
+}
+
+/// What peers can make the data cores keep, each at its cap.
+fn peers(config: &Config, cores: usize) -> Vec<MemoryTerm> {
+    let (engine, relay) = (&config.engine, &config.relay);
+    let capped = |what, cap: usize, each: usize, derivation: &str| MemoryTerm {
+        what,
+        bytes: cap.saturating_mul(each).saturating_mul(cores) as u64,
+        derivation: format!("{derivation}{}", on(cores)),
+        is_pool: false,
+    };
+    let pairs = cores.saturating_mul(cores.saturating_sub(1));
+    vec![
+        capped("links", engine.links_max, LINK_BYTES, "engine.links_max of 5 KiB"),
+        capped(
+            "control frames that are not read",
+            engine.links_max,
+            CONTROL_MAX_BYTES,
+            "engine.links_max of 2 MiB, until each is closed",
+        ),
+        capped("cut queries", engine.links_max, CUT_QUERY_BYTES, "engine.links_max of 64 KiB"),
+        capped(
+            "negotiations",
+            engine.half_open_max,
+            HALF_OPEN_BYTES,
+            "engine.half_open_max of 256 KiB, for relay.handshake_timeout",
+        ),
+        capped("sessions", relay.sessions_max, SESSION_BYTES, "relay.sessions_max of 310 B"),
+        MemoryTerm {
+            what: "sockets between cores",
+            bytes: pairs.saturating_mul(MESH_RING_SOCKETS).saturating_mul(EARLY_BYTES_MAX) as u64,
+            derivation: format!("{MESH_RING_SOCKETS} of 64 KiB for each of {pairs} pairs"),
+            is_pool: false,
+        },
+    ]
+}
+
+fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
+    let gateway = GatewayLimits {
+        registrations_max: config.gateway.registrations_max,
+        idle_per_registration_max: config.gateway.idle_per_registration_max,
+        ..GatewayLimits::default()
+    };
+    let raw_sockets = config.engine.sockets_max.saturating_mul(cores);
+    let accounts = config.limits.accounts_kept_max;
+    let term = |what, bytes: usize, derivation: &str| MemoryTerm {
+        what,
+        bytes: bytes as u64,
+        derivation: derivation.to_owned(),
+        is_pool: false,
+    };
+    vec![
+        term(
+            "tables of the gateway",
+            gateway.table_bytes_max(raw_sockets),
+            "gateway.registrations_max and idle_per_registration_max",
+        ),
+        term(
+            "accounts",
+            accounts.saturating_mul(ACCOUNT_BYTES),
+            "limits.accounts_kept_max of 425 B",
+        ),
+        term("events", EVENTS_KEPT_MAX * EVENT_BYTES, "4096 of 256 B"),
+        term(
+            "answers of the stats socket",
+            STATS_CONNECTIONS_MAX * LISTING_BYTES,
+            "16 readers of the largest listing",
+        ),
+    ]
+}
+
+fn on(cores: usize) -> String {
+    if cores == 1 { String::new() } else { format!(", on {cores} cores") }
+}

@@ -1,0 +1,152 @@
+//! What this process may do and have: capabilities, descriptors, memory, ports.
+
+use super::{Check, MemoryTerm, Needs, Verdict, mebibytes};
+use crate::machine::Machine;
+use std::net::SocketAddr;
+
+/// CAP_NET_ADMIN and CAP_BPF (`linux/capability.h`).
+const XDP_CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+/// Descriptors without which not even a small box runs.
+const DESCRIPTORS_MIN: u64 = 1024;
+/// Rings and buffers that the kernel pins, for an ordinary user.
+const LOCKED_MIN_BYTES: u64 = 8 << 20;
+
+pub(super) fn check(machine: &Machine, needs: &Needs, checks: &mut Vec<Check>) {
+    checks.extend(capabilities(machine));
+    checks.extend(descriptors(machine, needs));
+    checks.extend(locked_memory(machine));
+    checks.extend(memory(machine, needs));
+    checks.push(ports(needs));
+    checks.extend(ephemeral_ports(machine, needs));
+}
+
+fn capabilities(machine: &Machine) -> Option<Check> {
+    let status = machine.text("proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(line.trim(), 16).ok()?;
+    let missing = XDP_CAPABILITIES.iter().filter(|(bit, _)| effective >> bit & 1 == 0);
+    let missing: Vec<&str> = missing.map(|(_, name)| *name).collect();
+    let seen =
+        if missing.is_empty() { "enough for XDP".into() } else { missing.join(" ") + " missing" };
+    Some(
+        Check::new("capabilities", missing.is_empty(), Verdict::Warn)
+            .seen(seen)
+            .wanted("CAP_NET_ADMIN CAP_BPF")
+            .why("Without them nothing is tuned and no XDP program is loaded; links work.")
+            .fix("start as root, or with AmbientCapabilities=CAP_NET_ADMIN CAP_BPF"),
+    )
+}
+
+/// A line of `/proc/self/limits`: what is allowed now. `None`: no limit.
+fn limit(machine: &Machine, name: &str) -> Option<Option<u64>> {
+    let limits = machine.text("proc/self/limits")?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    let soft = line.split_whitespace().next()?;
+    if soft == "unlimited" { Some(None) } else { soft.parse().ok().map(Some) }
+}
+
+fn descriptors(machine: &Machine, needs: &Needs) -> Option<Check> {
+    let allowed = limit(machine, "Max open files")?;
+    let allowed = allowed.unwrap_or(u64::MAX);
+    let otherwise = if allowed < DESCRIPTORS_MIN { Verdict::Fail } else { Verdict::Warn };
+    let wanted = needs.descriptors.max(DESCRIPTORS_MIN);
+    Some(
+        Check::new("descriptors", allowed >= wanted, otherwise)
+            .seen(allowed.to_string())
+            .wanted(format!("{wanted}, which is what the caps of all cores come to"))
+            .why("Connections beyond it are refused by the kernel (accept_failed).")
+            .fix("LimitNOFILE= in the unit, ulimit -n; or lower engine.links_max and the like"),
+    )
+}
+
+fn locked_memory(machine: &Machine) -> Option<Check> {
+    let allowed = limit(machine, "Max locked memory")?.unwrap_or(u64::MAX);
+    let seen = if allowed == u64::MAX { "unlimited".to_owned() } else { mebibytes(allowed) };
+    Some(
+        Check::new("locked_memory", allowed >= LOCKED_MIN_BYTES, Verdict::Warn)
+            .seen(seen)
+            .wanted(mebibytes(LOCKED_MIN_BYTES))
+            .why("Rings of data cores count against it on older kernels, and BPF maps.")
+            .fix("LimitMEMLOCK= in the unit, ulimit -l"),
+    )
+}
+
+fn memory(machine: &Machine, needs: &Needs) -> Option<Check> {
+    let information = machine.text("proc/meminfo")?;
+    let line = information.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let group = group_limit(machine).unwrap_or(u64::MAX);
+    let there = total.saturating_mul(1024).min(group);
+    let sum = |terms: &mut dyn Iterator<Item = &MemoryTerm>| {
+        terms.fold(0_u64, |sum, term| sum.saturating_add(term.bytes))
+    };
+    let pools = sum(&mut needs.memory.iter().filter(|term| term.is_pool));
+    let worst = sum(&mut needs.memory.iter());
+    let otherwise = if pools > there { Verdict::Fail } else { Verdict::Warn };
+    Some(
+        Check::new("memory", worst <= there, otherwise)
+            .seen(mebibytes(there))
+            .wanted(format!("{}, of which load alone takes {}", mebibytes(worst), mebibytes(pools)))
+            .why("Peers that mean harm can make the process grow until it is killed.")
+            .fix(
+                "lower engine.links_max, half_open_max and relay.sessions_max to what the box \
+                 serves; or engine.queue_memory",
+            ),
+    )
+}
+
+/// What the control group allows, if it is of the second kind and sets anything.
+fn group_limit(machine: &Machine) -> Option<u64> {
+    let groups = machine.text("proc/self/cgroup")?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    machine.number(&format!("sys/fs/cgroup/{group}/memory.max"))
+}
+
+fn ports(needs: &Needs) -> Check {
+    let taken: Vec<String> =
+        needs.unavailable.iter().map(|(address, why)| format!("{address}: {why}")).collect();
+    let listed = |addresses: &[SocketAddr]| {
+        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let seen = if taken.is_empty() { "free or ours".to_owned() } else { taken.join("; ") };
+    Check::new("ports", taken.is_empty(), Verdict::Fail)
+        .seen(seen)
+        .wanted(listed(&needs.listen))
+        .why("The program does not start without them.")
+        .fix("ss -ltnp shows who listens; or choose others with listen.addresses")
+}
+
+fn ephemeral_ports(machine: &Machine, needs: &Needs) -> Option<Check> {
+    let range = machine.text("proc/sys/net/ipv4/ip_local_port_range")?;
+    let mut ends = range.split_whitespace().filter_map(|end| end.parse::<u16>().ok());
+    let (first, last) = (ends.next()?, ends.next()?);
+    let reserved = machine.text("proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
+    let inside: Vec<String> = needs
+        .listen
+        .iter()
+        .map(SocketAddr::port)
+        .filter(|port| (first..=last).contains(port) && !is_listed(&reserved, *port))
+        .map(|port| port.to_string())
+        .collect();
+    let ports = inside.join(",");
+    Some(
+        Check::new("ephemeral_ports", inside.is_empty(), Verdict::Warn)
+            .seen(if inside.is_empty() {
+                format!("{first}-{last}")
+            } else {
+                format!("{ports} in {first}-{last}")
+            })
+            .wanted("no port of ours among them")
+            .why("A connection that somebody makes may take the port before the next start.")
+            .fix(format!("sysctl -w net.ipv4.ip_local_reserved_ports={ports}")),
+    )
+}
+
+/// Whether a port is in a list like `1791,40000-40100`.
+fn is_listed(list: &str, port: u16) -> bool {
+    list.split(',').any(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let end = |text: &str| text.trim().parse::<u16>();
+        matches!((end(first), end(last)), (Ok(first), Ok(last)) if (first..=last).contains(&port))
+    })
+}
