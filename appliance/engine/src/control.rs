@@ -3,6 +3,7 @@
 //! Commands go down and are carried out in order at the top of a turn. Reports go up; a report that
 //! finds the ring full is counted, and its query is answered with code 1 on the spot. Nobody waits.
 
+use crate::port::datagrams::UdpTier;
 use crate::snapshot::CoreSnapshot;
 use crate::statistics::CoreStatistics;
 use std::net::{SocketAddr, TcpStream};
@@ -15,6 +16,7 @@ use waystation_relay::leg::MigrationStep;
 use waystation_relay::limiting::HeldUp;
 use waystation_relay::quota::Quota;
 use waystation_relay::switch::{MoveRefusal, Relayed};
+use waystation_turn::transport::FiveTuple;
 
 /// One attempt to make a link, named by the management core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -300,6 +302,32 @@ pub struct Listing {
     /// How many links and sessions there were, when more than the capacity given.
     pub links_total: usize,
     pub sessions_total: usize,
+    /// Allocations of the TURN server, whoever asked.
+    pub allocations: Vec<AllocationRow>,
+    pub allocations_total: usize,
+}
+
+/// One allocation of the TURN server in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllocationRow {
+    pub core: CoreId,
+    pub client: FiveTuple,
+    /// The name it authenticated with.
+    pub username: Box<str>,
+    /// What peers send to, of IPv4 and of IPv6.
+    pub relayed: [Option<SocketAddr>; 2],
+    pub permissions: usize,
+    pub channels: usize,
+    /// Until it ends unless it is refreshed.
+    pub left_ns: u64,
+    /// How datagrams for its client are sent.
+    pub tier: UdpTier,
+    pub datagrams_to_peers: u64,
+    pub bytes_to_peers: u64,
+    pub datagrams_to_client: u64,
+    pub bytes_to_client: u64,
+    /// Of both directions.
+    pub datagrams_in_trains: u64,
 }
 
 /// One link in a listing.

@@ -4,11 +4,14 @@
 //! listening socket on each address (`SO_REUSEPORT`), so the kernel spreads connections and no core
 //! waits for another to accept.
 
+mod turn_sockets;
+
 use crate::control::{Command, Report};
-use crate::core::{CoreError, CoreLimits, CoreParts, DataCore};
+use crate::core::{CoreError, CoreLimits, CoreParts, DataCore, TurnParts};
 use crate::limits::TIMER_SLACK_NS;
 use crate::management_end::{CoreEnd, ManagementEnd};
 use crate::mesh::{self, MeshEnd};
+use crate::port::datagrams::UdpTier;
 use crate::port::epoll::EpollPort;
 use crate::port::uring::{UringError, UringPort};
 use crate::port::waker::Waker;
@@ -17,12 +20,13 @@ use crate::snapshot::CoreSnapshot;
 use rustix::thread::{CpuSet, sched_getaffinity, set_current_timer_slack};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
 use waystation_relay::ids::CoreId;
+use waystation_turn::server::ServerConfig;
 
 /// Connections the kernel keeps for a listener that is behind.
 const LISTEN_BACKLOG: i32 = 4096;
@@ -50,6 +54,21 @@ pub struct EngineSettings {
     pub core_limits: CoreLimits,
     /// What every core starts with.
     pub snapshot: Arc<CoreSnapshot>,
+    /// A TURN server, if there is to be one; the snapshot has its part for it.
+    pub turn: Option<TurnSettings>,
+}
+
+/// A TURN server over all cores.
+#[derive(Clone, Debug)]
+pub struct TurnSettings {
+    /// Where clients send to.
+    pub listen: Vec<SocketAddr>,
+    /// The ports of each relayed address; cores get equal shares of them.
+    pub server: ServerConfig,
+    /// Relayed addresses that others know by another one: that one, and the one of this machine.
+    pub behind: Vec<(IpAddr, IpAddr)>,
+    /// The best way datagrams may be sent.
+    pub tier: UdpTier,
 }
 
 /// Why the engine cannot start.
@@ -58,6 +77,12 @@ pub enum EngineError {
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
+    /// A relayed address is none of this machine's.
+    #[error("cannot relay from {address}: {source}")]
+    Relay { address: IpAddr, source: io::Error },
+    /// There are too few relayed ports to give each core one.
+    #[error("{ports} relayed ports are too few for {cores} data cores; two for each at least")]
+    RelayedPorts { ports: usize, cores: usize },
     /// io_uring was demanded and cannot be had.
     #[error("engine.port = \"io_uring\" cannot be had: {0}")]
     Uring(#[from] UringError),
@@ -74,6 +99,7 @@ pub enum EngineError {
 pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     listen: Vec<SocketAddr>,
+    turn_listen: Vec<SocketAddr>,
     port: PortKind,
     port_reason: Option<String>,
 }
@@ -90,6 +116,10 @@ impl Engine {
         }
         let (port, port_reason) = choose_port(settings.port)?;
         let (listen, mut listeners) = bind_all(&settings.listen, count)?;
+        let (turn_listen, mut turn_parts) = match settings.turn {
+            Some(turn) => turn_sockets::prepare(&turn, count)?,
+            None => (Vec::new(), Vec::new()),
+        };
         let start_error = |source| EngineError::Start { core: CoreId(0), source };
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(start_error)?;
@@ -106,6 +136,7 @@ impl Engine {
                 snapshot: Arc::clone(&settings.snapshot),
                 port_limits: settings.port_limits,
                 listeners: listeners.pop().unwrap_or_default(),
+                turn: turn_parts.pop(),
                 mesh,
                 end,
                 waker,
@@ -118,12 +149,17 @@ impl Engine {
                 .map_err(|source| EngineError::Start { core, source })?;
             threads.push(thread);
         }
-        Ok((Self { threads, listen, port, port_reason }, management))
+        Ok((Self { threads, listen, turn_listen, port, port_reason }, management))
     }
 
     /// The addresses listened on, with the ports the kernel chose.
     pub fn listen(&self) -> &[SocketAddr] {
         &self.listen
+    }
+
+    /// The addresses that TURN clients send to, with the ports the kernel chose.
+    pub fn turn_listen(&self) -> &[SocketAddr] {
+        &self.turn_listen
     }
 
     /// The port in use.
@@ -217,6 +253,7 @@ struct CoreSeed {
     snapshot: Arc<CoreSnapshot>,
     port_limits: PortLimits,
     listeners: Vec<TcpListener>,
+    turn: Option<TurnParts>,
     mesh: MeshEnd,
     end: CoreEnd,
     waker: Waker,
@@ -264,6 +301,7 @@ impl CoreSeed {
             mesh: self.mesh,
             management: self.end,
             cpu,
+            turn: self.turn,
         };
         DataCore::new(port, self.listeners, parts)?.run()
     }

@@ -116,6 +116,10 @@ pub const IDLE_WAIT: Duration = Duration::from_millis(500);
 /// 50 us, half of what a core gathers events for.
 pub const TIMER_SLACK_NS: Option<NonZeroU64> = NonZeroU64::new(1_000);
 
+/// Bursts of UDP sockets received in one turn, so that links are not held up: at most 256 messages,
+/// some 50 us of single datagrams. What is left comes in the next turn, which does not sleep.
+pub const DATAGRAM_BURSTS_PER_TURN: usize = 16;
+
 /// Incidents reported per turn; the rest is only counted.
 pub const INCIDENTS_PER_TURN: usize = 16;
 

@@ -3,8 +3,11 @@
 //! Built by the management core from the configuration and published whole, as an `Arc`; a core
 //! picks it up at the top of a turn and acknowledges its epoch. Nothing in it changes afterwards.
 
+use std::sync::Arc;
 use std::time::Duration;
 use waystation_relay::access::Access;
+use waystation_relay::peer_policy::PeerPolicy;
+use waystation_turn::credentials::Credentials;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -13,6 +16,17 @@ pub struct CoreSnapshot {
     pub epoch: u64,
     pub access: Access,
     pub limits: ReloadableLimits,
+    /// For the TURN server, if there is one.
+    pub turn: Option<TurnSnapshot>,
+}
+
+/// What a TURN server can be told anew.
+#[derive(Clone, Debug)]
+pub struct TurnSnapshot {
+    /// Whom it serves.
+    pub credentials: Arc<Credentials>,
+    /// Whom its clients may exchange packets with.
+    pub peers: Arc<PeerPolicy>,
 }
 
 /// Limits of a data core that may change while it runs. What exceeds a lowered cap stays.

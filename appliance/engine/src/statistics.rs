@@ -240,6 +240,28 @@ pub struct CoreCounters {
     pub empty_spins_ns: u64,
     /// Receives on raw pipes; [`Self::receives`] counts them too.
     pub pipe_receives: u64,
+    pub turn_allocations_open: u64,
+    pub turn_allocations_opened: u64,
+    /// Answers to requests, and those of them that were refusals.
+    pub turn_answers: u64,
+    pub turn_refusals: u64,
+    pub turn_keep_alives: u64,
+    /// Payload that was relayed.
+    pub turn_datagrams_to_peers: u64,
+    pub turn_bytes_to_peers: u64,
+    pub turn_datagrams_to_clients: u64,
+    pub turn_bytes_to_clients: u64,
+    pub udp_sockets_open: u64,
+    /// Messages hold one datagram, or a train of them.
+    pub udp_messages_received: u64,
+    pub udp_datagrams_received: u64,
+    /// Relayed datagrams by how they were sent.
+    pub udp_datagrams_sent_plainly: u64,
+    pub udp_datagrams_sent_in_trains: u64,
+    pub udp_trains_sent: u64,
+    /// Trains that a route did not take; their datagrams were sent plainly.
+    pub udp_trains_refused: u64,
+    pub udp_syscalls: u64,
 }
 
 impl CoreCounters {

@@ -11,12 +11,17 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::{Bench, Peer, WINDOW, finish, on_every_port, secret};
+use support::turn::TurnBench;
+use support::{Bench, Peer, WINDOW, finish, io_uring_is_there, on_every_port, secret};
 use waystation_astral::frame::{Frame, Profile};
 use waystation_engine::port::Port;
+use waystation_engine::port::datagrams::UdpTier;
+use waystation_engine::port::epoll::EpollPort;
+use waystation_engine::port::uring::UringPort;
 
 // Counting allocations of one thread
 
@@ -305,4 +310,52 @@ fn holds_little<P: Port>(bench: &mut Bench<P>) {
 #[test]
 fn idle_link_holds_little_memory() {
     on_every_port(holds_little, holds_little);
+}
+
+/// Rounds of a train from client to peer and back; the first ones warm the core up.
+fn relays_datagrams_without_allocating<P: Port>(mut bench: TurnBench<P>) {
+    const ROUNDS: usize = 300;
+    const WARM_ROUNDS: usize = 50;
+    const DATAGRAMS: usize = 8;
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    bench.open(peer.local_addr().unwrap());
+    let relayed = bench.relayed.unwrap();
+    let client = bench.client.try_clone().unwrap();
+    let mut packet = [7; 500];
+    packet[..4].copy_from_slice(&[0x40, 0, (496_u16 >> 8) as u8, (496_u16 & 0xff) as u8]);
+    let mut buffer = [0; 2048];
+    let mut before = 0;
+    for round in 0..ROUNDS {
+        if round == WARM_ROUNDS {
+            before = allocations();
+        }
+        for _ in 0..DATAGRAMS {
+            client.send(&packet).unwrap();
+        }
+        for _ in 0..DATAGRAMS {
+            assert_eq!(bench.turn_until_received(&peer, &mut buffer), 496);
+            assert_eq!(buffer[..496], packet[4..]);
+        }
+        for _ in 0..DATAGRAMS {
+            peer.send_to(&packet[4..], relayed).unwrap();
+        }
+        for _ in 0..DATAGRAMS {
+            assert_eq!(bench.turn_until_received(&client, &mut buffer), 500);
+            assert_eq!(buffer[..500], packet);
+        }
+    }
+    let datagrams = 2 * DATAGRAMS * (ROUNDS - WARM_ROUNDS);
+    assert_eq!(allocations() - before, 0, "allocations over {datagrams} datagrams");
+}
+
+#[test]
+fn warm_core_relays_datagrams_without_an_allocation() {
+    for tier in [UdpTier::Gso, UdpTier::Plain] {
+        let epoll = |waker, limits| EpollPort::new(waker, limits).unwrap();
+        relays_datagrams_without_allocating(TurnBench::new(epoll, tier));
+        if io_uring_is_there() {
+            let uring = |waker, limits| UringPort::new(waker, limits).unwrap();
+            relays_datagrams_without_allocating(TurnBench::new(uring, tier));
+        }
+    }
 }

@@ -122,6 +122,35 @@ pub const FIELDS: &[CounterField] = &[
         "Time in which a core asked for events again and none had come"),
     field!(Counter pipe_receives as "pipe_receives" Things:
         "Receives completed on raw pipes, counted among all receives too"),
+    field!(Gauge turn_allocations_open as "turn_open_allocations" Things: "TURN allocations that there are"),
+    field!(Counter turn_allocations_opened as "turn_opened_allocations" Things:
+        "TURN allocations made"),
+    field!(Counter turn_answers as "turn_answers" Things: "Answers to STUN and TURN requests"),
+    field!(Counter turn_refusals as "turn_refusals" Things:
+        "Those of the answers that say no, or how to authenticate"),
+    field!(Counter turn_keep_alives as "turn_keep_alives" Things:
+        "Binding indications, which keep a client's address translation alive"),
+    field!(Counter turn_datagrams_to_peers as "turn_datagrams_to_peers" Things:
+        "Datagrams relayed from TURN clients to peers"),
+    field!(Counter turn_bytes_to_peers as "turn_to_peers" Bytes:
+        "Payload relayed from TURN clients to peers"),
+    field!(Counter turn_datagrams_to_clients as "turn_datagrams_to_clients" Things:
+        "Datagrams relayed from peers to TURN clients"),
+    field!(Counter turn_bytes_to_clients as "turn_to_clients" Bytes:
+        "Payload relayed from peers to TURN clients"),
+    field!(Gauge udp_sockets_open as "udp_open_sockets" Things: "UDP sockets that are open"),
+    field!(Counter udp_messages_received as "udp_received_messages" Things:
+        "Messages received from UDP sockets, each a datagram or a train of them"),
+    field!(Counter udp_datagrams_received as "udp_received_datagrams" Things:
+        "Datagrams received from UDP sockets"),
+    field!(Counter udp_datagrams_sent_plainly as "udp_plain_datagrams" Things:
+        "Relayed datagrams sent each by itself: tier plain"),
+    field!(Counter udp_datagrams_sent_in_trains as "udp_gso_datagrams" Things:
+        "Relayed datagrams sent in trains: tier gso"),
+    field!(Counter udp_trains_sent as "udp_gso_trains" Things: "Trains of datagrams sent"),
+    field!(Counter udp_trains_refused as "udp_refused_trains" Things:
+        "Trains that a route did not take, sent as single datagrams instead"),
+    field!(Counter udp_syscalls as "udp_syscalls" Things: "System calls for UDP sockets"),
 ];
 
 #[cfg(test)]
@@ -182,6 +211,23 @@ mod tests {
             run_delay_ns: 47,
             empty_spins_ns: 48,
             pipe_receives: 49,
+            turn_allocations_open: 50,
+            turn_allocations_opened: 51,
+            turn_answers: 52,
+            turn_refusals: 53,
+            turn_keep_alives: 54,
+            turn_datagrams_to_peers: 55,
+            turn_bytes_to_peers: 56,
+            turn_datagrams_to_clients: 57,
+            turn_bytes_to_clients: 58,
+            udp_sockets_open: 59,
+            udp_messages_received: 60,
+            udp_datagrams_received: 61,
+            udp_datagrams_sent_plainly: 62,
+            udp_datagrams_sent_in_trains: 63,
+            udp_trains_sent: 64,
+            udp_trains_refused: 65,
+            udp_syscalls: 66,
         }
     }
 

@@ -47,6 +47,8 @@ pub struct StatusExtra {
     pub node_info: String,
     /// Addresses that connections are accepted on, with the ports the kernel gave.
     pub listen: Vec<SocketAddr>,
+    /// Addresses that TURN clients send to.
+    pub turn_listen: Vec<SocketAddr>,
     pub readiness: Readiness,
     pub gateway: GatewayCounts,
     pub queries: QueryCounts,
@@ -159,6 +161,7 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "identity": extra.identity.to_string(),
         "node_info": extra.node_info,
         "listen": extra.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
+        "turn_listen": extra.turn_listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
         "ready": extra.readiness.is_ready(),
         "readiness": ready(&extra.readiness),
         "started_unix_ms": observations.started().unix_ms(),
@@ -489,7 +492,7 @@ pub(crate) fn answered(listings: &[CoreListing]) -> impl Iterator<Item = &Listin
     listings.iter().filter_map(|listing| listing.listing.as_deref())
 }
 
-fn table(name: &str, rows: Vec<Value>, total: usize, listings: &[CoreListing]) -> Value {
+pub(crate) fn table(name: &str, rows: Vec<Value>, total: usize, listings: &[CoreListing]) -> Value {
     let missing = listings.iter().filter(|listing| listing.listing.is_none());
     let missing: Vec<_> = missing.map(|listing| listing.core.0).collect();
     json!({

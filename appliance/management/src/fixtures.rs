@@ -84,6 +84,7 @@ pub(crate) fn extra() -> StatusExtra {
         identity: peer(),
         node_info: "node1example".to_owned(),
         listen: vec!["0.0.0.0:1791".parse().unwrap()],
+        turn_listen: vec!["0.0.0.0:3478".parse().unwrap()],
         readiness: Readiness::Ready,
         queries: QueryCounts {
             prepared: 1,

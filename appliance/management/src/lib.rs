@@ -28,6 +28,7 @@ pub mod resident;
 pub mod runtime;
 pub mod stats_socket;
 pub mod top;
+mod udp_document;
 pub mod units;
 
 #[cfg(test)]

@@ -16,6 +16,15 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 103;
 pub const ALIAS_BYTES_MAX: usize = 255;
 /// Addresses to listen on: a few per interface of a relay box.
 pub const LISTEN_ADDRESSES_MAX: usize = 16;
+/// Blocks of peers that are opened or denied: what a policy holds.
+pub use waystation_relay::limits::ALLOWED_BLOCKS_MAX as PEER_BLOCKS_MAX;
+/// Relayed addresses: one of each family.
+pub const RELAY_ADDRESSES_MAX: usize = 2;
+/// Bytes of a file of TURN users or secrets: as many users as there may be, with names and passwords
+/// of ordinary length.
+pub const TURN_FILE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of a file's path (`PATH_MAX`).
+pub const FILE_PATH_BYTES_MAX: usize = 4095;
 /// CPUs in a list, and data cores: the largest single-socket machines have 384 threads.
 pub const CORES_MAX: usize = 1024;
 /// Bytes of a log filter: a level and some targets.

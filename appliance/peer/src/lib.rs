@@ -23,6 +23,7 @@ mod records;
 mod relaying;
 mod session;
 mod transport;
+mod turn;
 
 pub use by_hand::{Got, HandLink};
 pub use error::{LinkFailure, PeerError, SessionError, Step};
@@ -33,3 +34,4 @@ pub use outbox::SentStatistics;
 pub use random::secret_key;
 pub use session::{Resetter, Session, SessionReader, SessionWriter};
 pub use transport::{Close, Duplex, Halves, ReadHalf};
+pub use turn::{Relayed, TurnClient, TurnClientError};

@@ -75,3 +75,11 @@ pub const IDLE_DIAL_FAILURES_MAX: u32 = 3;
 pub const IDLE_BACKOFF: Duration = Duration::from_secs(1);
 /// Longest wait between two dials of a failing slot (spec §11.2).
 pub const IDLE_BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How long a TURN request over UDP waits for its answer before it is sent again (RFC 8489 §6.2.1).
+pub const TURN_RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How often a TURN request is sent (RFC 8489 §6.2.1); the times between are equal here, which is
+/// kinder to tests.
+pub const TURN_REQUEST_SENDS_MAX: u32 = 20;
+/// Most payloads of peers that a TURN client keeps while it waits for something else.
+pub const TURN_KEPT_MAX: usize = 4096;

@@ -6,7 +6,9 @@
 //! address comes in, and again right before it is used. It never resolves a name.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use thiserror::Error;
 
@@ -84,6 +86,23 @@ pub enum PolicyError {
     /// More addresses than a machine has.
     #[error("at most {OWN_ADDRESSES_MAX} addresses of this machine")]
     TooManyAddresses,
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.first, self.prefix_bits)
+    }
+}
+
+impl FromStr for Block {
+    type Err = PolicyError;
+
+    /// `ADDRESS/BITS`.
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let (first, bits) = text.split_once('/').ok_or(PolicyError::Block)?;
+        let first = first.parse().ok().ok_or(PolicyError::Block)?;
+        Self::new(first, bits.parse().ok().ok_or(PolicyError::Block)?)
+    }
 }
 
 impl Block {

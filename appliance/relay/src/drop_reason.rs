@@ -141,11 +141,43 @@ pub enum DropReason {
     AcceptFailed,
     /// A send or receive failed in the kernel with something other than end or reset.
     SocketError,
+    /// Neither STUN nor ChannelData by its first byte.
+    TurnNotTurn,
+    /// A STUN message that cannot be read.
+    TurnMalformed,
+    /// A STUN method that a server does not have.
+    TurnUnknownMethod,
+    /// A STUN response; the server asks nothing.
+    TurnUnexpectedResponse,
+    /// A Send indication without a peer or payload, or with an attribute that must be known.
+    TurnBadIndication,
+    /// Payload from an address that has no allocation, or one that has ended.
+    TurnNoAllocation,
+    /// Payload to or from a peer that the client permitted nothing.
+    TurnNoPermission,
+    /// ChannelData with a number that is bound to no peer.
+    TurnNoChannel,
+    /// ChannelData shorter than it says, or with a number outside the range.
+    TurnBadChannelData,
+    /// A request of a source that proved nothing, whose prefix got its answers already.
+    TurnReplyLimit,
+    /// Payload that is too long for what has to be put around it.
+    TurnOversize,
+    /// An ICMP error of a type that clients are not told of.
+    TurnIcmpType,
+    /// Payload to a port of this machine that is no relayed address.
+    TurnPeerDenied,
+    /// A datagram that the kernel had no room to send.
+    UdpNoRoom,
+    /// A datagram that is longer than its way takes.
+    UdpTooLong,
+    /// A datagram to where there is no way, or a firewall is in it.
+    UdpUnreachable,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 66] = [
+    pub const ALL: [Self; 82] = [
         Self::TooManyConnections,
         Self::HandshakeRejected,
         Self::HandshakeTimeout,
@@ -212,6 +244,22 @@ impl DropReason {
         Self::UdpHopLimit,
         Self::AcceptFailed,
         Self::SocketError,
+        Self::TurnNotTurn,
+        Self::TurnMalformed,
+        Self::TurnUnknownMethod,
+        Self::TurnUnexpectedResponse,
+        Self::TurnBadIndication,
+        Self::TurnNoAllocation,
+        Self::TurnNoPermission,
+        Self::TurnNoChannel,
+        Self::TurnBadChannelData,
+        Self::TurnReplyLimit,
+        Self::TurnOversize,
+        Self::TurnIcmpType,
+        Self::TurnPeerDenied,
+        Self::UdpNoRoom,
+        Self::UdpTooLong,
+        Self::UdpUnreachable,
     ];
 
     /// How many reasons there are.
@@ -286,6 +334,22 @@ impl DropReason {
             Self::UdpHopLimit => "udp_hop_limit",
             Self::AcceptFailed => "accept_failed",
             Self::SocketError => "socket_error",
+            Self::TurnNotTurn => "turn_not_turn",
+            Self::TurnMalformed => "turn_malformed",
+            Self::TurnUnknownMethod => "turn_unknown_method",
+            Self::TurnUnexpectedResponse => "turn_unexpected_response",
+            Self::TurnBadIndication => "turn_bad_indication",
+            Self::TurnNoAllocation => "turn_no_allocation",
+            Self::TurnNoPermission => "turn_no_permission",
+            Self::TurnNoChannel => "turn_no_channel",
+            Self::TurnBadChannelData => "turn_bad_channel_data",
+            Self::TurnReplyLimit => "turn_reply_limit",
+            Self::TurnOversize => "turn_oversize",
+            Self::TurnIcmpType => "turn_icmp_type",
+            Self::TurnPeerDenied => "turn_peer_denied",
+            Self::UdpNoRoom => "udp_no_room",
+            Self::UdpTooLong => "udp_too_long",
+            Self::UdpUnreachable => "udp_unreachable",
         }
     }
 

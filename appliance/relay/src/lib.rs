@@ -13,6 +13,7 @@ pub mod ids;
 pub mod leg;
 pub mod limiting;
 pub mod limits;
+pub mod peer_policy;
 pub mod quota;
 pub mod slots;
 pub mod switch;

@@ -60,17 +60,19 @@ impl Appliance {
             port_limits: port_limits(&config),
             core_limits: core_limits(&config),
             snapshot: Arc::new(config::core_snapshot(&config, 0)),
+            turn: config::turn_settings(&config),
         };
         let (engine, end) = Engine::start(settings)?;
         if let Some(reason) = engine.port_reason() {
             tracing::warn!(reason, port = engine.port().name(), "io_uring is not used");
         }
-        let listen = engine.listen().to_vec();
+        let (listen, turn_listen) = (engine.listen().to_vec(), engine.turn_listen().to_vec());
         let runtime = RuntimeSettings {
             config,
             cpu: management_cpu,
             identity,
             listen,
+            turn_listen,
             socket: around.socket.clone(),
             registrations: around.registrations,
             version: env!("CARGO_PKG_VERSION"),
@@ -88,6 +90,11 @@ impl Appliance {
     /// The addresses listened on.
     pub(crate) fn listen(&self) -> &[SocketAddr] {
         self.engine.listen()
+    }
+
+    /// The addresses that TURN clients send to.
+    pub(crate) fn turn_listen(&self) -> &[SocketAddr] {
+        self.engine.turn_listen()
     }
 
     /// The port in use.

@@ -38,6 +38,9 @@ pub(crate) enum Verb {
     /// Links that it is to make
     #[command(subcommand)]
     Link(LinkCommand),
+    /// What it relays over UDP
+    #[command(subcommand)]
+    Udp(UdpCommand),
     /// Whom it knows, and what they have used
     Peers(ListingArguments),
     /// What has happened to it lately, one JSON object on each line
@@ -231,6 +234,12 @@ pub(crate) enum LinkCommand {
         #[command(flatten)]
         socket: SocketArgument,
     },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum UdpCommand {
+    /// Allocations of the TURN server
+    List(ListingArguments),
 }
 
 #[derive(Clone, Debug, Args)]

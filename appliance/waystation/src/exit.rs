@@ -75,6 +75,12 @@ fn remedy(error: &anyhow::Error) -> Option<&'static str> {
             Some(EngineError::Uring(_)) => {
                 return Some("allow it, or set engine.port to \"auto\" or \"epoll\"");
             }
+            Some(EngineError::Relay { .. }) => {
+                return Some("name addresses of this machine with turn.relay_addresses");
+            }
+            Some(EngineError::RelayedPorts { .. }) => {
+                return Some("widen turn.port_min to turn.port_max");
+            }
             Some(EngineError::Start { .. } | EngineError::NoCores) | None => {}
         }
         match cause.downcast_ref() {
@@ -159,9 +165,12 @@ fn code(error: &anyhow::Error) -> u8 {
             return client_code(error);
         }
         match cause.downcast_ref::<EngineError>() {
-            Some(EngineError::Listen { source, .. } | EngineError::Start { source, .. }) => {
-                return io_code(source);
-            }
+            Some(
+                EngineError::Listen { source, .. }
+                | EngineError::Relay { source, .. }
+                | EngineError::Start { source, .. },
+            ) => return io_code(source),
+            Some(EngineError::RelayedPorts { .. }) => return CONFIGURATION,
             Some(EngineError::Uring(_) | EngineError::NoCores) => return UNAVAILABLE,
             None => {}
         }

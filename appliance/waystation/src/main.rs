@@ -13,10 +13,11 @@ mod run;
 mod state;
 mod top;
 mod tune;
+mod turn_files;
 
 use arguments::{
     Arguments, ConfigCommand, LinkCommand, LinksArguments, LinksCommand, SessionsArguments,
-    SessionsCommand, Verb,
+    SessionsCommand, UdpCommand, Verb,
 };
 use clap::Parser;
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Link(LinkCommand::Dial { endpoint, identity, socket }) => {
             orders::dial(&endpoint, &identity, &socket)
         }
+        Verb::Udp(UdpCommand::List(listing)) => questions::udp(&listing),
         Verb::Peers(listing) => questions::peers(&listing),
         Verb::Events(events) => questions::events(&events),
         Verb::Top(top) => top::top(&top),

@@ -42,6 +42,12 @@ pub(crate) fn sessions(arguments: &ListingArguments) -> anyhow::Result<()> {
     show(&answer, arguments.json, render::sessions)
 }
 
+/// `waystation udp list`
+pub(crate) fn udp(arguments: &ListingArguments) -> anyhow::Result<()> {
+    let answer = client::get(&socket(&arguments.socket)?, "/v1/udp")?;
+    show(&answer, arguments.json, render::udp)
+}
+
 /// `waystation peers`
 pub(crate) fn peers(arguments: &ListingArguments) -> anyhow::Result<()> {
     let answer = client::get(&socket(&arguments.socket)?, "/v1/peers")?;

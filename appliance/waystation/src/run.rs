@@ -6,6 +6,7 @@ use crate::doctor;
 use crate::exit::Unmet;
 use crate::questions::print;
 use crate::state;
+use crate::turn_files;
 use anyhow::Context;
 use sd_notify::NotifyState;
 use std::fs::File;
@@ -53,6 +54,9 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     for address in appliance.listen() {
         tracing::info!(%address, port = appliance.port().name(), "listening");
     }
+    for address in appliance.turn_listen() {
+        tracing::info!(%address, "TURN server");
+    }
     tracing::info!(socket = %appliance.socket().display(), "stats socket");
     appliance.wait()
 }
@@ -87,6 +91,7 @@ fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Res
     if !arguments.listen.is_empty() {
         config.listen.addresses.clone_from(&arguments.listen);
     }
+    config.turn.found = turn_files::read(&config.turn)?;
     Ok(config)
 }
 

@@ -20,9 +20,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waystation-relay", &["waystation-astral"]),
     ("waystation-ebpf-abi", &[]),
     ("waystation-ebpf", &["waystation-ebpf-abi", "waystation-relay"]),
-    ("waystation-engine", &["waystation-astral", "waystation-relay"]),
-    ("waystation-management", &["waystation-astral", "waystation-relay", "waystation-engine"]),
-    ("waystation-peer", &["waystation-astral"]),
+    ("waystation-engine", &["waystation-astral", "waystation-relay", "waystation-turn"]),
+    (
+        "waystation-management",
+        &["waystation-astral", "waystation-relay", "waystation-engine", "waystation-turn"],
+    ),
+    ("waystation-peer", &["waystation-astral", "waystation-turn"]),
     (
         "waystation-fuzz",
         &[

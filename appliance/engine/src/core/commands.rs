@@ -165,6 +165,9 @@ impl<P: Port> DataCore<P> {
             limits.sessions,
             limits.query_timeout_ns,
         );
+        if let (Some(turn), Some(snapshot)) = (&mut self.turn, &self.snapshot.turn) {
+            turn.adopt(snapshot);
+        }
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _, _)| slot).collect();
         for slot in slots {
             let Some(connection) = self.connections.at(slot) else { continue };

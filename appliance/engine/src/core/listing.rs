@@ -17,6 +17,7 @@ pub(super) struct ListingWalk {
     /// Nothing when all of them have been looked at.
     connection: Option<u32>,
     leg: Option<u32>,
+    allocation: Option<usize>,
 }
 
 impl<P: Port> DataCore<P> {
@@ -25,15 +26,20 @@ impl<P: Port> DataCore<P> {
     pub(super) fn begin_listing(&mut self, mut listing: Box<Listing>) {
         listing.links.clear();
         listing.sessions.clear();
-        (listing.links_total, listing.sessions_total) = (0, 0);
+        listing.allocations.clear();
+        (listing.links_total, listing.sessions_total, listing.allocations_total) = (0, 0, 0);
         let leg = (listing.sessions.capacity() > 0).then_some(0);
-        let mut walk = ListingWalk { listing, connection: Some(0), leg };
+        let allocation = (listing.allocations.capacity() > 0).then_some(0);
+        let wants_connections = listing.links.capacity() + listing.sessions.capacity() > 0;
+        let connection = (allocation.is_none() || wants_connections).then_some(0);
+        let mut walk = ListingWalk { listing, connection, leg, allocation };
         if self.listings.len() < LISTINGS_UNDER_WAY_MAX {
             self.listings.push_back(walk);
             return;
         }
         self.look_at_connections(&mut walk, usize::MAX);
         self.look_at_legs(&mut walk, usize::MAX);
+        self.look_at_allocations(&mut walk, usize::MAX);
         self.finish_listing(walk);
     }
 
@@ -42,8 +48,9 @@ impl<P: Port> DataCore<P> {
         let Some(mut walk) = self.listings.pop_front() else { return };
         let left = self.look_at_connections(&mut walk, LISTED_PER_TURN);
         self.look_at_legs(&mut walk, left);
-        match (walk.connection, walk.leg) {
-            (None, None) => self.finish_listing(walk),
+        self.look_at_allocations(&mut walk, LISTED_PER_TURN);
+        match (walk.connection, walk.leg, walk.allocation) {
+            (None, None, None) => self.finish_listing(walk),
             _ => self.listings.push_front(walk),
         }
         if !self.listings.is_empty() {
@@ -107,6 +114,16 @@ impl<P: Port> DataCore<P> {
             }
         }
         walk.leg = None;
+    }
+
+    fn look_at_allocations(&self, walk: &mut ListingWalk, most: usize) {
+        let (None, None, Some(first)) = (walk.connection, walk.leg, walk.allocation) else {
+            return;
+        };
+        let (core, now_ns) = (self.fabric.core, self.now_ns);
+        let listing = &mut *walk.listing;
+        walk.allocation =
+            self.turn.as_ref().and_then(|turn| turn.list(core, now_ns, first, most, listing).0);
     }
 }
 

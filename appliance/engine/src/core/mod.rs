@@ -21,7 +21,10 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod turn;
 mod waiting;
+
+pub use turn::{TurnError, TurnParts};
 
 use crate::block::BlockPool;
 use crate::clock;
@@ -47,6 +50,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 use traffic::TrafficWalk;
+use turn::TurnServer;
 use waiting::{Waiting, Work};
 use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
@@ -95,6 +99,8 @@ pub struct CoreParts {
     pub management: CoreEnd,
     /// The CPU this thread is verified to be pinned to.
     pub cpu: Option<usize>,
+    /// A TURN server, if there is to be one and the snapshot has a part for it.
+    pub turn: Option<TurnParts>,
 }
 
 /// Why a data core cannot go on.
@@ -103,6 +109,9 @@ pub enum CoreError {
     /// The port cannot watch a listener.
     #[error("data core {core}: cannot listen: {source}")]
     Listen { core: CoreId, source: io::Error },
+    /// There was to be a TURN server.
+    #[error("data core {core}: {source}")]
+    Turn { core: CoreId, source: TurnError },
     /// The port's wait failed.
     #[error("data core {core}: waiting for events failed: {source}")]
     Wait { core: CoreId, source: io::Error },
@@ -160,6 +169,7 @@ pub struct DataCore<P> {
     stopping: bool,
     /// Listings that are not finished, in the order they were asked for.
     listings: VecDeque<ListingWalk>,
+    turn: Option<Box<TurnServer>>,
 }
 
 impl<P: Port> DataCore<P> {
@@ -173,6 +183,9 @@ impl<P: Port> DataCore<P> {
         for listener in listeners {
             port.add_listener(listener).map_err(|source| CoreError::Listen { core, source })?;
         }
+        let turn = parts.turn.zip(parts.snapshot.turn.as_ref());
+        let turn = turn.map(|(turn, snapshot)| TurnServer::new(turn, snapshot, &mut port));
+        let turn = turn.transpose().map_err(|source| CoreError::Turn { core, source })?;
         let blocks = parts.limits.block_bytes / crate::block::BLOCK_BYTES;
         let mut statistics = Box::new(CoreStatistics::new(core, port.kind().name()));
         statistics.cpu = parts.cpu;
@@ -224,6 +237,7 @@ impl<P: Port> DataCore<P> {
             in_vain: false,
             stopping: false,
             listings: VecDeque::with_capacity(LISTINGS_UNDER_WAY_MAX),
+            turn: turn.map(Box::new),
         })
     }
 
@@ -284,7 +298,9 @@ impl<P: Port> DataCore<P> {
         }
         let idle_ns = u64::try_from(IDLE_WAIT.as_nanos()).unwrap_or(u64::MAX);
         let paced = self.paced.peek().map(|&Reverse((ready_ns, _, _))| ready_ns);
-        let deadlines = [self.wheel.next_due_ns(), self.fabric.switch.next_deadline_ns(), paced];
+        let allocation = self.turn.as_ref().and_then(|turn| turn.next_deadline_ns());
+        let switch = self.fabric.switch.next_deadline_ns();
+        let deadlines = [self.wheel.next_due_ns(), switch, paced, allocation];
         let next = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
         next.saturating_sub(self.ended_ns).min(idle_ns)
     }
@@ -296,7 +312,9 @@ impl<P: Port> DataCore<P> {
 
     /// Whether something received waits for its turn.
     fn has_input(&self) -> bool {
-        !self.ingress.is_empty() || !self.fabric.inner_inbox.is_empty()
+        !self.ingress.is_empty()
+            || !self.fabric.inner_inbox.is_empty()
+            || self.turn.as_ref().is_some_and(|turn| turn.has_more())
     }
 
     /// Whether a ring to another thread is full.
@@ -312,6 +330,7 @@ impl<P: Port> DataCore<P> {
             self.on_event(event);
         }
         self.events = events;
+        self.serve_datagrams();
         self.serve_waiting();
         // New streams come last: they may get the keys of streams that ended in this burst.
         while let Some((stream, remote)) = self.accepted.pop_front() {
@@ -324,6 +343,15 @@ impl<P: Port> DataCore<P> {
         self.go_on_departing();
         self.run_inner_links();
         self.close_doomed();
+    }
+
+    fn serve_datagrams(&mut self) {
+        let Some(turn) = &mut self.turn else { return };
+        if self.port.take_datagrams_ready() {
+            turn.note_ready();
+        }
+        turn.serve(self.now_ns, &mut self.fabric);
+        turn.expire(self.now_ns);
     }
 
     fn on_event(&mut self, event: Event) {
@@ -734,6 +762,9 @@ impl<P: Port> DataCore<P> {
         counters.blocks_free = (self.fabric.pool.made() - self.fabric.pool.in_use()) as u64;
         counters.block_bytes = crate::block::BLOCK_BYTES as u64;
         counters.mesh_batches_out = self.fabric.mesh.batches_sent();
+        if let Some(turn) = &self.turn {
+            turn.update_counters(counters);
+        }
     }
 }
 

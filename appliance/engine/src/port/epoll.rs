@@ -27,6 +27,8 @@ use stream::{Outgoing, Phase, Progress, Stream};
 
 /// What the kernel returns with readiness of the waker.
 const WAKER_KEY: u64 = u64::MAX;
+/// What the kernel returns with readiness of UDP sockets.
+const DATAGRAMS_KEY: u64 = u64::MAX - 1;
 /// Set in what the kernel returns with readiness of a listener; streams have 32 bits.
 const LISTENER_BIT: u64 = 1 << 32;
 /// Most readiness reports taken in one turn. Each makes at most two events of a stream, so this
@@ -58,6 +60,9 @@ pub struct EpollPort {
     lingers: u64,
     /// How long a wait that finds nothing pauses before it asks again.
     least_wait: Duration,
+    /// What is readable while a UDP socket is.
+    datagrams: Option<OwnedFd>,
+    datagrams_ready: bool,
     /// Whether the last wait returned without asking the kernel.
     skipped: bool,
     syscalls: u64,
@@ -115,6 +120,8 @@ impl EpollPort {
             lingering: Deadlines::new(LINGER_MAX),
             lingers: 0,
             least_wait: Duration::ZERO,
+            datagrams: None,
+            datagrams_ready: false,
             skipped: false,
             syscalls: 2,
         })
@@ -398,6 +405,7 @@ impl EpollPort {
                     self.syscalls += 1;
                     self.waker.clear();
                 }
+                DATAGRAMS_KEY => self.datagrams_ready = true,
                 key if key & LISTENER_BIT != 0 => {
                     // The lower half of a listener's key is its position, 16 bits.
                     self.accept(ListenerKey(key as u16), burst);
@@ -631,6 +639,18 @@ impl Port for EpollPort {
         self.ask_kernel(timeout, &mut burst)?;
         self.hand_out_pending(&mut burst);
         Ok(())
+    }
+
+    fn watch_datagrams(&mut self, readiness: OwnedFd) -> io::Result<()> {
+        let key = epoll::EventData::new_u64(DATAGRAMS_KEY);
+        self.syscalls += 1;
+        epoll::add(&self.epoll, &readiness, key, epoll::EventFlags::IN)?;
+        self.datagrams = Some(readiness);
+        Ok(())
+    }
+
+    fn take_datagrams_ready(&mut self) -> bool {
+        std::mem::take(&mut self.datagrams_ready)
     }
 
     fn can_gather(&self) -> bool {

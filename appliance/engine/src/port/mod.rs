@@ -6,6 +6,7 @@
 //! Two ports exist: [`uring`] and [`epoll`].
 
 pub mod arena;
+pub mod datagrams;
 mod deadlines;
 pub mod epoll;
 pub mod probe;
@@ -21,6 +22,7 @@ use arrayvec::ArrayVec;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 use waker::Waker;
 
@@ -221,6 +223,17 @@ pub trait Port {
     /// # Errors
     /// Only what makes going on impossible. Interruption by a signal is no error.
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
+
+    /// Has waits end when one of the core's UDP sockets has something to receive: takes over what
+    /// [`datagrams::Sockets::readiness`] gave. Called once at most.
+    ///
+    /// # Errors
+    /// The kernel's refusal to watch the descriptor.
+    fn watch_datagrams(&mut self, readiness: OwnedFd) -> io::Result<()>;
+
+    /// Whether a UDP socket may have become ready since the last call. Whoever is told so asks
+    /// [`datagrams::Sockets::next_ready`] until there is none.
+    fn take_datagrams_ready(&mut self) -> bool;
 
     /// Whether [`Self::wait_at_least`] has an effect here.
     fn can_gather(&self) -> bool;

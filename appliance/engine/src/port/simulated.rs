@@ -21,7 +21,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -445,6 +445,14 @@ impl Port for SimulatedPort {
         self.order = order;
         self.events += (events.len() - before) as u64;
         Ok(())
+    }
+
+    fn watch_datagrams(&mut self, _readiness: OwnedFd) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn take_datagrams_ready(&mut self) -> bool {
+        false
     }
 
     fn can_gather(&self) -> bool {

@@ -73,6 +73,9 @@ pub struct UringPort {
     paused: Deadlines<ListenerKey>,
     lingering: Deadlines<(StreamKey, u64)>,
     lingers: u64,
+    /// What is readable while a UDP socket is.
+    datagrams: Option<OwnedFd>,
+    datagrams_ready: bool,
     /// System calls that did not go through the ring.
     syscalls: u64,
 }
@@ -142,6 +145,8 @@ impl UringPort {
             paused: Deadlines::new(ACCEPT_RETRY_AFTER),
             lingering: Deadlines::new(LINGER_MAX),
             lingers: 0,
+            datagrams: None,
+            datagrams_ready: false,
             syscalls: 0,
         };
         for index in 0..limits.receive_buffers {
@@ -180,6 +185,14 @@ impl UringPort {
         );
         let token = Token::new(Operation::Wake, 0);
         self.submit(entry.multi(true).build().user_data(token.pack()));
+    }
+
+    fn poll_datagrams(&mut self) {
+        let Some(readiness) = &self.datagrams else { return };
+        let flags = u32::from(PollFlags::IN.bits());
+        let entry = opcode::PollAdd::new(Fd(readiness.as_raw_fd()), flags).multi(true).build();
+        let token = Token::new(Operation::Datagrams, 0);
+        self.submit(entry.user_data(token.pack()));
     }
 
     fn emit(&mut self, burst: &mut Burst<'_>, event: Event) {
@@ -236,6 +249,12 @@ impl UringPort {
                 Operation::Cancel => {}
                 Operation::Wake if completion.more => {}
                 Operation::Wake => self.watch_waker(),
+                Operation::Datagrams => {
+                    self.datagrams_ready = true;
+                    if !completion.more && completion.result.is_ok() {
+                        self.poll_datagrams();
+                    }
+                }
             }
         }
     }
@@ -498,6 +517,16 @@ impl Port for UringPort {
         self.reap(&mut burst);
         self.hand_out_pending(&mut burst);
         Ok(())
+    }
+
+    fn watch_datagrams(&mut self, readiness: OwnedFd) -> io::Result<()> {
+        self.datagrams = Some(readiness);
+        self.poll_datagrams();
+        Ok(())
+    }
+
+    fn take_datagrams_ready(&mut self) -> bool {
+        std::mem::take(&mut self.datagrams_ready)
     }
 
     fn can_gather(&self) -> bool {

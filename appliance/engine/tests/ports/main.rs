@@ -7,9 +7,11 @@
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
 
 mod bounds;
+mod datagrams;
 mod streams;
 
 use bounds::*;
+use datagrams::datagrams_wake_the_port_again_and_again;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::SockRef;
 use std::collections::{HashMap, VecDeque};
@@ -82,6 +84,7 @@ macro_rules! on_both_ports {
 
 on_both_ports!(
     every_byte_is_echoed,
+    datagrams_wake_the_port_again_and_again,
     slow_reader_gets_all_segments_in_order,
     on_request_delivers_one_buffer_per_request,
     change_of_receive_mode_loses_nothing,

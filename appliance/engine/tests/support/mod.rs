@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "every test program uses a part of it")]
 
+pub(crate) mod turn;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -79,6 +81,7 @@ impl<P: Port> Bench<P> {
             mesh,
             management: ends.pop().unwrap(),
             cpu: None,
+            turn: None,
         };
         let core = DataCore::new(port(waker, limits), vec![listener], parts).unwrap();
         Self {
@@ -216,7 +219,7 @@ pub(crate) fn snapshot(epoch: u64) -> CoreSnapshot {
         pipe_idle_timeout: long,
         link_idle_timeout: None,
     };
-    CoreSnapshot { epoch, access: Access::Everyone, limits }
+    CoreSnapshot { epoch, access: Access::Everyone, limits, turn: None }
 }
 
 /// Runs a test on every port this machine has.
@@ -225,10 +228,17 @@ pub(crate) fn on_every_port(
     uring: impl FnOnce(&mut Bench<UringPort>),
 ) {
     epoll(&mut Bench::new(|waker, limits| EpollPort::new(waker, limits).unwrap()));
+    if io_uring_is_there() {
+        uring(&mut Bench::new(|waker, limits| UringPort::new(waker, limits).unwrap()));
+    }
+}
+
+pub(crate) fn io_uring_is_there() -> bool {
     match probe::probe() {
-        Ok(()) => uring(&mut Bench::new(|waker, limits| UringPort::new(waker, limits).unwrap())),
+        Ok(()) => true,
         Err(error) if std::env::var_os("WAYSTATION_TEST_REQUIRE").is_none() => {
             println!("skipped: needs io_uring: {error}");
+            false
         }
         Err(error) => panic!("{error}"),
     }

@@ -11,6 +11,7 @@ use crate::limits::{
 use crate::units::ByteSize;
 use std::time::Duration;
 use waystation_relay::limits::{WINDOW_MAX_BYTES, WINDOW_MIN_BYTES};
+use waystation_turn::limits::REALM_BYTES_MAX;
 
 /// One key, whose value lives in `C`: in the configuration itself or in one of its peers.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +87,10 @@ pub const SECTIONS: &[Section] = &[
             when it is lowered stays.",
     },
     Section { name: "dial", meaning: "Links that this node makes: to [[peer]]s, and on command." },
+    Section {
+        name: "turn",
+        meaning: "The TURN server. There is none unless it has an address to listen on.",
+    },
     Section { name: "management", meaning: "The management core, its socket, metrics and logs." },
 ];
 
@@ -576,6 +581,148 @@ pub const KEYS: &[Key] = &[
             at: |config| &mut config.dial.backoff_max,
         },
         "The longest such pause.",
+    ),
+    key(
+        "turn",
+        "listen",
+        "ADDRESS:PORT",
+        Rule::AddressesOrNone { at: |config| &mut config.turn.listen },
+        "Addresses that TURN clients send to, over UDP; the port for it is 3478. Empty: there is no \
+        TURN server.",
+    ),
+    live(
+        "turn",
+        "realm",
+        "text",
+        Rule::Text {
+            min_bytes: 1,
+            max_bytes: REALM_BYTES_MAX,
+            at: |config| &mut config.turn.realm,
+        },
+        "What the server calls itself to those who are to authenticate. With another realm, every \
+        client authenticates anew.",
+    ),
+    live(
+        "turn",
+        "users_file",
+        "path",
+        Rule::FilePath { at: |config| &mut config.turn.users_file },
+        "A file with a line NAME:PASSWORD for each static user, read again with every reload; lines \
+        that begin with # are left out. Others than its owner and group must not be able to read \
+        it. Empty: no static users.",
+    ),
+    live(
+        "turn",
+        "secrets_file",
+        "path",
+        Rule::FilePath { at: |config| &mut config.turn.secrets_file },
+        "A file with a secret on each line, the newest first, shared with whoever hands out \
+        time-limited users: the name is EXPIRY:USER, with the expiry in seconds of the Unix epoch, \
+        the password the base64 form of its HMAC-SHA1. Empty: no time-limited users.",
+    ),
+    key(
+        "turn",
+        "relay_addresses",
+        "ADDRESS",
+        Rule::IpAddresses { at: |config| &mut config.turn.relay_addresses },
+        "Addresses of this machine that clients are given ports of, one of IPv4, one of IPv6, or \
+        both. Empty: those of listen.",
+    ),
+    key(
+        "turn",
+        "external_addresses",
+        "ADDRESS",
+        Rule::IpAddresses { at: |config| &mut config.turn.external_addresses },
+        "What the others know relay_addresses as, one for each, for boxes behind an address \
+        translation that leaves ports as they are. Empty: the same.",
+    ),
+    key(
+        "turn",
+        "port_min",
+        "port",
+        Rule::Count { min: 1024, max: 65_535, at: |config| &mut config.turn.port_min },
+        "The lowest relayed port. Data cores get equal shares of the range.",
+    ),
+    key(
+        "turn",
+        "port_max",
+        "port",
+        Rule::Count { min: 1024, max: 65_535, at: |config| &mut config.turn.port_max },
+        "The highest.",
+    ),
+    key(
+        "turn",
+        "allocations_max",
+        "allocations per core",
+        Rule::Count { min: 1, max: 65_536, at: |config| &mut config.turn.allocations_max },
+        "Allocations of one data core. Each has a descriptor for each address family it asked for.",
+    ),
+    key(
+        "turn",
+        "allocations_per_user_max",
+        "allocations per user and core",
+        Rule::Count { min: 1, max: 65_536, at: |config| &mut config.turn.allocations_per_user_max },
+        "Allocations of one user on one data core, reserved ports included.",
+    ),
+    key(
+        "turn",
+        "permissions_max",
+        "peers per allocation",
+        Rule::Count { min: 1, max: 4096, at: |config| &mut config.turn.permissions_max },
+        "Addresses of peers that one allocation may be permitted at a time.",
+    ),
+    key(
+        "turn",
+        "channels_max",
+        "channels per allocation",
+        Rule::Count { min: 1, max: 4096, at: |config| &mut config.turn.channels_max },
+        "Channels that one allocation may have at a time.",
+    ),
+    key(
+        "turn",
+        "lifetime",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(60),
+            max: Duration::from_secs(24 * 3600),
+            at: |config| &mut config.turn.lifetime,
+        },
+        "How long an allocation lasts unless its client asks for longer, or refreshes it.",
+    ),
+    key(
+        "turn",
+        "lifetime_max",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(60),
+            max: Duration::from_secs(24 * 3600),
+            at: |config| &mut config.turn.lifetime_max,
+        },
+        "The longest a client may ask for.",
+    ),
+    live(
+        "turn",
+        "allow_peers",
+        "blocks",
+        Rule::Blocks { at: |config| &mut config.turn.allow_peers },
+        "Blocks of addresses that peers may have besides those of the public network: exactly these \
+        private, shared or loopback ones. Never a whole network that others than peers are in.",
+    ),
+    live(
+        "turn",
+        "deny_peers",
+        "blocks",
+        Rule::Blocks { at: |config| &mut config.turn.deny_peers },
+        "Blocks that no peer may have an address in, whatever else is said. Permissions that a \
+        reload takes back end at once.",
+    ),
+    key(
+        "turn",
+        "tier",
+        "name",
+        Rule::Tier { at: |config| &mut config.turn.tier },
+        "The best way datagrams may be sent. gso hands trains of equal ones over in one piece, where \
+        the route takes that; plain hands over each by itself.",
     ),
     key(
         "management",

@@ -14,6 +14,7 @@ mod problem;
 mod reader;
 mod rule;
 mod snapshot;
+mod turn;
 
 pub use announcement::node_info;
 pub use changes::{Reloaded, reloaded, room};
@@ -22,6 +23,7 @@ pub use peer::{PEER_KEYS, PeerConfig};
 pub use problem::{Complaint, ConfigError, Problem};
 pub use reader::{parse, parse_as};
 pub use snapshot::core_snapshot;
+pub use turn::{TurnConfig, TurnFound, turn_settings};
 
 use crate::dialing;
 use crate::gateway;
@@ -54,6 +56,7 @@ pub struct Config {
     pub access: AccessConfig,
     pub limits: LimitsConfig,
     pub dial: DialConfig,
+    pub turn: TurnConfig,
     pub management: ManagementConfig,
     /// `[[peer]]`, each identity once, in the order of the file.
     #[serde(rename = "peer")]

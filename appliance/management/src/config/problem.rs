@@ -1,8 +1,6 @@
 //! What can be wrong with a configuration file: always the file, the line, the key and the remedy.
 
-use crate::limits::{
-    CONFIG_BYTES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, PEERS_MAX, SOCKET_PATH_BYTES_MAX,
-};
+use crate::limits::{CONFIG_BYTES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, PEERS_MAX};
 use crate::units::UnitError;
 use std::fmt;
 use std::net::SocketAddr;
@@ -112,8 +110,8 @@ pub enum Complaint {
     #[error("\"{value}\" is not an absolute path; start it with /")]
     NotAbsolute { value: String },
     /// A path the kernel cannot bind.
-    #[error("the path has {bytes} bytes; a Unix socket's has at most {SOCKET_PATH_BYTES_MAX}")]
-    PathTooLong { bytes: usize },
+    #[error("the path has {bytes} bytes, more than {max}")]
+    PathTooLong { bytes: usize, max: usize },
     /// An address nobody can dial.
     #[error(
         "nobody can dial {address}; name the address and the port that nodes reach this box at"
@@ -174,6 +172,30 @@ pub enum Complaint {
          or empty the list"
     )]
     ListWithoutMode,
+    /// A list with something else than an IP address in it.
+    #[error("\"{value}\" is not an IP address")]
+    NotAnIpAddress { value: String },
+    /// A text that is no block of addresses.
+    #[error("\"{value}\" is not ADDRESS/BITS with the block's first address, as \"10.0.0.0/8\"")]
+    NotABlock { value: String },
+    /// A range of ports that is empty.
+    #[error("is {min}, above turn.port_max ({max})")]
+    PortsReversed { min: usize, max: usize },
+    /// A lifetime that nobody could get.
+    #[error("is longer than turn.lifetime_max")]
+    LifetimeReversed,
+    /// A TURN server without users.
+    #[error("is empty, and so is turn.secrets_file; name one, or nobody can use the TURN server")]
+    TurnForNobody,
+    /// Relayed addresses that clients cannot be given.
+    #[error(
+        "name the addresses of this machine to relay from, at most one of IPv4 and one of IPv6; \
+         they cannot be told from turn.listen"
+    )]
+    RelayAddresses,
+    /// Addresses that do not go together.
+    #[error("name one address for each of turn.relay_addresses, of the same family, in that order")]
+    ExternalAddresses,
     /// Pauses that shrink.
     #[error("{min} is longer than dial.backoff_max ({max})")]
     BackoffReversed { min: String, max: String },

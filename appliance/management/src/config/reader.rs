@@ -210,6 +210,9 @@ impl Reader<'_> {
             let keys = ["dial.backoff_min", "dial.backoff_max"];
             self.refuse(&keys, Complaint::BackoffReversed { min, max });
         }
+        if let Some((key, complaint)) = config.turn.contradiction() {
+            self.refuse(&[key, "turn.listen"], complaint);
+        }
         self.check_access(&config);
         self.check_peers(&config);
         if config.relay.session_window > engine.queue_memory {

@@ -7,18 +7,20 @@ use super::nodes::{self, endpoints, identities, identity};
 use super::problem::Complaint;
 use super::{AccessMode, LogFormat, PlacementChoice, PortChoice, Rate};
 use crate::limits::{
-    ACCESS_IDENTITIES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX, PEER_ENDPOINTS_MAX,
-    SOCKET_PATH_BYTES_MAX,
+    ACCESS_IDENTITIES_MAX, FILE_PATH_BYTES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX,
+    PEER_BLOCKS_MAX, PEER_ENDPOINTS_MAX, RELAY_ADDRESSES_MAX, SOCKET_PATH_BYTES_MAX,
 };
 use crate::units::{ByteSize, format_duration, parse_duration};
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::{DeArray, DeInteger, DeValue};
 use waystation_astral::aead::AeadBackend;
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
+use waystation_engine::port::datagrams::UdpTier;
+use waystation_relay::address_policy::Block;
 
 /// The kind of a value with its range and its place in `C`.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +83,22 @@ pub(super) enum Rule<C> {
         max_bytes: usize,
         at: fn(&mut C) -> &mut String,
     },
+    /// A list that may be empty.
+    AddressesOrNone {
+        at: fn(&mut C) -> &mut Vec<SocketAddr>,
+    },
+    IpAddresses {
+        at: fn(&mut C) -> &mut Vec<IpAddr>,
+    },
+    Blocks {
+        at: fn(&mut C) -> &mut Vec<Block>,
+    },
+    FilePath {
+        at: fn(&mut C) -> &mut Option<PathBuf>,
+    },
+    Tier {
+        at: fn(&mut C) -> &mut UdpTier,
+    },
     Addresses {
         at: fn(&mut C) -> &mut Vec<SocketAddr>,
     },
@@ -134,6 +152,8 @@ const AEADS: [(&str, Option<AeadBackend>); 4] = [
     ("openssl", Some(AeadBackend::Openssl)),
     ("rustcrypto", Some(AeadBackend::RustCrypto)),
 ];
+const TIERS: [(&str, UdpTier); 2] =
+    [(UdpTier::Gso.name(), UdpTier::Gso), (UdpTier::Plain.name(), UdpTier::Plain)];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const MODES: [(&str, AccessMode); 3] = [
     ("everyone", AccessMode::Everyone),
@@ -169,11 +189,16 @@ impl<C: Clone> Rule<C> {
             Self::Text { min_bytes, max_bytes, at } => {
                 *at(config) = plain_text(value, min_bytes, max_bytes)?;
             }
-            Self::Addresses { at } => *at(config) = addresses(value)?,
+            Self::Addresses { at } => *at(config) = addresses(value, 1)?,
+            Self::AddressesOrNone { at } => *at(config) = addresses(value, 0)?,
+            Self::IpAddresses { at } => *at(config) = ip_addresses(value)?,
+            Self::Blocks { at } => *at(config) = blocks(value)?,
+            Self::FilePath { at } => *at(config) = path(value, FILE_PATH_BYTES_MAX)?,
+            Self::Tier { at } => *at(config) = choice(value, &TIERS)?,
             Self::OptionalAddress { dialable, at } => {
                 *at(config) = optional_address(value, dialable)?;
             }
-            Self::SocketPath { at } => *at(config) = socket_path(value)?,
+            Self::SocketPath { at } => *at(config) = path(value, SOCKET_PATH_BYTES_MAX)?,
             Self::LogFilter { at } => *at(config) = log_filter(value)?,
             Self::Port { at } => *at(config) = choice(value, &PORTS)?,
             Self::Placement { at } => *at(config) = choice(value, &PLACEMENTS)?,
@@ -205,9 +230,14 @@ impl<C: Clone> Rule<C> {
             Self::Span { at, .. } => *at(to) = *at(from),
             Self::SpanOrNone { at, .. } => *at(to) = *at(from),
             Self::Text { at, .. } | Self::LogFilter { at } => at(to).clone_from(at(from)),
-            Self::Addresses { at } => at(to).clone_from(at(from)),
+            Self::Addresses { at } | Self::AddressesOrNone { at } => {
+                at(to).clone_from(at(from));
+            }
+            Self::IpAddresses { at } => at(to).clone_from(at(from)),
+            Self::Blocks { at } => at(to).clone_from(at(from)),
+            Self::Tier { at } => *at(to) = *at(from),
             Self::OptionalAddress { at, .. } | Self::Proxy { at } => *at(to) = *at(from),
-            Self::SocketPath { at } => at(to).clone_from(at(from)),
+            Self::SocketPath { at } | Self::FilePath { at } => at(to).clone_from(at(from)),
             Self::Port { at } => *at(to) = *at(from),
             Self::Placement { at } => *at(to) = *at(from),
             Self::Aead { at } => *at(to) = *at(from),
@@ -238,11 +268,16 @@ impl<C: Clone> Rule<C> {
                 quoted(at(config).map_or_else(|| NONE.to_owned(), format_duration))
             }
             Self::Text { at, .. } | Self::LogFilter { at } => quoted(at(config)),
-            Self::Addresses { at } => list(at(config).iter().map(quoted)),
+            Self::Addresses { at } | Self::AddressesOrNone { at } => {
+                list(at(config).iter().map(quoted))
+            }
+            Self::IpAddresses { at } => list(at(config).iter().map(quoted)),
+            Self::Blocks { at } => list(at(config).iter().map(quoted)),
+            Self::Tier { at } => quoted(at(config).name()),
             Self::OptionalAddress { at, .. } | Self::Proxy { at } => {
                 at(config).map_or_else(|| quoted(""), quoted)
             }
-            Self::SocketPath { at } => {
+            Self::SocketPath { at } | Self::FilePath { at } => {
                 quoted(at(config).as_deref().unwrap_or(Path::new("")).display())
             }
             Self::Port { at } => quoted(name_of(&PORTS, *at(config))),
@@ -280,6 +315,15 @@ impl<C: Clone> Rule<C> {
             Self::Addresses { .. } => {
                 format!("1 to {LISTEN_ADDRESSES_MAX} of \"ADDRESS:PORT\"")
             }
+            Self::AddressesOrNone { .. } => {
+                format!("up to {LISTEN_ADDRESSES_MAX} of \"ADDRESS:PORT\"")
+            }
+            Self::IpAddresses { .. } => format!("up to {RELAY_ADDRESSES_MAX} of \"ADDRESS\""),
+            Self::Blocks { .. } => format!("up to {PEER_BLOCKS_MAX} of \"ADDRESS/BITS\""),
+            Self::FilePath { .. } => {
+                format!("an absolute path of up to {FILE_PATH_BYTES_MAX} bytes, or \"\"")
+            }
+            Self::Tier { .. } => choices(&TIERS),
             Self::OptionalAddress { .. } | Self::Proxy { .. } => {
                 "\"ADDRESS:PORT\" or \"\"".to_owned()
             }
@@ -437,10 +481,10 @@ fn plain_text(value: &DeValue<'_>, min: usize, max: usize) -> Result<String, Com
     Ok(text.to_owned())
 }
 
-fn addresses(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, Complaint> {
+fn addresses(value: &DeValue<'_>, min: usize) -> Result<Vec<SocketAddr>, Complaint> {
     let wanted = "a list of addresses, for example [\"0.0.0.0:1791\"]";
     let entries = value.as_array().ok_or_else(|| wrong_type(wanted, value))?;
-    if entries.is_empty() {
+    if entries.len() < min {
         return Err(Complaint::NoEntries);
     }
     if entries.len() > LISTEN_ADDRESSES_MAX {
@@ -456,6 +500,24 @@ fn addresses(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, Complaint> {
         addresses.push(address);
     }
     Ok(addresses)
+}
+
+fn ip_addresses(value: &DeValue<'_>) -> Result<Vec<IpAddr>, Complaint> {
+    let wanted = "a list of IP addresses, for example [\"192.0.2.1\"]";
+    let entries = entries(value, wanted, RELAY_ADDRESSES_MAX)?;
+    let parsed = |text: &str| {
+        text.parse().map_err(|_no_address| Complaint::NotAnIpAddress { value: text.to_owned() })
+    };
+    entries.iter().map(|entry| parsed(text(entry.get_ref())?)).collect()
+}
+
+fn blocks(value: &DeValue<'_>) -> Result<Vec<Block>, Complaint> {
+    let wanted = "a list of blocks, for example [\"10.0.0.0/8\"]";
+    let entries = entries(value, wanted, PEER_BLOCKS_MAX)?;
+    let parsed = |text: &str| {
+        text.parse().map_err(|_no_block| Complaint::NotABlock { value: text.to_owned() })
+    };
+    entries.iter().map(|entry| parsed(text(entry.get_ref())?)).collect()
 }
 
 fn optional_address(value: &DeValue<'_>, dialable: bool) -> Result<Option<SocketAddr>, Complaint> {
@@ -482,7 +544,7 @@ fn address(text: &str) -> Result<SocketAddr, Complaint> {
     text.parse().map_err(|_no_address| Complaint::NotAnAddress { value: text.to_owned() })
 }
 
-fn socket_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Complaint> {
+fn path(value: &DeValue<'_>, bytes_max: usize) -> Result<Option<PathBuf>, Complaint> {
     let text = text(value)?;
     if text.is_empty() {
         return Ok(None);
@@ -493,8 +555,9 @@ fn socket_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Complaint> {
     if !text.starts_with('/') {
         return Err(Complaint::NotAbsolute { value: text.to_owned() });
     }
-    if text.len() > SOCKET_PATH_BYTES_MAX {
-        return Err(Complaint::PathTooLong { bytes: text.len() });
+    if text.len() > bytes_max {
+        let (bytes, max) = (text.len(), bytes_max);
+        return Err(Complaint::PathTooLong { bytes, max });
     }
     Ok(Some(PathBuf::from(text)))
 }

@@ -1,6 +1,7 @@
 //! What data cores take of the configuration, at start-up and with every reload.
 
 use super::Config;
+use super::turn::turn_snapshot;
 use waystation_engine::snapshot::{CoreSnapshot, ReloadableLimits};
 
 /// What a configuration says to data cores while they run. `epoch` counts up within one run.
@@ -22,5 +23,5 @@ pub fn core_snapshot(config: &Config, epoch: u64) -> CoreSnapshot {
         pipe_idle_timeout: gateway.pipe_idle_timeout,
         link_idle_timeout: config.limits.link_idle_timeout,
     };
-    CoreSnapshot { epoch, access: config.access(), limits }
+    CoreSnapshot { epoch, access: config.access(), limits, turn: turn_snapshot(config) }
 }

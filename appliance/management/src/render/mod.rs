@@ -363,6 +363,34 @@ pub fn sessions(document: &Value) -> String {
     table.render() + &footer(document, "sessions")
 }
 
+/// `waystation udp list`.
+pub fn udp(document: &Value) -> String {
+    let mut table = Table::new(vec![
+        Column::left("KIND"),
+        Column::flexible("CLIENT"),
+        Column::left("USER"),
+        Column::flexible("RELAYED"),
+        Column::left("TIER"),
+        Column::right("TO PEERS"),
+        Column::right("TO CLIENT"),
+        Column::right("ENDS IN"),
+    ]);
+    for row in array(&document["udp"]) {
+        let relayed: Vec<_> = array(&row["relayed"]).iter().map(text).collect();
+        table.row(vec![
+            text(&row["kind"]),
+            text(&row["client"]),
+            text(&row["user"]),
+            relayed.join(" "),
+            text(&row["tier"]),
+            bytes(&row["bytes_to_peers"]),
+            bytes(&row["bytes_to_client"]),
+            nanoseconds(&row["expires_in_ns"]),
+        ]);
+    }
+    table.render() + &footer(document, "udp")
+}
+
 /// The cause, in a word that leaves room for the other columns.
 fn limited_by(value: &Value) -> String {
     value["cause"].as_str().map_or_else(dash, cause_word)

@@ -66,6 +66,8 @@ pub struct RuntimeSettings {
     pub cpu: Option<usize>,
     pub identity: Identity,
     pub listen: Vec<SocketAddr>,
+    /// Where TURN clients send to.
+    pub turn_listen: Vec<SocketAddr>,
     /// Where the stats socket is made.
     pub socket: PathBuf,
     /// Where registrations are kept over a restart; absent: nowhere.
@@ -290,6 +292,7 @@ impl ManagementCore {
             identity: settings.identity,
             node_info: config::node_info(config, settings.identity, &settings.listen),
             listen: settings.listen,
+            turn_listen: settings.turn_listen,
             readiness: Readiness::Starting { waiting_for: "the data cores".to_owned() },
             gateway: GatewayCounts::default(),
             queries: QueryCounts::default(),

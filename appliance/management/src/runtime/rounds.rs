@@ -33,7 +33,10 @@ impl ManagementCore {
         match request.what {
             // These say what is known; the others ask the cores first.
             Question::Ready => self.answer(request),
-            Question::Links { .. } | Question::Sessions { .. } | Question::Peers { .. } => {
+            Question::Links { .. }
+            | Question::Sessions { .. }
+            | Question::Udp { .. }
+            | Question::Peers { .. } => {
                 self.answer(request);
             }
             Question::Events { after, follow } => self.on_events(after, follow, request.reply),

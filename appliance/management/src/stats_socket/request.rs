@@ -8,6 +8,7 @@ use crate::limits::LISTING_ROWS_MAX;
 use crate::metrics;
 use crate::observations::{Observations, Scope};
 use crate::recent::{Recent, RowOrder};
+use crate::udp_document;
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -44,6 +45,8 @@ pub enum Question {
     Links { limit: usize, order: RowOrder },
     /// `/v1/sessions`, at most so many rows, the first in this order.
     Sessions { limit: usize, order: RowOrder },
+    /// `/v1/udp`, at most so many rows.
+    Udp { limit: usize },
     /// `/v1/peers`, at most so many rows.
     Peers { limit: usize },
     /// `/v1/events` behind this number; `follow`: answered when there is one.
@@ -87,6 +90,10 @@ impl StatsRequest {
                 let kind = ListingKind::Sessions;
                 return Some(ListingRequest { kind, limit, order, reply: self.reply });
             }
+            Question::Udp { limit } => {
+                let (kind, order) = (ListingKind::Udp, RowOrder::Place);
+                return Some(ListingRequest { kind, limit, order, reply: self.reply });
+            }
             Question::Peers { limit } => {
                 let (kind, order) = (ListingKind::Peers, RowOrder::Place);
                 return Some(ListingRequest { kind, limit, order, reply: self.reply });
@@ -119,6 +126,8 @@ pub struct ListingRequest {
 enum ListingKind {
     Links,
     Sessions,
+    /// Allocations of the TURN server.
+    Udp,
     /// Accounts of identities, with what their open links have carried so far.
     Peers,
     /// The sessions, to find the one to be closed.
@@ -136,7 +145,9 @@ impl ListingRequest {
     pub fn session_to_close(&self) -> Option<LegTag> {
         match self.kind {
             ListingKind::SessionToClose(leg) => Some(leg),
-            ListingKind::Links | ListingKind::Sessions | ListingKind::Peers => None,
+            ListingKind::Links | ListingKind::Sessions | ListingKind::Udp | ListingKind::Peers => {
+                None
+            }
         }
     }
 
@@ -163,6 +174,7 @@ impl ListingRequest {
             ListingKind::Sessions | ListingKind::SessionToClose(_) => {
                 listing.sessions.reserve_exact(rows);
             }
+            ListingKind::Udp => listing.allocations.reserve_exact(rows),
         }
         listing
     }
@@ -176,6 +188,10 @@ impl ListingRequest {
     pub fn complete(self, listings: &[CoreListing], recent: &mut Recent, now: Moment) {
         let (order, limit) = (self.order, self.limit);
         let is_about_links = match self.kind {
+            ListingKind::Udp => {
+                let document = udp_document::udp(listings, limit);
+                return self.answer(Document::json(&document));
+            }
             ListingKind::Links | ListingKind::Peers => true,
             ListingKind::Sessions | ListingKind::SessionToClose(_) => false,
         };

@@ -89,6 +89,13 @@ const ROUTES: &[Route] = &[
         },
     },
     Route {
+        path: "/v1/udp",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &["limit"],
+        question: |given| Ok(Question::Udp { limit: limit(given)? }),
+    },
+    Route {
         path: "/v1/peers",
         verb: Verb::Get,
         on: UNIX,

@@ -111,6 +111,8 @@ pub struct AllocationView<'a> {
     pub permissions: usize,
     /// How many channels it has.
     pub channels: usize,
+    /// When it ends unless it is refreshed, in nanoseconds of [`Now::monotonic_ns`].
+    pub ends_ns: Option<u64>,
 }
 
 /// A TURN server.
@@ -243,6 +245,14 @@ impl Server {
     /// Every allocation, for listings.
     pub fn allocations(&self) -> impl Iterator<Item = AllocationView<'_>> {
         self.table.iter().map(Allocation::view)
+    }
+
+    /// The allocations from a place on, each with its place, for listings made a part at a time.
+    pub fn allocations_from(
+        &self,
+        first: usize,
+    ) -> impl Iterator<Item = (usize, AllocationView<'_>)> {
+        self.table.iter_from(first).map(|(place, allocation)| (place, allocation.view()))
     }
 
     /// Every bound channel, and whether its peer's packets are passed as well: what a tier that was

@@ -74,6 +74,7 @@ fn data_cores_with(
             mesh,
             management,
             cpu: None,
+            turn: None,
         };
         DataCore::new(port, Vec::new(), parts).unwrap()
     });
@@ -99,5 +100,5 @@ fn snapshot(epoch: u64) -> CoreSnapshot {
         pipe_idle_timeout: PIPE_IDLE_TIMEOUT,
         link_idle_timeout: None,
     };
-    CoreSnapshot { epoch, access: Access::Everyone, limits }
+    CoreSnapshot { epoch, access: Access::Everyone, limits, turn: None }
 }

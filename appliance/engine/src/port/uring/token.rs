@@ -14,9 +14,11 @@ pub(super) enum Operation {
     Cancel,
     /// Readiness of the waker.
     Wake,
+    /// Readiness of UDP sockets.
+    Datagrams,
 }
 
-const OPERATIONS: [Operation; 7] = [
+const OPERATIONS: [Operation; 8] = [
     Operation::Accept,
     Operation::Receive,
     Operation::Send,
@@ -24,6 +26,7 @@ const OPERATIONS: [Operation; 7] = [
     Operation::CancelStream,
     Operation::Cancel,
     Operation::Wake,
+    Operation::Datagrams,
 ];
 
 const INDEX_BITS: u32 = 32;
@@ -72,7 +75,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packed_tokens_come_back(which in 0..7_usize, generation in 0..GENERATIONS, index: u32) {
+        fn packed_tokens_come_back(which in 0..8_usize, generation in 0..GENERATIONS, index: u32) {
             let token = Token { operation: OPERATIONS[which], generation, index };
             prop_assert_eq!(Token::unpack(token.pack()), Some(token));
         }

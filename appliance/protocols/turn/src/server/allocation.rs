@@ -111,6 +111,7 @@ impl Allocation {
             relayed: self.relayed.map(|relayed| relayed.map(|relayed| relayed.address)),
             permissions: self.permissions.len(),
             channels: self.channels.len(),
+            ends_ns: self.relayed.iter().flatten().map(|relayed| relayed.ends_ns).max(),
         }
     }
 

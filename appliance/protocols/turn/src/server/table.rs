@@ -49,6 +49,11 @@ impl Table {
         self.allocations.iter().map(|(_, scheduled)| &scheduled.allocation)
     }
 
+    pub(super) fn iter_from(&self, first: usize) -> impl Iterator<Item = (usize, &Allocation)> {
+        let behind = self.allocations.iter().skip_while(move |(place, _)| *place < first);
+        behind.map(|(place, scheduled)| (place, &scheduled.allocation))
+    }
+
     /// The places of all allocations.
     pub(super) fn indices(&self) -> Vec<usize> {
         self.allocations.iter().map(|(index, _)| index).collect()

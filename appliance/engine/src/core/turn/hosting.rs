@@ -1,0 +1,207 @@
+//! What the TURN server of a core asks of it: sockets, random values, whom it may send to.
+//!
+//! Owns every UDP socket of the core, and a tally for each allocation. Part of the TURN server,
+//! on its thread; the server calls it in the middle of its work.
+
+use super::Direction;
+use crate::entropy::Entropy;
+use crate::port::datagrams::{DatagramKey, Role, Sockets, bind};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use waystation_relay::peer_policy::PeerPolicy;
+use waystation_turn::server::{AllocationId, Change, Host};
+
+/// Whose a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// Clients send to it; its place in the list of listening sockets.
+    Listener(usize),
+    /// Peers send to it; the address that they know it by.
+    Relayed(SocketAddr),
+}
+
+/// What an allocation has carried, and its sockets of IPv4 and of IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Which allocation in this place.
+    generation: u32,
+    sockets: [Option<DatagramKey>; 2],
+    pub(super) datagrams_to_peers: u64,
+    pub(super) bytes_to_peers: u64,
+    pub(super) datagrams_to_client: u64,
+    pub(super) bytes_to_client: u64,
+    pub(super) datagrams_in_trains: u64,
+}
+
+impl Tally {
+    pub(super) fn count(&mut self, direction: Direction, bytes: usize, in_train: bool) {
+        let (datagrams, total) = match direction {
+            Direction::ToPeer => (&mut self.datagrams_to_peers, &mut self.bytes_to_peers),
+            Direction::ToClient => (&mut self.datagrams_to_client, &mut self.bytes_to_client),
+        };
+        *datagrams += 1;
+        *total += bytes as u64;
+        self.datagrams_in_trains += u64::from(in_train);
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Hosting {
+    pub(super) sockets: Sockets,
+    /// By the place of a socket.
+    owners: Vec<Option<Owner>>,
+    /// By the place of an allocation.
+    pub(super) tallies: Vec<Tally>,
+    relayed: HashMap<SocketAddr, DatagramKey>,
+    entropy: Entropy,
+    peers: Arc<PeerPolicy>,
+    /// Addresses as others know them, and as this machine has them.
+    behind: Vec<(IpAddr, IpAddr)>,
+    /// The destination that was judged last, and where it is sent to.
+    judged: Option<(SocketAddr, Option<SocketAddr>)>,
+    opened: u64,
+}
+
+impl Hosting {
+    pub(super) fn new(
+        sockets: Sockets,
+        owners: Vec<Owner>,
+        peers: Arc<PeerPolicy>,
+        behind: Vec<(IpAddr, IpAddr)>,
+        allocations_max: usize,
+    ) -> Self {
+        Self {
+            sockets,
+            owners: owners.into_iter().map(Some).collect(),
+            tallies: vec![Tally::default(); allocations_max],
+            relayed: HashMap::new(),
+            entropy: Entropy::default(),
+            peers,
+            behind,
+            judged: None,
+            opened: 0,
+        }
+    }
+
+    /// Allocations since the start.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    pub(super) fn owner(&self, key: DatagramKey) -> Option<Owner> {
+        *self.owners.get(key.slot as usize)?
+    }
+
+    pub(super) fn set_peers(&mut self, peers: Arc<PeerPolicy>) {
+        self.peers = peers;
+        self.judged = None;
+    }
+
+    /// Where a datagram for a peer is sent, if it may be. Most come in runs to the same peer, so
+    /// the last judgement is kept until the policy changes.
+    pub(super) fn destination(&mut self, peer: SocketAddr) -> Option<SocketAddr> {
+        if let Some((judged, destination)) = self.judged
+            && judged == peer
+        {
+            return destination;
+        }
+        let destination = self
+            .peers
+            .admits_destination(peer)
+            .then(|| SocketAddr::new(self.bound(peer.ip()), peer.port()));
+        self.judged = Some((peer, destination));
+        destination
+    }
+
+    /// The address that others know a sender by.
+    pub(super) fn known_as(&self, source: SocketAddr) -> SocketAddr {
+        let known = self.behind.iter().find(|(_, bound)| *bound == source.ip());
+        known.map_or(source, |(known, _)| SocketAddr::new(*known, source.port()))
+    }
+
+    /// The socket that an allocation sends to peers of a family from.
+    pub(super) fn relayed_socket(
+        &self,
+        allocation: AllocationId,
+        is_ipv6: bool,
+    ) -> Option<DatagramKey> {
+        let tally = self.tallies.get(allocation.index as usize)?;
+        if tally.generation != allocation.generation {
+            return None;
+        }
+        tally.sockets[usize::from(is_ipv6)]
+    }
+
+    /// The address of this machine behind one that others know.
+    fn bound(&self, known: IpAddr) -> IpAddr {
+        let behind = self.behind.iter().find(|(other, _)| *other == known);
+        behind.map_or(known, |(_, bound)| *bound)
+    }
+
+    fn tally_of(&mut self, allocation: AllocationId) -> Option<&mut Tally> {
+        let tally = self.tallies.get_mut(allocation.index as usize)?;
+        if tally.generation != allocation.generation {
+            *tally = Tally { generation: allocation.generation, ..Tally::default() };
+            self.opened += 1;
+        }
+        Some(tally)
+    }
+}
+
+impl Host for Hosting {
+    fn fill_random(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            [*byte] = self.entropy.bytes();
+        }
+    }
+
+    fn admits_peer(&mut self, _username: &str, peer: IpAddr) -> bool {
+        self.peers.admits(peer)
+    }
+
+    fn open_relayed(&mut self, address: SocketAddr) -> bool {
+        let bound = SocketAddr::new(self.bound(address.ip()), address.port());
+        let Ok(key) = bind(bound, Role::Relayed).and_then(|socket| self.sockets.add(socket)) else {
+            return false;
+        };
+        let place = key.slot as usize;
+        if self.owners.len() <= place {
+            self.owners.resize(place + 1, None);
+        }
+        self.owners[place] = Some(Owner::Relayed(address));
+        self.relayed.insert(address, key);
+        true
+    }
+
+    fn close_relayed(&mut self, address: SocketAddr) {
+        if let Some(key) = self.relayed.remove(&address) {
+            self.owners[key.slot as usize] = None;
+            self.sockets.close(key);
+        }
+    }
+
+    fn changed(&mut self, change: &Change<'_>) {
+        match *change {
+            Change::Allocated { allocation, relayed, .. } => {
+                let key = self.relayed.get(&relayed).copied();
+                if let Some(tally) = self.tally_of(allocation) {
+                    tally.sockets[usize::from(relayed.is_ipv6())] = key;
+                }
+            }
+            Change::Ended { allocation, relayed, .. } => {
+                if let Some(tally) = self.tally_of(allocation) {
+                    tally.sockets[usize::from(relayed.is_ipv6())] = None;
+                }
+            }
+            // The server looks these up itself; they are for tiers that move packets without it.
+            Change::Permitted { .. }
+            | Change::Forbidden { .. }
+            | Change::Bound(_)
+            | Change::Paused(_)
+            | Change::Resumed(_)
+            | Change::Unbound(_) => {}
+        }
+    }
+}

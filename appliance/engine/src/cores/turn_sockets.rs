@@ -1,0 +1,114 @@
+//! What each core's TURN server starts with: listening sockets, and a share of the relayed ports.
+//!
+//! Called once, on the program's main thread, before any core runs. All sockets of an address are
+//! bound before the first datagram is read, and in one order, because the kernel chooses among them
+//! by a hash of both ends and their number.
+
+use super::{EngineError, TurnSettings};
+use crate::core::TurnParts;
+use crate::port::datagrams::{Role, bind};
+use std::net::{SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
+use waystation_turn::limits::NONCE_KEY_BYTES;
+use zeroize::Zeroizing;
+
+/// Binds every address once per core, and shares the ports out. Returns the addresses with the
+/// ports that the kernel chose, and the parts of each core, the last core's first.
+pub(super) fn prepare(
+    settings: &TurnSettings,
+    cores: usize,
+) -> Result<(Vec<SocketAddr>, Vec<TurnParts>), EngineError> {
+    let nonce_key = Zeroizing::new(crate::entropy::Entropy::default().bytes::<NONCE_KEY_BYTES>());
+    let mut parts = Vec::with_capacity(cores);
+    for core in (0..cores).rev() {
+        let mut server = settings.server.clone();
+        for range in &mut server.relayed {
+            range.ports = share(&range.ports, core, cores)?;
+        }
+        parts.push(TurnParts {
+            sockets: Vec::with_capacity(settings.listen.len()),
+            server,
+            nonce_key: nonce_key.clone(),
+            behind: settings.behind.clone(),
+            tier: settings.tier,
+        });
+    }
+    check_relayed(settings)?;
+    let listen = bind_all(&settings.listen, &mut parts)?;
+    Ok((listen, parts))
+}
+
+/// A share of a range for one core: an even number of ports, so that pairs stay together when the
+/// range begins with an even one; the last core has what is left over.
+fn share(
+    ports: &RangeInclusive<u16>,
+    core: usize,
+    cores: usize,
+) -> Result<RangeInclusive<u16>, EngineError> {
+    let count = ports.len();
+    let each = count / cores / 2 * 2;
+    if each == 0 {
+        return Err(EngineError::RelayedPorts { ports: count, cores });
+    }
+    let first = usize::from(*ports.start()) + core * each;
+    let last = match core + 1 == cores {
+        true => usize::from(*ports.end()),
+        false => first + each - 1,
+    };
+    // Both lie within the range.
+    Ok(first as u16..=last as u16)
+}
+
+/// Finds out now whether relayed addresses are this machine's, and not with the first allocation.
+fn check_relayed(settings: &TurnSettings) -> Result<(), EngineError> {
+    for range in &settings.server.relayed {
+        let behind = settings.behind.iter().find(|(known, _)| *known == range.ip);
+        let address = behind.map_or(range.ip, |(_, bound)| *bound);
+        bind(SocketAddr::new(address, 0), Role::Relayed)
+            .map_err(|source| EngineError::Relay { address, source })?;
+    }
+    Ok(())
+}
+
+fn bind_all(
+    addresses: &[SocketAddr],
+    parts: &mut [TurnParts],
+) -> Result<Vec<SocketAddr>, EngineError> {
+    let mut bound = Vec::with_capacity(addresses.len());
+    for &address in addresses {
+        let error = |source| EngineError::Listen { address, source };
+        // Without sharing first, so that another program on the address is an error, not a partner.
+        drop(bind(address, Role::Relayed).map_err(error)?);
+        let mut actual = address;
+        for part in &mut *parts {
+            let socket: UdpSocket = bind(actual, Role::Listening).map_err(error)?;
+            actual = socket.local_addr().map_err(error)?;
+            part.sockets.push(socket);
+        }
+        bound.push(actual);
+    }
+    Ok(bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_disjoint_whole_and_of_even_size_but_the_last() {
+        for (ports, cores) in [(49_152..=65_535, 3), (50_000..=50_008, 2), (1024..=1025, 1)] {
+            let shares: Vec<_> =
+                (0..cores).map(|core| share(&ports, core, cores).unwrap()).collect();
+            let all: Vec<u16> = shares.iter().cloned().flatten().collect();
+            assert_eq!(all, ports.collect::<Vec<_>>());
+            let (_, others) = shares.split_last().unwrap();
+            assert!(others.iter().all(|share| share.len().is_multiple_of(2)));
+        }
+    }
+
+    #[test]
+    fn too_few_ports_for_the_cores_are_refused() {
+        let refused = share(&(50_000..=50_004), 0, 3);
+        assert!(matches!(refused, Err(EngineError::RelayedPorts { ports: 5, cores: 3 })));
+    }
+}

@@ -1,0 +1,302 @@
+//! UDP sockets of one data core, whichever port it has: bursts in, trains out.
+//!
+//! Used on one data core's thread, which owns all three parts: [`Sockets`] with their descriptors,
+//! a [`Burst`] that is received into, and the [`Outgoing`] datagrams, whose payload stays where it
+//! was received. All sockets are behind one epoll descriptor of their own, and the core's port
+//! watches that one, so ten thousand sockets cost it one registration. Nothing here blocks, and
+//! nothing allocates but opening and closing.
+//!
+//! What a datagram costs: an `epoll_wait` for up to [`READY_MAX`] sockets, a `recvmmsg` for up to
+//! [`BURST_MESSAGES`] messages of a socket, a `sendmmsg` for up to [`SEND_MESSAGES_MAX`] messages
+//! to it. A message is one datagram, or a train of equal ones that the kernel has put together
+//! (`UDP_GRO`) or is to take apart (`UDP_SEGMENT`). The kernel copies each byte once in and once
+//! out; this program copies none.
+
+mod address;
+mod burst;
+mod outgoing;
+
+pub use burst::{Arrival, Burst};
+pub use outgoing::{DEPARTURE_HEAD_BYTES_MAX, Departure, Outgoing, Sent};
+
+use rustix::event::{Timespec, epoll};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::ffi::c_int;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use waystation_relay::slots::Slots;
+
+/// Messages of one receive call: what makes its fixed cost small, at 64 KiB of buffer each.
+pub const BURST_MESSAGES: usize = 16;
+/// Bytes of a message: the longest datagram, and the longest train that the kernel puts together.
+pub const MESSAGE_BYTES_MAX: usize = 65_536;
+/// Sockets that one `epoll_wait` reports.
+pub const READY_MAX: usize = 64;
+/// Datagrams that wait to be sent: a burst of trains of 64.
+pub const DEPARTURES_MAX: usize = BURST_MESSAGES * TRAIN_SEGMENTS_MAX;
+/// Messages of one send call.
+pub const SEND_MESSAGES_MAX: usize = 64;
+/// Datagrams of a train (`UDP_MAX_SEGMENTS` of kernels before 6.8).
+pub const TRAIN_SEGMENTS_MAX: usize = 64;
+/// Bytes of a train: it travels as one packet of IPv4 up to the device.
+pub const TRAIN_BYTES_MAX: usize = 65_507;
+/// Routes that are remembered to take no trains; a further one may displace an older one, which
+/// costs one failed train.
+pub const PLAIN_ROUTES_MAX: usize = 256;
+/// Receive memory asked for a listening socket; the kernel grants up to `net.core.rmem_max`.
+const LISTENING_RECEIVE_BYTES: usize = 4 << 20;
+
+/// How trains of datagrams are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum UdpTier {
+    /// Each datagram as a message of its own.
+    Plain,
+    /// Equal datagrams to one destination as one message, where the route takes that.
+    #[default]
+    Gso,
+}
+
+impl UdpTier {
+    /// The name in configuration, listings and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Gso => "gso",
+        }
+    }
+}
+
+/// A UDP socket. One kept too long names no later socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DatagramKey {
+    /// Its place, reused after it was closed.
+    pub slot: u32,
+    generation: u32,
+}
+
+impl DatagramKey {
+    fn pack(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    fn unpack(bits: u64) -> Self {
+        // The halves are 32 bits each.
+        Self { slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
+/// What is asked of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// One of several on an address, between which the kernel spreads senders by their address.
+    Listening,
+    /// The only one on an address of ours.
+    Relayed,
+}
+
+/// Makes a socket that does not block, on an address that may have port 0.
+///
+/// # Errors
+/// The kernel's refusal, such as `EADDRINUSE` or `EMFILE`.
+pub fn bind(address: SocketAddr, role: Role) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if role == Role::Listening {
+        socket.set_reuse_port(true)?;
+        // Less only means that bursts are lost earlier.
+        let _ = socket.set_recv_buffer_size(LISTENING_RECEIVE_BYTES);
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// The UDP sockets of one core.
+#[derive(Debug)]
+pub struct Sockets {
+    epoll: OwnedFd,
+    sockets: Slots<UdpSocket>,
+    ready: ReadyList,
+    syscalls: u64,
+}
+
+/// What the kernel reported to be ready and nobody has taken yet.
+struct ReadyList {
+    events: Box<[epoll::Event]>,
+    next: usize,
+    end: usize,
+}
+
+impl std::fmt::Debug for ReadyList {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "ReadyList({}..{})", self.next, self.end)
+    }
+}
+
+impl Sockets {
+    /// None yet.
+    ///
+    /// # Errors
+    /// The kernel's refusal of a descriptor.
+    pub fn new() -> io::Result<Self> {
+        let data = epoll::EventData::new_u64(0);
+        let none = epoll::Event { flags: epoll::EventFlags::empty(), data };
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            sockets: Slots::default(),
+            ready: ReadyList { events: vec![none; READY_MAX].into(), next: 0, end: 0 },
+            syscalls: 0,
+        })
+    }
+
+    /// A descriptor that is readable while one of the sockets is, for
+    /// [`super::Port::watch_datagrams`].
+    ///
+    /// # Errors
+    /// The kernel's refusal of a descriptor.
+    pub fn readiness(&self) -> io::Result<OwnedFd> {
+        self.epoll.try_clone()
+    }
+
+    /// Takes over a bound socket that does not block.
+    ///
+    /// # Errors
+    /// The kernel's refusal to watch it; it is closed then.
+    pub fn add(&mut self, socket: UdpSocket) -> io::Result<DatagramKey> {
+        self.syscalls += 3;
+        let is_wildcard = socket.local_addr().is_ok_and(|address| address.ip().is_unspecified());
+        // Where the kernel has no UDP_GRO, each datagram comes as one message.
+        let _ = address::set_option(&socket, address::SOL_UDP, address::UDP_GRO, 1);
+        if is_wildcard {
+            let (level, option) = match socket.local_addr()?.ip() {
+                IpAddr::V4(_) => (address::IPPROTO_IP, address::IP_PKTINFO),
+                IpAddr::V6(_) => (address::IPPROTO_IPV6, address::IPV6_RECVPKTINFO),
+            };
+            address::set_option(&socket, level, option, 1)?;
+        }
+        let (slot, generation) = self.sockets.next_key();
+        let key = DatagramKey { slot, generation };
+        let data = epoll::EventData::new_u64(key.pack());
+        epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
+        self.sockets.insert(socket);
+        Ok(key)
+    }
+
+    /// Closes a socket; what waits in it is lost.
+    pub fn close(&mut self, key: DatagramKey) {
+        if self.sockets.get(key.slot, key.generation).is_some() {
+            self.syscalls += 1;
+            self.sockets.remove(key.slot);
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
+    /// System calls made so far, those of [`Outgoing`] included.
+    pub fn syscalls(&self) -> u64 {
+        self.syscalls
+    }
+
+    /// A socket that has something to receive; none once the kernel has said so. Sockets that
+    /// stay ready come round one after the other.
+    pub fn next_ready(&mut self) -> Option<DatagramKey> {
+        if self.ready.next == self.ready.end && !self.ask_kernel() {
+            return None;
+        }
+        let event = self.ready.events.get(self.ready.next)?;
+        self.ready.next += 1;
+        Some(DatagramKey::unpack(event.data.u64()))
+    }
+
+    fn ask_kernel(&mut self) -> bool {
+        self.syscalls += 1;
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let count = epoll::wait(&self.epoll, &mut self.ready.events[..], Some(&at_once));
+        // Only a signal can interrupt it; the next turn asks again.
+        (self.ready.next, self.ready.end) = (0, count.unwrap_or(0));
+        self.ready.end > 0
+    }
+
+    /// Receives what a socket has, up to a burst. Errors that earlier datagrams caused are the
+    /// business of nobody here: an unconnected socket lives on.
+    pub fn receive(&mut self, key: DatagramKey, burst: &mut Burst) {
+        burst.clear();
+        let Some(socket) = self.sockets.get(key.slot, key.generation) else { return };
+        // An error is reported in place of one receive; what has arrived is behind it.
+        for _ in 0..2 {
+            self.syscalls += 1;
+            match burst.receive(socket.as_fd()) {
+                Ok(()) | Err(Errno::AGAIN) => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Sends one datagram at once, from an address of a socket on all addresses if one is given.
+    ///
+    /// # Errors
+    /// Why the kernel did not take it; it is lost.
+    pub fn send(
+        &mut self,
+        key: DatagramKey,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        bytes: &[u8],
+    ) -> Result<(), SendFailure> {
+        let socket = self.sockets.get(key.slot, key.generation).ok_or(SendFailure::Closed)?;
+        self.syscalls += 1;
+        outgoing::send_one(socket.as_raw_fd(), to, from, bytes).map_err(SendFailure::of)
+    }
+
+    fn descriptor(&self, key: DatagramKey) -> Option<c_int> {
+        Some(self.sockets.get(key.slot, key.generation)?.as_raw_fd())
+    }
+}
+
+/// Why a datagram was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendFailure {
+    /// The socket or its device has more than it can send.
+    #[error("no room to send")]
+    NoRoom,
+    /// It is longer than the way to its destination takes.
+    #[error("too long")]
+    TooLong,
+    /// There is no way to its destination, or a firewall forbids it.
+    #[error("unreachable")]
+    Unreachable,
+    /// The socket was closed before.
+    #[error("the socket is closed")]
+    Closed,
+}
+
+impl SendFailure {
+    fn of(error: Errno) -> Self {
+        match error {
+            Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => Self::NoRoom,
+            Errno::MSGSIZE => Self::TooLong,
+            _ => Self::Unreachable,
+        }
+    }
+}
+
+/// The receive memory that the kernel has granted a socket, in bytes.
+///
+/// # Errors
+/// The kernel's refusal to tell.
+pub fn receive_memory_bytes(socket: &UdpSocket) -> io::Result<usize> {
+    SockRef::from(socket).recv_buffer_size()
+}

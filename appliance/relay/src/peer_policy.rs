@@ -1,0 +1,98 @@
+//! Whom datagrams are sent to for others: an address policy, blocks to stay away from, and the
+//! relayed addresses of this machine itself.
+//!
+//! Built by the management core from the configuration and asked by data cores, when a permission
+//! is given and right before each use. Two clients of one relay may reach each other through their
+//! relayed addresses, which belong to the machine and so are none that the address policy admits;
+//! nothing else on these addresses may be reached that way, so ports count for them. Nothing here
+//! allocates or changes after it was made.
+
+use crate::address_policy::{AddressPolicy, Block, canonical};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerPolicy {
+    addresses: AddressPolicy,
+    denied: Vec<Block>,
+    relayed: Vec<IpAddr>,
+    relayed_ports: Option<RangeInclusive<u16>>,
+}
+
+impl PeerPolicy {
+    /// A policy that denies some blocks of what another one admits. `relayed` are the addresses
+    /// that clients are given, of which peers are admitted on these ports.
+    pub fn new(
+        addresses: AddressPolicy,
+        denied: Vec<Block>,
+        relayed: Vec<IpAddr>,
+        relayed_ports: RangeInclusive<u16>,
+    ) -> Self {
+        let relayed = relayed.into_iter().map(canonical).collect();
+        Self { addresses, denied, relayed, relayed_ports: Some(relayed_ports) }
+    }
+
+    /// Whether a client may be permitted a peer with this address, on whatever port.
+    pub fn admits(&self, peer: IpAddr) -> bool {
+        let peer = canonical(peer);
+        !self.is_denied(peer)
+            && (self.relayed.contains(&peer) || self.addresses.check(peer).is_ok())
+    }
+
+    /// Whether a datagram may be sent to a peer.
+    pub fn admits_destination(&self, peer: SocketAddr) -> bool {
+        let ip = canonical(peer.ip());
+        let is_relayed = self.relayed.contains(&ip)
+            && self.relayed_ports.as_ref().is_some_and(|ports| ports.contains(&peer.port()));
+        !self.is_denied(ip) && (is_relayed || self.addresses.check(ip).is_ok())
+    }
+
+    fn is_denied(&self, ip: IpAddr) -> bool {
+        self.denied.iter().any(|block| block.contains(ip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(first: [u8; 4], bits: u8) -> Block {
+        Block::new(IpAddr::from(first), bits).unwrap()
+    }
+
+    fn policy() -> PeerPolicy {
+        let own = IpAddr::from([9, 9, 9, 9]);
+        let addresses = AddressPolicy::new(vec![block([10, 1, 0, 0], 16)], [own]).unwrap();
+        PeerPolicy::new(addresses, vec![block([8, 8, 8, 0], 24)], vec![own], 50_000..=50_010)
+    }
+
+    #[test]
+    fn denied_blocks_are_taken_out_of_what_is_admitted() {
+        let policy = policy();
+        assert!(policy.admits(IpAddr::from([8, 8, 4, 4])));
+        assert!(!policy.admits(IpAddr::from([8, 8, 8, 8])));
+        assert!(!policy.admits("::ffff:8.8.8.8".parse().unwrap()));
+        assert!(!policy.admits_destination(SocketAddr::from(([8, 8, 8, 8], 53))));
+    }
+
+    #[test]
+    fn opened_blocks_and_the_public_network_are_admitted_on_all_ports() {
+        for ip in [[10, 1, 2, 3], [1, 1, 1, 1]] {
+            assert!(policy().admits(IpAddr::from(ip)));
+            assert!(policy().admits_destination(SocketAddr::from((ip, 22))));
+        }
+        assert!(!policy().admits(IpAddr::from([10, 2, 0, 1])));
+        assert!(!PeerPolicy::default().admits(IpAddr::from([127, 0, 0, 1])));
+    }
+
+    #[test]
+    fn relayed_addresses_are_admitted_on_relayed_ports_only() {
+        let policy = policy();
+        assert!(policy.admits(IpAddr::from([9, 9, 9, 9])));
+        assert!(policy.admits_destination(SocketAddr::from(([9, 9, 9, 9], 50_010))));
+        for port in [22, 49_999, 50_011] {
+            assert!(!policy.admits_destination(SocketAddr::from(([9, 9, 9, 9], port))));
+        }
+    }
+}
