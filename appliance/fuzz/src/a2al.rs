@@ -1,4 +1,4 @@
-//! A2AL: messages, records, payloads, delegations and address texts.
+//! A2AL: messages, records, payloads, delegations, address texts and snapshots.
 
 use std::net::SocketAddr;
 
@@ -8,6 +8,8 @@ use waystation_a2al::message::{Body, DatagramKind, Parsed, classify};
 use waystation_a2al::node_id::NodeId;
 use waystation_a2al::payload::{EndpointPayload, MailboxPayload, ProfilePayload, TopicPayload};
 use waystation_a2al::record::SignedRecord;
+use waystation_a2al::sha256;
+use waystation_a2al::snapshot::{Snapshot, SnapshotError};
 use waystation_a2al::time::UnixSeconds;
 
 /// When records and delegations of the vectors are good.
@@ -110,5 +112,20 @@ pub fn a2al_address(input: &[u8]) {
     if let Ok(address) = address_text::parse(text) {
         assert_eq!(address.version() >> 4, 0xa);
         assert_eq!(address_text::parse(&address_text::format(&address)), Ok(address));
+    }
+}
+
+/// Reads the input as a snapshot, and with the digest that makes it whole.
+pub fn a2al_snapshot(input: &[u8]) {
+    if let Ok(snapshot) = Snapshot::decode(input) {
+        assert_eq!(Snapshot::decode(&snapshot.encode()), Ok(snapshot));
+    }
+    let whole = [input, &sha256(&[input])].concat();
+    match Snapshot::decode(&whole) {
+        Ok(snapshot) => {
+            let again = snapshot.encode();
+            assert_eq!(Snapshot::decode(&again), Ok(snapshot));
+        }
+        Err(why) => assert_ne!(why, SnapshotError::Digest),
     }
 }

@@ -31,6 +31,7 @@ pub mod record;
 pub mod replication;
 pub mod routing;
 pub mod seen;
+pub mod snapshot;
 pub mod socket_address;
 pub mod store;
 pub mod time;

@@ -297,3 +297,10 @@ pub const PROBE_MS_MAX: u64 = 3_600_000;
 pub const GRACE_MS: u64 = 1_800_000;
 /// Nodes that refused a record and are not asked again for a while, and up to as many more.
 pub const REFUSING_MAX: usize = 1_024;
+
+// --- snapshot -----------------------------------------------------------------------------------
+
+/// Records of a snapshot: what a store has by default, several under some keys. About 100 MB.
+pub const SNAPSHOT_RECORDS_MAX: usize = 2 * STORE_KEYS_DEFAULT;
+/// Nodes of a snapshot that are asked at once; the others wait as candidates.
+pub const SNAPSHOT_NODES_ASKED: usize = 32;

@@ -49,7 +49,7 @@ impl NodeInfo {
             + head_bytes(usize::from(self.port))
     }
 
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CborError> {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, CborError> {
         let mut address = None;
         let mut node_id = None;
         let mut ip = None;
@@ -73,7 +73,7 @@ impl NodeInfo {
         })
     }
 
-    pub(super) fn write(&self, writer: &mut Writer) {
+    pub(crate) fn write(&self, writer: &mut Writer) {
         writer.map(4);
         writer.unsigned(1_u8).bytes(&self.address.0);
         writer.unsigned(2_u8).bytes(&self.node_id.0);

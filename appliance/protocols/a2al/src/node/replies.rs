@@ -151,7 +151,7 @@ impl Node {
     }
 
     /// Keeps in mind nodes that another one named, if they can be true, and gives those back.
-    fn absorb(&mut self, nodes: &[NodeInfo], now: Now) -> Vec<NodeInfo> {
+    pub(super) fn absorb(&mut self, nodes: &[NodeInfo], now: Now) -> Vec<NodeInfo> {
         let usable = |node: &&NodeInfo| {
             node.is_bound() && node.node_id != self.id && self.is_usable(node.socket_address())
         };

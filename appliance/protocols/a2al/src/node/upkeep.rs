@@ -8,7 +8,7 @@ use super::calls::{Patience, Purpose};
 use crate::limits::{
     BOOTSTRAP_ATTEMPTS, BOOTSTRAP_CALL_MS, CALL_MS, CANDIDATES_PER_UPKEEP, ENDPOINT_TTL_S,
     EXPIRED_KEYS_PER_UPKEEP, FRESH_MS, PROBE_NODES, PROBE_PERIOD_MS, PUBLISHED_MAX, REBOOTSTRAP_MS,
-    RENEWAL_MS, REPLICAS_MAX, STORE_PAUSE_MS, UPKEEP_MS,
+    RENEWAL_MS, REPLICAS_MAX, SNAPSHOT_NODES_ASKED, STORE_PAUSE_MS, UPKEEP_MS,
 };
 use crate::message::{Body, NodeInfo, TransactionId};
 use crate::node_id::NodeId;
@@ -64,14 +64,38 @@ impl Node {
         }
     }
 
-    /// Addresses to begin with after a restart: nodes that answer best first.
-    pub fn bootstrap_candidates(&self, count: usize) -> Vec<SocketAddr> {
+    /// Nodes of the table, those that answer best first.
+    pub fn best_nodes(&self, count: usize) -> Vec<NodeInfo> {
         let mut entries: Vec<_> = self.table.entries().collect();
         entries.sort_by_key(|entry| {
             let health = self.peers.health(&entry.info.node_id);
             (health, std::cmp::Reverse(entry.verified_at))
         });
-        entries.into_iter().take(count).map(|entry| entry.info.socket_address()).collect()
+        entries.into_iter().take(count).map(|entry| entry.info).collect()
+    }
+
+    /// Takes up whom it knew before a restart. They have to answer again before they are contacts.
+    pub fn restore_nodes(&mut self, nodes: &[NodeInfo], now: Now) {
+        let nodes = self.absorb(nodes, now);
+        for info in nodes.into_iter().take(SNAPSHOT_NODES_ASKED) {
+            let body = Body::Ping { address: self.address };
+            let at = info.socket_address();
+            self.ask(at, Some(info.node_id), body, Purpose::Bootstrap, TWICE, now);
+        }
+    }
+
+    /// Takes up a record that it kept before a restart, if it still holds. Each costs a verification,
+    /// so a caller with many gives them in portions.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    pub fn restore_record(
+        &mut self,
+        key: NodeId,
+        record: SignedRecord,
+        now: Now,
+    ) -> Result<Put, PutError> {
+        self.store.put(key, record, now)
     }
 
     /// Publishes a record under a key, and keeps it renewed where it is kept until it is withdrawn.
@@ -293,8 +317,9 @@ impl Node {
             return;
         };
         let asked: Vec<SocketAddr> = self
-            .bootstrap_candidates(PROBE_NODES * 4)
-            .into_iter()
+            .best_nodes(PROBE_NODES * 4)
+            .iter()
+            .map(NodeInfo::socket_address)
             .filter(SocketAddr::is_ipv4)
             .take(PROBE_NODES)
             .collect();

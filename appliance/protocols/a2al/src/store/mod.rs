@@ -324,6 +324,11 @@ impl Store {
 }
 
 impl Stored {
+    /// Says whether it is shown for as long as it lives.
+    pub fn is_confirmed(&self) -> bool {
+        self.hidden_after.is_none()
+    }
+
     fn is_hidden(&self, now: Millis) -> bool {
         self.hidden_after.is_some_and(|deadline| now > deadline)
     }

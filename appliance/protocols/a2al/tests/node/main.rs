@@ -5,6 +5,7 @@
 mod conversations;
 mod learning;
 mod requests;
+mod restarting;
 mod stage;
 #[path = "../vectors/mod.rs"]
 mod vectors;
