@@ -128,9 +128,9 @@ pub enum Command {
     MoveLink { link: LinkTag, to: CoreId },
     /// Closes a link and every session on it.
     CloseLink { link: LinkTag, reason: DropReason },
-    /// Sends [`Report::LinkTraffic`] about links over which at least so much has passed to and from
-    /// one core, since this was asked last.
-    ReportLinkTraffic { bytes_min: u64 },
+    /// Sends [`Report::LinkTraffic`] about links over which something has passed since this was
+    /// asked last.
+    ReportLinkTraffic,
     /// Sends [`Report::Statistics`], with histograms since the last such report. `recycled` is an
     /// earlier block, cleared. `closes_interval`: an interval ends with it, and what listings say
     /// about intervals is from now on about that one.
@@ -169,7 +169,7 @@ impl Command {
             | Self::KeepIdle { .. }
             | Self::JoinSockets { .. }
             | Self::CloseSocket { .. }
-            | Self::ReportLinkTraffic { .. }
+            | Self::ReportLinkTraffic
             | Self::ReportStatistics { .. }
             | Self::ReportListing { .. }
             | Self::Shutdown => {}

@@ -19,6 +19,7 @@ use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Span, Window, bucket_counts,
 };
 use crate::recent::{Growth, Ranked};
+use crate::same_core::SameCoreShares;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -439,9 +440,9 @@ fn drops_of(
 }
 
 /// `/v1/links`: at most `limit` rows, in order of core and place.
-pub fn links(listings: &[CoreListing], limit: usize) -> Value {
-    let rows: Vec<_> =
-        answered(listings).flat_map(|listing| &listing.links).take(limit).map(link).collect();
+pub fn links(listings: &[CoreListing], shares: &SameCoreShares, limit: usize) -> Value {
+    let rows = answered(listings).flat_map(|listing| &listing.links).take(limit);
+    let rows: Vec<_> = rows.map(|row| link(row, shares)).collect();
     table("links", rows, links_total(listings), listings)
 }
 
@@ -461,8 +462,13 @@ fn sessions_total(listings: &[CoreListing]) -> usize {
 }
 
 /// `/v1/links` in an order: these rows, with how they have grown.
-pub fn ranked_links(rows: &[Ranked<'_, LinkRow>], listings: &[CoreListing]) -> Value {
-    let rows: Vec<_> = rows.iter().map(|ranked| grown(link(ranked.row), ranked.growth)).collect();
+pub fn ranked_links(
+    rows: &[Ranked<'_, LinkRow>],
+    shares: &SameCoreShares,
+    listings: &[CoreListing],
+) -> Value {
+    let rows = rows.iter().map(|ranked| grown(link(ranked.row, shares), ranked.growth));
+    let rows: Vec<_> = rows.collect();
     table("links", rows, links_total(listings), listings)
 }
 
@@ -504,7 +510,7 @@ pub(crate) fn table(name: &str, rows: Vec<Value>, total: usize, listings: &[Core
     })
 }
 
-fn link(row: &LinkRow) -> Value {
+fn link(row: &LinkRow, shares: &SameCoreShares) -> Value {
     json!({
         "link": row.link.to_string(),
         "identity": row.identity.to_string(),
@@ -524,6 +530,7 @@ fn link(row: &LinkRow) -> Value {
         "frames_out": row.frames_out,
         "queued_bytes": row.queued_bytes,
         "ping_ns": (row.ping_ns > 0).then_some(row.ping_ns),
+        "same_core_share": shares.of(row.link),
         "limited_by": limited_by(&row.held_up),
     })
 }

@@ -1,7 +1,7 @@
 //! The JSON documents against observations whose numbers are known.
 
 use super::*;
-use crate::fixtures::{PEER, extra, listings, moment, observed};
+use crate::fixtures::{PEER, extra, listings, moment, observed, shares};
 
 #[test]
 fn every_document_names_its_schema() {
@@ -9,7 +9,7 @@ fn every_document_names_its_schema() {
     for document in [
         ready(&extra.readiness),
         status(&observations, &extra, moment(2)),
-        links(&listings(), 10),
+        links(&listings(), &shares(), 10),
         sessions(&listings(), 10),
         drops(&observations, &extra, false),
         histograms(&observations, &HistogramSelection::default(), moment(2)),
@@ -114,7 +114,7 @@ fn efficiency_is_unknown_without_a_floor() {
 
 #[test]
 fn links_are_rows_with_tags_and_identities_as_text() {
-    let document = links(&listings(), 10);
+    let document = links(&listings(), &shares(), 10);
     assert_eq!(document["total"], 9);
     assert_eq!(document["truncated"], true);
     assert_eq!(document["cores_missing"], json!([1]));
@@ -125,7 +125,9 @@ fn links_are_rows_with_tags_and_identities_as_text() {
     assert_eq!(row["link_id"], "0000000000000abc");
     assert_eq!(row["remote"], "192.0.2.7:4242");
     assert_eq!(row["ping_ns"], Value::Null, "no ping yet");
-    assert_eq!(links(&listings(), 1)["links"].as_array().unwrap().len(), 1);
+    assert_eq!(row["same_core_share"], 0.75);
+    assert_eq!(document["links"][0]["same_core_share"], Value::Null, "no traffic");
+    assert_eq!(links(&listings(), &shares(), 1)["links"].as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -6,11 +6,12 @@ use crate::floor_file::{FloorKey, FloorSource, KnownFloor};
 use crate::gateway::GatewayCounts;
 use crate::node::{ObservedRow, QueryCounts};
 use crate::observations::Observations;
+use crate::same_core::SameCoreShares;
 use waystation_astral::aead::AeadBackend;
 use waystation_astral::aead::choice::{AeadChoice, AeadCost, AeadUnusable};
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
-use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
+use waystation_engine::control::{LinkRow, LinkTraffic, Listing, SessionKind, SessionRow};
 use waystation_engine::floor::{ARRIVAL_BYTES, Floor};
 use waystation_engine::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
@@ -148,6 +149,14 @@ pub(crate) fn listings() -> Vec<CoreListing> {
         CoreListing { core: CoreId(0), listing: Some(Box::new(listing)) },
         CoreListing { core: CoreId(1), listing: None },
     ]
+}
+
+/// Of the links in [`listings`], the second has had traffic.
+pub(crate) fn shares() -> SameCoreShares {
+    let mut shares = SameCoreShares::default();
+    let (link, bytes_by_core) = (link_row(2).link, [300, 100].into());
+    shares.tell(moment(2), [LinkTraffic { link, bytes_by_core }].iter());
+    shares
 }
 
 fn link_row(slot: u32) -> LinkRow {

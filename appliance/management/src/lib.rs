@@ -26,6 +26,7 @@ pub mod registrations_file;
 pub mod render;
 pub mod resident;
 pub mod runtime;
+pub mod same_core;
 pub mod stats_socket;
 pub mod top;
 mod udp_document;

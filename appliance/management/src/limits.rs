@@ -128,6 +128,9 @@ pub const TOP_ROWS_MIN: usize = 100;
 /// Keys that wait to be acted upon: those of a second of the fastest repeating key.
 pub const TOP_KEYS_WAITING: usize = 32;
 
+/// How old may be what is told of the traffic of links: somewhat more than the interval at whose end
+/// placement asks for it, so that a listing then takes what placement was told.
+pub const LINK_TRAFFIC_AGE_MAX: Duration = Duration::from_millis(1500);
 /// How long the data cores may take to answer before an answer is made without them.
 pub const CORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long commands wait for a full ring before they are tried again: some turns of a data core.

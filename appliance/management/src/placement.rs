@@ -54,6 +54,12 @@ impl Placement {
         // Those with most to win first; the tag only makes the order certain.
         candidates.sort_by_key(|(at, bytes)| (std::cmp::Reverse(*bytes), at.link));
         let mut moves: Vec<Move> = Vec::new();
+        let mut bytes_of_cores = vec![0_u64; loads.len()];
+        for link in traffic {
+            if let Some(bytes) = bytes_of_cores.get_mut(link.link.core.index()) {
+                *bytes += link.bytes_by_core.iter().sum::<u64>();
+            }
+        }
         for (wanted, bytes) in candidates {
             let from = wanted.link.core;
             let opposed =
@@ -61,11 +67,7 @@ impl Placement {
             if opposed || moves.len() == MOVES_PER_ROUND_MAX {
                 continue;
             }
-            let all: u64 = traffic
-                .iter()
-                .filter(|link| link.link.core == from)
-                .map(|link| link.bytes_by_core.iter().sum::<u64>())
-                .sum();
+            let all = bytes_of_cores.get(from.index()).copied().unwrap_or(0);
             let load = |core: CoreId| loads.get(core.index()).copied().unwrap_or(1.0);
             let cost = load(from) * (bytes as f64 / all.max(1) as f64).min(1.0);
             if load(wanted.to) + cost * COST_LEFT > LOAD_MAX {

@@ -35,6 +35,16 @@ fn links_move_by_command_over_epoll_while_bytes_pass() {
 }
 
 #[test]
+fn links_tell_what_stays_on_their_core_over_io_uring() {
+    tells_what_stays(PortName::IoUring);
+}
+
+#[test]
+fn links_tell_what_stays_on_their_core_over_epoll() {
+    tells_what_stays(PortName::Epoll);
+}
+
+#[test]
 fn pairs_on_two_cores_come_together_over_io_uring() {
     come_together(PortName::IoUring);
 }
@@ -101,6 +111,36 @@ fn move_by_command(appliance: &Appliance, node: &Node) -> Finished {
     let socket = appliance.socket.as_os_str();
     moving.args(["links", "move", link, &to.to_string(), "--socket"]).arg(socket);
     run(&mut moving)
+}
+
+fn tells_what_stays(port: PortName) {
+    if !port.is_given() {
+        return;
+    }
+    let settings = Settings::new(port, 2).with("engine", "placement = \"off\"");
+    let appliance = Appliance::start(&settings);
+    let (near, far) = (appliance.node_on(Profile::P4, 0), appliance.node_on(Profile::P4, 1));
+    let share = |node: &Node| appliance.link_row(&node.identity())?["same_core_share"].as_f64();
+    let tell = |what: &str, wanted: Option<f64>| {
+        eventually_within(what, PATIENCE, || {
+            [&near, &far].iter().all(|node| share(node) == wanted).then_some(())
+        });
+    };
+    tell("nothing passes yet", None);
+    let (caller, target) = route(&near, &far, RouteForm::G2);
+    let pump = Pump::start("links move", caller, target);
+    tell("everything crosses", Some(0.0));
+    eventually_within("a link moves", PATIENCE, || {
+        (move_by_command(&appliance, &near).code() == 0).then_some(())
+    });
+    tell("nothing crosses", Some(1.0));
+    let mut listing = command(&binary());
+    let listed = run(listing.arg("links").arg("--socket").arg(appliance.socket.as_os_str()));
+    assert!(listed.text().lines().next().unwrap().ends_with(" SAME LIMITED"), "{}", listed.text());
+    pump.finish();
+    tell("nothing passes any more", None);
+    drop((near, far));
+    appliance.wait_until_whole();
 }
 
 /// Lets bytes stop passing, when a test fails as well.

@@ -377,10 +377,12 @@ fn commands_print_what_the_documents_say() {
     for node in [&busy.caller, &busy.target] {
         assert!(links.contains(&node.identity().to_string()[..8]), "{links}");
     }
-    assert!(links.contains("p4") && links.contains("p0") && links.contains("2 links"), "{links}");
+    assert!(links.contains(" SAME ") && links.contains("2 links"), "{links}");
+    let peers = ask(appliance, &["peers"]).text();
+    assert!(peers.contains("p4") && peers.contains("p0") && peers.contains("2 peers"), "{peers}");
     let sessions = ask(appliance, &["sessions"]).text();
     assert!(sessions.contains("sessions") && sessions.contains("KIND"), "{sessions}");
-    for text in [&links, &sessions, &status] {
+    for text in [&links, &peers, &sessions, &status] {
         let wide =
             text.lines().find(|line| line.chars().count() > 80 && !line.starts_with("node1"));
         assert_eq!(wide, None, "80 columns");

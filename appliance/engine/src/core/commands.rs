@@ -81,7 +81,7 @@ impl<P: Port> DataCore<P> {
                 }
                 self.send_statistics(recycled);
             }
-            Command::ReportLinkTraffic { bytes_min } => self.begin_traffic_walk(bytes_min),
+            Command::ReportLinkTraffic => self.begin_traffic_walk(),
             Command::ReportListing { listing } => self.begin_listing(listing),
             Command::Shutdown => self.shut_down(),
         }

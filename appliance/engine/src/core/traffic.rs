@@ -1,4 +1,5 @@
-//! What passes over which link and to which cores, for whoever decides where links should be.
+//! What passes over which link and to which cores, for whoever decides where links should be, or
+//! looks at them.
 //!
 //! Part of [`DataCore`], on its thread, at the request of the management core. Sessions count their
 //! bytes anyway; these are added up a part in each turn, as for listings, and never on the way of a
@@ -15,7 +16,6 @@ use waystation_relay::ids::LinkTag;
 /// A sum over the sessions with the place that comes next.
 #[derive(Debug)]
 pub(super) struct TrafficWalk {
-    bytes_min: u64,
     next: u32,
     /// Links over which something has passed, in the order of the cores.
     bytes: BTreeMap<LinkTag, Box<[u64]>>,
@@ -24,8 +24,8 @@ pub(super) struct TrafficWalk {
 impl<P: Port> DataCore<P> {
     /// Begins to add up. One that is under way ends without an answer: whoever asks again has given
     /// it up.
-    pub(super) fn begin_traffic_walk(&mut self, bytes_min: u64) {
-        self.traffic_walk = Some(TrafficWalk { bytes_min, next: 0, bytes: BTreeMap::new() });
+    pub(super) fn begin_traffic_walk(&mut self) {
+        self.traffic_walk = Some(TrafficWalk { next: 0, bytes: BTreeMap::new() });
     }
 
     /// Does this turn's part.
@@ -51,8 +51,7 @@ impl<P: Port> DataCore<P> {
     }
 
     fn finish_traffic_walk(&mut self) {
-        let Some(TrafficWalk { bytes_min, bytes, .. }) = self.traffic_walk.take() else { return };
-        let much = |(_, bytes): &(LinkTag, Box<[u64]>)| bytes.iter().any(|sum| *sum >= bytes_min);
+        let Some(TrafficWalk { bytes, .. }) = self.traffic_walk.take() else { return };
         let connections = &self.connections;
         let here = |link: LinkTag| {
             let connection = connections.get(link.slot, link.generation);
@@ -60,7 +59,6 @@ impl<P: Port> DataCore<P> {
         };
         let links = bytes
             .into_iter()
-            .filter(much)
             .filter(|(link, _)| here(*link))
             .map(|(link, bytes_by_core)| LinkTraffic { link, bytes_by_core })
             .collect();

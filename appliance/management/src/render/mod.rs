@@ -305,13 +305,13 @@ pub fn links(document: &Value) -> String {
     let mut table = Table::new(vec![
         Column::left("LINK"),
         Column::left("IDENTITY"),
-        Column::left("PROF"),
         Column::flexible("REMOTE"),
         Column::right("SESS"),
         Column::right("IN"),
         Column::right("OUT"),
         Column::right("QUEUED"),
         Column::right("IDLE"),
+        Column::right("SAME"),
         Column::left("LIMITED"),
     ]);
     for link in array(&document["links"]) {
@@ -319,13 +319,13 @@ pub fn links(document: &Value) -> String {
         table.row(vec![
             text(&link["link"]),
             identity(&link["identity"]),
-            text(&link["profile"]),
             if inner { "inside a session".to_owned() } else { text(&link["remote"]) },
             count(&link["sessions"]),
             bytes(&link["bytes_in"]),
             bytes(&link["bytes_out"]),
             bytes(&link["queued_bytes"]),
             nanoseconds(&link["idle_ns"]),
+            whole_percent(&link["same_core_share"]),
             limited_by(&link["limited_by"]),
         ]);
     }
@@ -537,6 +537,11 @@ fn nanoseconds(value: &Value) -> String {
 
 fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
+}
+
+/// Where a tenth of a percent is not worth its columns.
+fn whole_percent(share: &Value) -> String {
+    share.as_f64().map_or_else(dash, |share| format!("{:.0}%", share * 100.0))
 }
 
 fn dash() -> String {

@@ -28,6 +28,7 @@ fn link(number: u64, remote: &str) -> Value {
         "queued_bytes": 0,
         "ping_ns": null,
         "idle_ns": 59_999_999_999_u64,
+        "same_core_share": if number == 1 { json!(1.0) } else { Value::Null },
         "limited_by": { "cause": "peer_not_reading" },
     })
 }
@@ -45,9 +46,10 @@ fn links_fit_the_terminal_whatever_the_addresses() {
     assert_fits(&text);
     assert!(text.starts_with("LINK"), "{text}");
     assert!(text.contains("12.1.7"), "{text}");
-    assert!(text.contains("02ababab p4"), "{text}");
+    assert!(text.contains("02ababab"), "{text}");
     assert!(text.contains("192.0.2.1"), "{text}");
-    assert!(text.lines().nth(1).unwrap().ends_with(" peer"), "{text}");
+    assert!(text.lines().nth(1).unwrap().ends_with(" 100% peer"), "{text}");
+    assert!(text.lines().nth(2).unwrap().ends_with("    - peer"), "{text}");
     assert!(text.ends_with("2 links\n"), "{text}");
 }
 

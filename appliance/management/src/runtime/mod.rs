@@ -19,6 +19,7 @@ use crate::observations::Observations;
 use crate::recent::Recent;
 use crate::registrations_file::RegistrationsFile;
 use crate::resident::resident_bytes;
+use crate::same_core::SameCoreShares;
 use crate::stats_socket::{
     self, BindError, Document, ListingRequest, StatsLimits, StatsRequest, StatsServer,
 };
@@ -40,6 +41,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use traffic::TrafficRound;
 use waystation_astral::aead::choice::AeadChoice;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::Command;
@@ -56,6 +58,7 @@ mod reloading;
 mod reports;
 mod rounds;
 mod signals;
+mod traffic;
 
 pub use reloading::{ReloadSource, ReloadStage, SetLog};
 
@@ -250,6 +253,8 @@ struct ManagementCore {
     listing: Option<ListingRound>,
     listings: VecDeque<ListingRequest>,
     recent: Recent,
+    traffic_round: Option<TrafficRound>,
+    shares: SameCoreShares,
     /// Whether a core had more to report than one round takes.
     more_reports: bool,
     stopped_cores: usize,
@@ -325,6 +330,8 @@ impl ManagementCore {
             listing: None,
             listings: VecDeque::new(),
             recent: Recent::default(),
+            traffic_round: None,
+            shares: SameCoreShares::default(),
             more_reports: false,
             stopped_cores: 0,
             failure: None,
@@ -445,6 +452,9 @@ impl ManagementCore {
         }
         if let Some(listing) = &self.listing {
             next = next.min(listing.deadline);
+        }
+        if let Some(round) = &self.traffic_round {
+            next = next.min(round.deadline);
         }
         for closing in &self.closing {
             next = next.min(closing.deadline);

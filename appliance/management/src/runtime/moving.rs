@@ -29,9 +29,6 @@ pub(super) struct Moves {
     placement: Placement,
     /// Moves that were decided on and have not begun.
     wanted: Vec<Move>,
-    traffic: Vec<LinkTraffic>,
-    /// Cores that have not said what passes over their links.
-    asked: usize,
 }
 
 struct UnderWay {
@@ -108,7 +105,6 @@ impl ManagementCore {
             Report::LinkDown { link, .. } if self.moves.under_way.contains_key(link) => {
                 self.note_refusal(now, *link, *link, MoveRefusal::NoSuchLink);
             }
-            Report::LinkTraffic { links, .. } => self.on_traffic(now, links),
             _ => {}
         }
     }
@@ -118,6 +114,7 @@ impl ManagementCore {
         self.node.link_moved(now.monotonic_ns, from, up);
         self.accounts.link_moved(from, link);
         self.recent.link_moved(from, link);
+        self.shares.link_moved(from, link);
         if self.subscribed.remove(&from) {
             self.subscribed.insert(link);
         }
@@ -204,20 +201,11 @@ impl ManagementCore {
         if !wanted || crossed < TRAFFIC_MIN_BYTES {
             return;
         }
-        // A core that has not answered the last time is asked again.
-        self.moves.traffic.clear();
-        self.moves.asked = self.end.cores();
-        for core in self.cores() {
-            self.command(core, Command::ReportLinkTraffic { bytes_min: TRAFFIC_MIN_BYTES });
-        }
+        self.begin_traffic_round(true);
     }
 
-    fn on_traffic(&mut self, now: Moment, links: &[LinkTraffic]) {
-        self.moves.traffic.extend_from_slice(links);
-        self.moves.asked = self.moves.asked.saturating_sub(1);
-        if self.moves.asked > 0 {
-            return;
-        }
+    /// All cores have said what has passed over their links.
+    pub(super) fn place(&mut self, now: Moment, traffic: &[LinkTraffic]) {
         let loads: Vec<f64> = self
             .observations
             .reports()
@@ -227,9 +215,8 @@ impl ManagementCore {
                 cpu_ns as f64 / report.interval_growth(|counters| counters.up_ns).max(1) as f64
             })
             .collect();
-        let traffic = std::mem::take(&mut self.moves.traffic);
         // What was wanted a round ago and has not begun is decided on anew.
-        self.moves.wanted = self.moves.placement.decide(now.monotonic_ns, &traffic, &loads);
+        self.moves.wanted = self.moves.placement.decide(now.monotonic_ns, traffic, &loads);
         self.begin_wanted();
     }
 

@@ -58,6 +58,7 @@ impl ManagementCore {
         self.enter(now, &report);
         match report {
             Report::Statistics(block) => self.on_statistics(block),
+            Report::LinkTraffic { core, links } => self.on_traffic(now, core, &links),
             // Others are the node's, which has seen them.
             Report::Listing { core, listing } if listing.round == OPERATOR_ROUND => {
                 self.on_listing(CoreListing { core, listing: Some(listing) });
@@ -73,8 +74,8 @@ impl ManagementCore {
                     self.failure = Some(RuntimeError::CoreStopped { core, error });
                 }
             }
+            Report::LinkDown { link, .. } => self.shares.link_down(link),
             Report::LinkUp(_)
-            | Report::LinkDown { .. }
             | Report::HandshakeFailed { .. }
             | Report::Query(_)
             | Report::QueryCancelled { .. }
@@ -87,7 +88,6 @@ impl ManagementCore {
             | Report::DialFailed { .. }
             | Report::LinkMoved { .. }
             | Report::LinkStayed { .. }
-            | Report::LinkTraffic { .. }
             | Report::Listing { .. }
             | Report::Incident { .. } => {}
         }

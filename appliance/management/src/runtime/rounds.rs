@@ -125,6 +125,9 @@ impl ManagementCore {
             }
             self.end_round();
         }
+        if self.traffic_round.as_ref().is_some_and(|round| round.deadline <= now) {
+            self.end_traffic_round(clock::now());
+        }
         if self.listing.as_ref().is_some_and(|listing| listing.deadline <= now) {
             self.end_listing();
         }
@@ -137,6 +140,9 @@ impl ManagementCore {
             let Some(request) = self.listings.pop_front() else { return };
             if request.is_abandoned() {
                 continue;
+            }
+            if request.tells_shares() {
+                self.ask_for_shares();
             }
             let missing: Vec<CoreId> = self.cores().collect();
             for &core in &missing {
@@ -156,7 +162,14 @@ impl ManagementCore {
         if round.missing.len() < before {
             round.filled.push(listing);
         }
-        if round.missing.is_empty() {
+        self.end_complete_listing();
+    }
+
+    /// Ends a listing for which nothing is missing any more.
+    pub(super) fn end_complete_listing(&mut self) {
+        let Some(listing) = &self.listing else { return };
+        let waits_for_shares = listing.request.tells_shares() && self.traffic_round.is_some();
+        if listing.missing.is_empty() && !waits_for_shares {
             self.end_listing();
         }
     }
@@ -178,7 +191,8 @@ impl ManagementCore {
             let document = peer_document::peers(&known, &round.filled, limit);
             round.request.answer(Document::json(&document));
         } else {
-            round.request.complete(&round.filled, &mut self.recent, clock::now());
+            let (recent, shares) = (&mut self.recent, &self.shares);
+            round.request.complete(&round.filled, recent, shares, clock::now());
         }
     }
 }

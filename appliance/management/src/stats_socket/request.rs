@@ -8,6 +8,7 @@ use crate::limits::LISTING_ROWS_MAX;
 use crate::metrics;
 use crate::observations::{Observations, Scope};
 use crate::recent::{Recent, RowOrder};
+use crate::same_core::SameCoreShares;
 use crate::udp_document;
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -156,6 +157,11 @@ impl ListingRequest {
         (self.kind == ListingKind::Peers).then_some(self.limit)
     }
 
+    /// Whether it says which part of a link's payload stays on its core.
+    pub fn tells_shares(&self) -> bool {
+        self.kind == ListingKind::Links
+    }
+
     /// Answers with a document made elsewhere.
     pub fn answer(self, document: Document) {
         // Whoever asked may have gone in the meantime.
@@ -185,7 +191,13 @@ impl ListingRequest {
     }
 
     /// Answers with what the cores have filled, in order of core.
-    pub fn complete(self, listings: &[CoreListing], recent: &mut Recent, now: Moment) {
+    pub fn complete(
+        self,
+        listings: &[CoreListing],
+        recent: &mut Recent,
+        shares: &SameCoreShares,
+        now: Moment,
+    ) {
         let (order, limit) = (self.order, self.limit);
         let is_about_links = match self.kind {
             ListingKind::Udp => {
@@ -196,12 +208,12 @@ impl ListingRequest {
             ListingKind::Sessions | ListingKind::SessionToClose(_) => false,
         };
         let document = match (is_about_links, order) {
-            (true, RowOrder::Place) => documents::links(listings, limit),
+            (true, RowOrder::Place) => documents::links(listings, shares, limit),
             (false, RowOrder::Place) => documents::sessions(listings, limit),
             (true, _) => {
                 let rows = documents::answered(listings).flat_map(|listing| &listing.links);
                 let ranked = recent.links.rank(now, rows, order, limit);
-                documents::ranked_links(&ranked, listings)
+                documents::ranked_links(&ranked, shares, listings)
             }
             (false, _) => {
                 let rows = documents::answered(listings).flat_map(|listing| &listing.sessions);

@@ -4,7 +4,7 @@ use super::columns::{Column, table};
 use super::figures::{CoreRow, DropRow, Listing, Looks, Row};
 use super::style::{Line, Piece, Style};
 use super::{Look, Scene, SortKey, words};
-use crate::render::{IDENTITY_DIGITS, array, count, dash, identity};
+use crate::render::{IDENTITY_DIGITS, array, count, dash, identity, whole_percent};
 use crate::units::{human_bytes, human_count, human_ns};
 use serde_json::Value;
 
@@ -245,6 +245,7 @@ fn link_columns<'d>(width: usize) -> Vec<Column<Row<'d>>> {
         right("SESS", 85, |row| Piece::plain(count(&row.row["sessions"]))),
         right("QUEUED", 92, |row| bytes(row.row["queued_bytes"].as_u64())),
         right("PING", 86, |row| nanoseconds(row.row["ping_ns"].as_u64())),
+        right("SAME", 84, |row| share(&row.row["same_core_share"])),
         right("IDLE", 25, |row| nanoseconds(row.row["idle_ns"].as_u64())),
         left("LIMITED BY", 94, limited_by),
     ]
@@ -428,5 +429,5 @@ fn alarming(count: Option<u64>) -> Piece {
 }
 
 fn share(value: &Value) -> Piece {
-    Piece::plain(value.as_f64().map_or_else(dash, |share| format!("{:.0}%", share * 100.0)))
+    Piece::plain(whole_percent(value))
 }

@@ -111,6 +111,7 @@ fn link(number: u64, second: u64) -> Value {
         "frames_out": 10_000 + second * number,
         "queued_bytes": number * 4096,
         "ping_ns": 9_000_000 * number,
+        "same_core_share": if number == 3 { Value::Null } else { json!(0.1 * (number % 8) as f64) },
         "limited_by": { "cause": cause, "shares": { cause: 0.1 * (number % 10) as f64 + 0.1 } },
     })
 }
@@ -283,7 +284,9 @@ fn older_appliance_shows_dashes_where_it_says_nothing() {
             }
         }
         for link in look.links.as_mut().unwrap()["links"].as_array_mut().unwrap() {
-            link.as_object_mut().unwrap().remove("limited_by");
+            for field in ["limited_by", "same_core_share"] {
+                link.as_object_mut().unwrap().remove(field);
+            }
         }
     }
     let shown = shown(&scene(Some(&before), Some(&now), TopView::Links), SMALL);
