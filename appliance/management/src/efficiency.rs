@@ -6,7 +6,7 @@
 //! as long as those that came: bytes of links are charged for moving, opening and sealing, bytes of
 //! raw pipes for moving alone. A core that only receives what another sends has one half of the
 //! work, and so it has one half of the floor. The cost is all processor time of the thread but what
-//! it spun in vain: handshakes, queries and statistics are in it and in no floor.
+//! it spun in vain: handshakes, queries, statistics and datagrams are in it and in no floor.
 
 use crate::observations::CoreReport;
 use waystation_engine::floor::Floor;

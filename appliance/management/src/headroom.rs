@@ -37,18 +37,19 @@ impl Headroom {
     pub fn of(report: &CoreReport) -> Self {
         let up_ns = report.interval_growth(|counters| counters.up_ns);
         let wanted_ns = report.interval_growth(CoreCounters::wanted_ns);
-        let receives = report.interval_growth(|counters| counters.receives);
-        Self::from_times(up_ns, wanted_ns, receives)
+        let arrivals =
+            report.interval_growth(|counters| counters.receives + counters.udp_messages_received);
+        Self::from_times(up_ns, wanted_ns, arrivals)
     }
 
     /// That of a core which was up for so long, at work or waiting for its CPU for so long of it,
-    /// and received so often.
-    fn from_times(up_ns: u64, wanted_ns: u64, receives: u64) -> Self {
+    /// and received so often from streams and datagram sockets.
+    fn from_times(up_ns: u64, wanted_ns: u64, arrivals: u64) -> Self {
         if up_ns == 0 {
             return Self::default();
         }
         let busy = (wanted_ns as f64 / up_ns as f64).min(1.0);
-        let idle = receives == 0 || busy < HOUSEKEEPING_SHARE;
+        let idle = arrivals == 0 || busy < HOUSEKEEPING_SHARE;
         Self { busy_share: Some(busy), more_traffic_ratio: (!idle).then(|| (1.0 - busy) / busy) }
     }
 }

@@ -349,6 +349,7 @@ impl<P: Port> DataCore<P> {
         let Some(turn) = &mut self.turn else { return };
         if self.port.take_datagrams_ready() {
             turn.note_ready();
+            self.in_vain = false;
         }
         turn.serve(self.now_ns, &mut self.fabric);
         turn.expire(self.now_ns);
