@@ -313,14 +313,15 @@ pub(crate) fn many_connections_are_accepted<P: TestPort>() {
         addresses.push(listener.local_addr().unwrap());
         assert_eq!(rig.port.add_listener(listener).unwrap(), ListenerKey(number));
     }
-    let mut peers: HashMap<SocketAddr, (usize, TcpStream)> = HashMap::new();
+    // By both ends, since two listeners may be connected to from the same port.
+    let mut peers: HashMap<(usize, SocketAddr), TcpStream> = HashMap::new();
     let mut left = PEERS;
     let mut connected = 0;
     while left > 0 {
         // In bursts within the backlog of a listener.
         while connected < PEERS && peers.len() < 50 {
             let peer = TcpStream::connect(addresses[connected % 2]).unwrap();
-            peers.insert(peer.local_addr().unwrap(), (connected % 2, peer));
+            peers.insert((connected % 2, peer.local_addr().unwrap()), peer);
             connected += 1;
         }
         for event in rig.turn() {
@@ -328,8 +329,8 @@ pub(crate) fn many_connections_are_accepted<P: TestPort>() {
                 panic!("{event:?}");
             };
             assert_eq!(stream.peer_addr().unwrap(), remote);
-            let (expected, _peer) = peers.remove(&remote).unwrap();
-            assert_eq!(usize::from(listener.0), expected);
+            let peer = peers.remove(&(usize::from(listener.0), remote));
+            assert!(peer.is_some(), "nobody has connected to this listener from {remote}");
             assert_eq!(flags_of(&stream), (true, true), "non-blocking and close-on-exec");
             left -= 1;
         }
