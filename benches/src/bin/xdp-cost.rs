@@ -141,6 +141,12 @@ fn frames() -> Vec<(&'static str, Verdict, Vec<u8>)> {
             datagram(&[own6, user6].concat(), 49_153, &payload),
         ),
         ("channel removed and added in turn", Verdict::RelayedBack, v4(own, user, 3478, &framed)),
+        ("denied prefix", Verdict::DropDenied, v4([192, 0, 2, 9], own, 49_153, &payload)),
+        (
+            "session, while prefixes are denied",
+            Verdict::RelayedBack,
+            v4(own, user, 49_153, &payload),
+        ),
     ]
 }
 
