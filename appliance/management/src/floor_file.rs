@@ -7,9 +7,9 @@
 //! being a number of nanoseconds.
 
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use waystation_astral::aead::AeadSuite;
 use waystation_engine::floor::{ARRIVAL_BYTES, Floor, LENGTHS};
@@ -18,7 +18,8 @@ use waystation_engine::floor::{ARRIVAL_BYTES, Floor, LENGTHS};
 const LAYOUT: &str = "waystation floor 1";
 /// Longest file that is read: a real one has about 700 bytes.
 const FILE_BYTES_MAX: u64 = 8 * 1024;
-const MODE: u32 = 0o600;
+/// Nothing in it is secret, and a service without privileges reads what root has measured.
+const MODE: u32 = 0o644;
 /// Letters of a processor's name that are kept.
 const PROCESSOR_LETTERS_MAX: usize = 100;
 
@@ -175,8 +176,15 @@ pub fn write(path: &Path, known: &KnownFloor) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(&written)?;
     text.push(b'\n');
     let fresh = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&fresh)?;
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        removed => removed?,
+    }
+    // Made anew or not at all: root may write here, and a link that the owner of the directory
+    // leaves meanwhile is not followed.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&fresh)?;
+    // Whatever the mask of the process takes away.
+    file.set_permissions(Permissions::from_mode(MODE))?;
     file.write_all(&text)?;
     file.sync_all()?;
     fs::rename(&fresh, path)
@@ -185,7 +193,7 @@ pub fn write(path: &Path, known: &KnownFloor) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::symlink;
 
     fn known() -> KnownFloor {
         let forward_ns = ARRIVAL_BYTES.map(|bytes| 1000.5 + bytes as f64 / 8.0);
@@ -206,6 +214,17 @@ mod tests {
         assert_eq!(read(&path, &known().key).unwrap(), Some(known()));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         assert!(!path.with_extension("new").exists());
+    }
+
+    #[test]
+    fn a_link_under_the_fresh_name_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, victim) = (directory.path().join("floor"), directory.path().join("victim"));
+        fs::write(&victim, "untouched").unwrap();
+        symlink(&victim, path.with_extension("new")).unwrap();
+        write(&path, &known()).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+        assert_eq!(read(&path, &known().key).unwrap(), Some(known()));
     }
 
     #[test]
