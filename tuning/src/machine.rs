@@ -35,6 +35,37 @@ pub enum Target {
     File { path: String },
 }
 
+impl Target {
+    /// Whether it is something that a plan could set: one file of few places, never by way of `..`,
+    /// or a NIC by a name that NICs can have.
+    pub fn is_settable(&self) -> bool {
+        match self {
+            Self::Feature { nic, .. }
+            | Self::Channels { nic }
+            | Self::Ring { nic, .. }
+            | Self::Coalesce { nic, .. } => is_part(nic),
+            Self::File { path } => {
+                let parts: Vec<&str> = path.split('/').collect();
+                let is_place = match parts.as_slice() {
+                    ["proc", "irq", number, "smp_affinity_list"] => {
+                        number.bytes().all(|digit| digit.is_ascii_digit())
+                    }
+                    ["proc", "sys", _, ..] | ["sys", "class", "net", _, _, ..] => true,
+                    ["sys", "devices", _, ..] => true,
+                    _ => false,
+                };
+                is_place && parts.into_iter().all(is_part)
+            }
+        }
+    }
+}
+
+/// Whether a name stands for an entry of the directory that it is looked for in.
+fn is_part(name: impl AsRef<str>) -> bool {
+    let name = name.as_ref();
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+}
+
 /// Which way packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

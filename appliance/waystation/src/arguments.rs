@@ -388,7 +388,7 @@ pub(crate) struct TuneArguments {
     /// Where hardware profiles of one's own are
     #[arg(long, value_name = "DIR", default_value = waystation_tuning::catalog::OWN_PROFILES)]
     pub(crate) profiles: PathBuf,
-    /// What was before; absent: tuning.undo in the state directory
+    /// What was before; absent: /var/lib/waystation-tuning/tuning.undo
     #[arg(long, value_name = "FILE")]
     pub(crate) undo_file: Option<PathBuf>,
 }

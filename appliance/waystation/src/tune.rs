@@ -4,11 +4,10 @@ use crate::arguments::{TuneArguments, TuneCommand};
 use crate::exit::Unmet;
 use crate::questions::print;
 use crate::run::read_config;
-use crate::state;
 use anyhow::Context;
 use serde::Serialize;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use waystation_management::config::Config;
 use waystation_tuning::apply::{apply, undo};
 use waystation_tuning::catalog::Catalog;
@@ -17,8 +16,9 @@ use waystation_tuning::machine::Machine;
 use waystation_tuning::plan::{Scope, plan};
 use waystation_tuning::{remote, render};
 
-/// Beside the key.
-const UNDO_FILE: &str = "tuning.undo";
+/// Root's own place: the state directory belongs to the user that the service runs as, who must not
+/// tell root what to set.
+const UNDO_FILE: &str = "/var/lib/waystation-tuning/tuning.undo";
 
 /// `waystation tune`
 pub(crate) fn tune(command: &TuneCommand) -> anyhow::Result<()> {
@@ -36,7 +36,7 @@ pub(crate) fn tune(command: &TuneCommand) -> anyhow::Result<()> {
         TuneCommand::Apply(arguments) => {
             as_root("tune apply")?;
             let (catalog, scope) = (catalog(arguments)?, scope(arguments, &machine)?);
-            let applied = apply(&machine, &catalog, &scope, &undo_file(arguments)?)?;
+            let applied = apply(&machine, &catalog, &scope, undo_file(arguments))?;
             show(&applied, arguments.json, render::applied)?;
             met(applied.refused.len(), "refused by the kernel or the driver")
         }
@@ -48,7 +48,7 @@ pub(crate) fn tune(command: &TuneCommand) -> anyhow::Result<()> {
                 let why = format!("{nic} {reason}; --even-if-remote undoes it all the same");
                 return Err(Unmet(why).into());
             }
-            let undone = undo(&machine, arguments.nic.as_deref(), &undo_file(arguments)?)?;
+            let undone = undo(&machine, arguments.nic.as_deref(), undo_file(arguments))?;
             show(&undone, arguments.json, render::undone)?;
             met(undone.refused.len(), "could not be taken back")
         }
@@ -87,11 +87,8 @@ fn protected(
     remote::carrying(machine, &Inventory::read(machine), &sessions)
 }
 
-fn undo_file(arguments: &TuneArguments) -> anyhow::Result<PathBuf> {
-    match &arguments.undo_file {
-        Some(file) => Ok(file.clone()),
-        None => Ok(state::directory(None)?.join(UNDO_FILE)),
-    }
+fn undo_file(arguments: &TuneArguments) -> &Path {
+    arguments.undo_file.as_deref().unwrap_or(Path::new(UNDO_FILE))
 }
 
 /// Said before anything is looked at, instead of once for each step.
