@@ -106,7 +106,15 @@ impl FromStr for Block {
 }
 
 impl Block {
-    /// The block that begins with an address and whose addresses agree in so many bits.
+    /// All addresses, of IPv4 and of IPv6.
+    pub const ALL: [Self; 2] = [
+        Self { first: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix_bits: 0 },
+        Self { first: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix_bits: 0 },
+    ];
+
+    /// The block that begins with an address and whose addresses agree in so many bits. One of IPv4
+    /// addresses that are mapped into IPv6 is the block of these, as [`canonical`] addresses are
+    /// looked up.
     ///
     /// # Errors
     ///
@@ -114,7 +122,13 @@ impl Block {
     pub fn new(first: IpAddr, prefix_bits: u8) -> Result<Self, PolicyError> {
         let block = Self { first, prefix_bits };
         let is_whole = prefix_bits <= bits_of(first) && block.masked(first) == first;
-        is_whole.then_some(block).ok_or(PolicyError::Block)
+        let mapped = match (canonical(first), prefix_bits.checked_sub(MAPPED_BITS)) {
+            (IpAddr::V4(inner), Some(bits)) if first.is_ipv6() => {
+                Some(Self { first: IpAddr::V4(inner), prefix_bits: bits })
+            }
+            _ => None,
+        };
+        is_whole.then_some(mapped.unwrap_or(block)).ok_or(PolicyError::Block)
     }
 
     /// Whether an address is in it.
@@ -136,6 +150,9 @@ impl Block {
         }
     }
 }
+
+/// Bits in front of an IPv4 address that is mapped into IPv6.
+const MAPPED_BITS: u8 = 96;
 
 fn bits_of(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { 32 } else { 128 }
@@ -214,7 +231,7 @@ pub fn canonical(ip: IpAddr) -> IpAddr {
 }
 
 /// IPv4 addresses that a packet to an IPv6 address may end up at.
-fn hidden_ipv4(ip: IpAddr) -> [Option<Ipv4Addr>; 2] {
+pub(crate) fn hidden_ipv4(ip: IpAddr) -> [Option<Ipv4Addr>; 2] {
     let IpAddr::V6(ip) = ip else {
         return [None; 2];
     };

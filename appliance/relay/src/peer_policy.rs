@@ -7,7 +7,7 @@
 //! nothing else on these addresses may be reached that way, so ports count for them. Nothing here
 //! allocates or changes after it was made.
 
-use crate::address_policy::{AddressPolicy, Block, canonical};
+use crate::address_policy::{AddressPolicy, Block, canonical, hidden_ipv4};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -21,6 +21,11 @@ pub struct PeerPolicy {
 }
 
 impl PeerPolicy {
+    /// A policy that admits nobody.
+    pub fn nobody() -> Self {
+        Self { denied: Block::ALL.to_vec(), ..Self::default() }
+    }
+
     /// A policy that denies some blocks of what another one admits. `relayed` are the addresses
     /// that clients are given, of which peers are admitted on these ports.
     pub fn new(
@@ -48,8 +53,12 @@ impl PeerPolicy {
         !self.is_denied(ip) && (is_relayed || self.addresses.check(ip).is_ok())
     }
 
+    /// Whether an address, or an IPv4 address that a packet to it may end up at, is in a denied
+    /// block.
     fn is_denied(&self, ip: IpAddr) -> bool {
-        self.denied.iter().any(|block| block.contains(ip))
+        let is_in_denied = |ip: IpAddr| self.denied.iter().any(|block| block.contains(ip));
+        let mut hidden = hidden_ipv4(ip).into_iter().flatten();
+        is_in_denied(ip) || hidden.any(|hidden| is_in_denied(IpAddr::V4(hidden)))
     }
 }
 
@@ -74,6 +83,40 @@ mod tests {
         assert!(!policy.admits(IpAddr::from([8, 8, 8, 8])));
         assert!(!policy.admits("::ffff:8.8.8.8".parse().unwrap()));
         assert!(!policy.admits_destination(SocketAddr::from(([8, 8, 8, 8], 53))));
+    }
+
+    #[test]
+    fn denied_blocks_are_denied_where_they_hide_in_other_addresses() {
+        let policy = policy();
+        for (denied, admitted) in [
+            ("64:ff9b::8.8.8.8", "64:ff9b::8.8.4.4"),
+            ("2002:808:808::1", "2002:808:404::1"),
+            ("2a00::5efe:8.8.8.8", "2a00::5efe:8.8.4.4"),
+        ] {
+            let (denied, admitted): (IpAddr, IpAddr) =
+                (denied.parse().unwrap(), admitted.parse().unwrap());
+            assert!(!policy.admits(denied) && policy.admits(admitted), "{denied}");
+            assert!(!policy.admits_destination(SocketAddr::new(denied, 53)), "{denied}");
+        }
+    }
+
+    #[test]
+    fn a_block_of_mapped_addresses_denies_the_addresses_themselves() {
+        let mapped: Block = "::ffff:8.8.8.0/120".parse().unwrap();
+        assert_eq!(mapped, block([8, 8, 8, 0], 24));
+        let ports = 50_000..=50_010;
+        let policy = PeerPolicy::new(AddressPolicy::default(), vec![mapped], vec![], ports);
+        assert!(!policy.admits(IpAddr::from([8, 8, 8, 8])));
+        assert!("::ffff:8.8.8.1/120".parse::<Block>().is_err());
+    }
+
+    #[test]
+    fn nobody_is_nobody() {
+        for ip in ["1.1.1.1", "10.0.0.1", "2a00::1", "::1"] {
+            let ip: IpAddr = ip.parse().unwrap();
+            assert!(!PeerPolicy::nobody().admits(ip), "{ip}");
+            assert!(!PeerPolicy::nobody().admits_destination(SocketAddr::new(ip, 9)), "{ip}");
+        }
     }
 
     #[test]
