@@ -20,6 +20,7 @@ pub struct Reloaded {
 /// Compares what is in force with what a file says now. `room_max` is the number of connections
 /// that a core has had room for since it started.
 pub fn reloaded(running: &Config, wanted: Config, room_max: usize) -> Reloaded {
+    let is_turn_wanted = wanted.turn.is_enabled();
     let mut outcome = Reloaded { config: wanted, changed: vec![], waiting: vec![] };
     let crowded = room(&outcome.config) > room_max;
     for key in KEYS.iter().filter(|key| differs(key, running, &outcome.config)) {
@@ -33,6 +34,12 @@ pub fn reloaded(running: &Config, wanted: Config, room_max: usize) -> Reloaded {
     }
     for key in KEYS.iter().filter(|key| outcome.waiting.contains(&key.path())) {
         key.rule.copy(running, &mut outcome.config);
+    }
+    // What the program found for a file without a TURN server is nothing; the server goes on with
+    // what it has until the restart that ends it.
+    let turn = &mut outcome.config.turn;
+    if turn.is_enabled() && !is_turn_wanted {
+        turn.found = running.turn.found.clone();
     }
     if running.peers != outcome.config.peers {
         outcome.changed.push("peer".to_owned());
@@ -54,6 +61,7 @@ fn differs(key: &Key, one: &Config, other: &Config) -> bool {
 mod tests {
     use super::*;
     use crate::config::{AccessMode, parse};
+    use std::sync::Arc;
 
     fn after(text: &str) -> Reloaded {
         let running = Config::default();
@@ -97,6 +105,18 @@ mod tests {
         assert_eq!(outcome.changed, ["access.mode", "access.identities", "peer"]);
         assert_eq!(outcome.config.access.mode, AccessMode::Allowlist);
         assert_eq!(outcome.config.peers.len(), 1);
+    }
+
+    #[test]
+    fn a_turn_server_that_is_to_end_keeps_its_users_until_the_restart() {
+        let turn = "[turn]\nlisten = [\"192.0.2.1:3478\"]\nusers_file = \"/users\"\n";
+        let mut running = parse(turn, "x").unwrap();
+        let credentials = running.turn.credentials(&[], &[]).unwrap();
+        running.turn.found.credentials = Some(Arc::new(credentials));
+        running.turn.found.own_addresses = vec![[9, 9, 9, 9].into()];
+        let outcome = reloaded(&running, parse("", "x").unwrap(), room(&running));
+        assert!(outcome.waiting.contains(&"turn.listen".to_owned()), "{:?}", outcome.waiting);
+        assert_eq!(outcome.config.turn.found, running.turn.found);
     }
 
     #[test]
