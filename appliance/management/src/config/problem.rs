@@ -187,6 +187,12 @@ pub enum Complaint {
     /// A TURN server without users.
     #[error("is empty, and so is turn.secrets_file; name one, or nobody can use the TURN server")]
     TurnForNobody,
+    /// A listening socket in the way of relayed addresses.
+    #[error(
+        "{listen} is among the ports that clients are given there; choose a port outside of \
+         turn.port_min to turn.port_max"
+    )]
+    ListensAmongRelayed { listen: SocketAddr },
     /// Relayed addresses that clients cannot be given.
     #[error(
         "name the addresses of this machine to relay from, at most one of IPv4 and one of IPv6; \

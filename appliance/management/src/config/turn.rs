@@ -153,6 +153,15 @@ impl TurnConfig {
         if families(&self.known()) != families(&bound) {
             return Some(("turn.external_addresses", Complaint::ExternalAddresses));
         }
+        let ports = self.port_min..=self.port_max;
+        let meets = |listen: &SocketAddr| {
+            let is_relayed = bound.contains(&listen.ip());
+            let is_all = listen.ip().is_unspecified() && of_family(listen.is_ipv4()) > 0;
+            (is_relayed || is_all) && ports.contains(&usize::from(listen.port()))
+        };
+        if let Some(&listen) = self.listen.iter().find(|listen| meets(listen)) {
+            return Some(("turn.listen", Complaint::ListensAmongRelayed { listen }));
+        }
         None
     }
 
@@ -233,7 +242,7 @@ pub(super) fn turn_snapshot(config: &Config) -> Option<TurnSnapshot> {
         None => Arc::new(Credentials::new(&turn.realm).ok()?),
     };
     // What a policy cannot hold admits nobody; the program has refused it before.
-    let peers = Arc::new(turn.peers().unwrap_or_default());
+    let peers = Arc::new(turn.peers().unwrap_or_else(|_too_many| PeerPolicy::nobody()));
     turn.is_enabled().then_some(TurnSnapshot { credentials, peers })
 }
 
@@ -270,6 +279,29 @@ mod tests {
         let twice = "relay_addresses = [\"192.0.2.1\", \"192.0.2.2\"]";
         let said = wrong(&format!("[turn]\nlisten = [\"0.0.0.0:3478\"]\n{USERS}{twice}"));
         assert!(said.contains("x:4: turn.relay_addresses") || said.contains("relay_addresses"));
+    }
+
+    #[test]
+    fn a_port_to_listen_on_is_none_that_clients_are_given() {
+        let relay = "relay_addresses = [\"192.0.2.1\"]\n";
+        for listen in ["192.0.2.1:50000", "0.0.0.0:50000"] {
+            let said = wrong(&format!("[turn]\nlisten = [\"{listen}\"]\n{USERS}{relay}"));
+            assert!(said.contains("turn.listen") && said.contains("turn.port_min"), "{said}");
+        }
+        for listen in ["192.0.2.2:50000", "[::]:50000", "192.0.2.1:3478"] {
+            let text = format!("[turn]\nlisten = [\"{listen}\"]\n{USERS}{relay}");
+            assert!(parse(&text, "x").is_ok(), "{listen}");
+        }
+    }
+
+    #[test]
+    fn more_than_a_policy_holds_admits_nobody() {
+        let text = format!("[turn]\nlisten = [\"9.9.9.9:3478\"]\n{USERS}");
+        let mut config = parse(&text, "x").unwrap();
+        config.turn.found.own_addresses =
+            (0..100_000).map(|bits| IpAddr::V4(std::net::Ipv4Addr::from_bits(bits + 1))).collect();
+        assert!(config.turn.peers().is_err());
+        assert!(!turn_snapshot(&config).unwrap().peers.admits([8, 8, 8, 8].into()));
     }
 
     #[test]
