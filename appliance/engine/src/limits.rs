@@ -117,8 +117,14 @@ pub const IDLE_WAIT: Duration = Duration::from_millis(500);
 pub const TIMER_SLACK_NS: Option<NonZeroU64> = NonZeroU64::new(1_000);
 
 /// Bursts of UDP sockets received in one turn, so that links are not held up: at most 256 messages,
-/// some 50 us of single datagrams. What is left comes in the next turn, which does not sleep.
+/// some 50 us if each is a single datagram. What is left comes in the next turn, which does not
+/// sleep.
 pub const DATAGRAM_BURSTS_PER_TURN: usize = 16;
+
+/// Datagrams after which a turn receives no further burst: a message may be a train of 64 that the
+/// kernel has put together, so bursts alone bound little. The burst that goes beyond is dealt with,
+/// at most 1024 datagrams.
+pub const DATAGRAMS_PER_TURN: usize = 512;
 
 /// Incidents reported per turn; the rest is only counted.
 pub const INCIDENTS_PER_TURN: usize = 16;

@@ -94,9 +94,12 @@ impl Hosting {
         *self.owners.get(key.slot as usize)?
     }
 
-    pub(super) fn set_peers(&mut self, peers: Arc<PeerPolicy>) {
+    /// Takes up a policy. Returns whether it is another one.
+    pub(super) fn set_peers(&mut self, peers: Arc<PeerPolicy>) -> bool {
+        let is_other = self.peers != peers;
         self.peers = peers;
         self.judged = None;
+        is_other
     }
 
     /// Where a datagram for a peer is sent, if it may be. Most come in runs to the same peer, so

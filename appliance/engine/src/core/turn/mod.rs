@@ -11,10 +11,10 @@ mod listing;
 
 use crate::clock;
 use crate::fabric::Fabric;
-use crate::limits::DATAGRAM_BURSTS_PER_TURN;
+use crate::limits::{DATAGRAM_BURSTS_PER_TURN, DATAGRAMS_PER_TURN};
 use crate::port::Port;
 use crate::port::datagrams::{
-    Burst, DatagramKey, Departure, Outgoing, SendFailure, Sent, Sockets, UdpTier,
+    BURST_MESSAGES, Burst, DatagramKey, Departure, Outgoing, SendFailure, Sent, Sockets, UdpTier,
 };
 use crate::snapshot::TurnSnapshot;
 use hosting::{Hosting, Owner};
@@ -124,29 +124,58 @@ impl TurnServer {
     /// Takes up other credentials and another policy. Permissions that it does not give end.
     pub(super) fn adopt(&mut self, snapshot: &TurnSnapshot) {
         self.server.set_credentials(Arc::clone(&snapshot.credentials));
-        self.hosting.set_peers(Arc::clone(&snapshot.peers));
-        self.server.recheck_peers(&mut self.hosting);
+        // Most reloads leave the policy as it was, and looking at every permission takes long.
+        if self.hosting.set_peers(Arc::clone(&snapshot.peers)) {
+            self.server.recheck_peers(&mut self.hosting);
+        }
     }
 
-    /// Receives and relays, up to a bound.
+    /// Receives and relays, up to a bound. Sockets that clients send to come first, so that busy
+    /// relayed addresses do not keep a client from refreshing its allocation; the others have at
+    /// least half of the bound and a burst.
     pub(super) fn serve(&mut self, now_ns: u64, fabric: &mut Fabric) {
         if !self.has_more {
             return;
         }
         let now = Now { monotonic_ns: now_ns, unix_s: clock::unix_s() };
-        for _ in 0..DATAGRAM_BURSTS_PER_TURN {
+        let mut budget = Budget::TURN;
+        let share = Budget::of_listener(self.listeners.len());
+        for index in 0..self.listeners.len() {
+            let Some(&Listener { key, .. }) = self.listeners.get(index) else { break };
+            let mut left = share;
+            while left.is_left() {
+                let datagrams = self.receive(key, now, fabric);
+                left.spend(datagrams);
+                budget.spend(datagrams);
+                if self.burst.len() < BURST_MESSAGES {
+                    break;
+                }
+            }
+        }
+        loop {
             let Some(key) = self.hosting.sockets.next_ready() else {
                 self.has_more = false;
                 return;
             };
-            self.hosting.sockets.receive(key, &mut self.burst);
-            match self.hosting.owner(key) {
-                Some(Owner::Listener(index)) => self.take_from_clients(index, now, fabric),
-                Some(Owner::Relayed(relayed)) => self.take_from_peers(relayed, now, fabric),
-                None => {}
+            let datagrams = self.receive(key, now, fabric);
+            budget.spend(datagrams);
+            if !budget.is_left() {
+                return;
             }
-            self.send(fabric);
         }
+    }
+
+    /// Receives a burst of a socket and relays it. Returns how many datagrams it had.
+    fn receive(&mut self, key: DatagramKey, now: Now, fabric: &mut Fabric) -> u64 {
+        let before = fabric.statistics.counters.udp_datagrams_received;
+        self.hosting.sockets.receive(key, &mut self.burst);
+        match self.hosting.owner(key) {
+            Some(Owner::Listener(index)) => self.take_from_clients(index, now, fabric),
+            Some(Owner::Relayed(relayed)) => self.take_from_peers(relayed, now, fabric),
+            None => {}
+        }
+        self.send(fabric);
+        fabric.statistics.counters.udp_datagrams_received - before
     }
 
     /// When [`Self::expire`] has something to do.
@@ -337,6 +366,34 @@ impl TurnServer {
     }
 }
 
+/// What may still be received, counted in both ways that cost time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Budget {
+    bursts: u64,
+    datagrams: u64,
+}
+
+impl Budget {
+    const TURN: Self =
+        Self { bursts: DATAGRAM_BURSTS_PER_TURN as u64, datagrams: DATAGRAMS_PER_TURN as u64 };
+
+    /// What each of so many listening sockets has before others come: half of a turn together.
+    fn of_listener(listeners: usize) -> Self {
+        let share = |whole: u64| (whole / 2 / listeners.max(1) as u64).max(1);
+        Self { bursts: share(Self::TURN.bursts), datagrams: share(Self::TURN.datagrams) }
+    }
+
+    fn is_left(self) -> bool {
+        self.bursts > 0 && self.datagrams > 0
+    }
+
+    /// Takes a burst of so many datagrams away.
+    fn spend(&mut self, datagrams: u64) {
+        self.bursts = self.bursts.saturating_sub(1);
+        self.datagrams = self.datagrams.saturating_sub(datagrams);
+    }
+}
+
 /// Which way payload goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
@@ -406,6 +463,25 @@ mod tests {
             let name = reason_of_discard(discard).map_or("turn_keep_alive", DropReason::name);
             assert_eq!(name, discard.name());
         }
+    }
+
+    #[test]
+    fn trains_use_up_a_turn_before_its_bursts_are() {
+        let mut left = Budget::TURN;
+        left.spend(256);
+        assert!(left.is_left());
+        left.spend(1024);
+        assert!(!left.is_left() && left.bursts > 0);
+        let mut single = Budget::TURN;
+        (0..DATAGRAM_BURSTS_PER_TURN).for_each(|_| single.spend(1));
+        assert!(!single.is_left() && single.datagrams > 0);
+    }
+
+    #[test]
+    fn listening_sockets_share_half_of_a_turn_and_each_has_a_burst() {
+        assert_eq!(Budget::of_listener(1), Budget { bursts: 8, datagrams: 256 });
+        assert_eq!(Budget::of_listener(2), Budget { bursts: 4, datagrams: 128 });
+        assert!(Budget::of_listener(1000).is_left());
     }
 
     #[test]
