@@ -48,6 +48,9 @@ pub const TRAIN_BYTES_MAX: usize = 65_507;
 pub const PLAIN_ROUTES_MAX: usize = 256;
 /// Receive memory asked for a listening socket; the kernel grants up to `net.core.rmem_max`.
 const LISTENING_RECEIVE_BYTES: usize = 4 << 20;
+/// Send memory asked for a listening socket, which sends to all clients of its core; the kernel
+/// grants up to `net.core.wmem_max`.
+const LISTENING_SEND_BYTES: usize = 4 << 20;
 
 /// How trains of datagrams are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -111,6 +114,7 @@ pub fn bind(address: SocketAddr, role: Role) -> io::Result<UdpSocket> {
         socket.set_reuse_port(true)?;
         // Less only means that bursts are lost earlier.
         let _ = socket.set_recv_buffer_size(LISTENING_RECEIVE_BYTES);
+        let _ = socket.set_send_buffer_size(LISTENING_SEND_BYTES);
     }
     socket.bind(&address.into())?;
     Ok(socket.into())

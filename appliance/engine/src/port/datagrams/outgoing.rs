@@ -280,11 +280,21 @@ impl Outgoing {
                     done += sent;
                 }
                 Err(Errno::INTR) => {}
+                Err(error) if SendFailure::of(error) == SendFailure::NoRoom => {
+                    // The others would find none either, for a system call each.
+                    for message in done..self.messages.len() {
+                        let lost = Sent::Not(SendFailure::NoRoom);
+                        self.report(self.messages[message], lost, report);
+                    }
+                    return;
+                }
                 Err(error) => {
                     let message = self.messages[done];
-                    if message.count > 1 && refuses_trains(error) {
+                    if message.count > 1 && may_refuse_trains(error) {
                         self.failed_trains += 1;
-                        self.plain_routes.insert(self.departure(message.first).to.ip());
+                        if refuses_all_trains(error) {
+                            self.plain_routes.insert(self.departure(message.first).to.ip());
+                        }
                         self.send_plainly(sockets, socket, message, memory, report);
                     } else {
                         self.report(message, Sent::Not(SendFailure::of(error)), report);
@@ -395,14 +405,18 @@ impl Outgoing {
     }
 }
 
-/// Whether an error is about a train as such: a device that cannot fill in checksums (`EIO`), a
-/// kernel without `UDP_SEGMENT`, a segment longer than the way takes unfragmented (`EINVAL`,
+/// Whether a train failed for what only trains fail for, so that its datagrams may leave plainly:
+/// what [`refuses_all_trains`] says, or a segment longer than the way takes unfragmented (`EINVAL`,
 /// `EMSGSIZE`).
-fn refuses_trains(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::IO | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOPROTOOPT | Errno::MSGSIZE
-    )
+fn may_refuse_trains(error: Errno) -> bool {
+    refuses_all_trains(error) || matches!(error, Errno::INVAL | Errno::MSGSIZE)
+}
+
+/// Whether every train to the same destination would fail: a device that cannot fill in checksums
+/// (`EIO`), or a kernel without `UDP_SEGMENT`. What fails for its length does not say that, or one
+/// client with long datagrams would take trains away from everybody behind that address.
+fn refuses_all_trains(error: Errno) -> bool {
+    matches!(error, Errno::IO | Errno::OPNOTSUPP | Errno::NOPROTOOPT)
 }
 
 /// Sends one datagram.
@@ -449,10 +463,32 @@ mod tests {
     use super::super::{Role, bind};
     use super::*;
 
-    /// A socket that sends without checksums takes no trains, as a device that cannot fill them in
-    /// does not (`udp_send_skb` of the kernel).
     #[test]
-    fn refused_trains_go_plainly_and_are_not_tried_again() {
+    fn destinations_are_remembered_for_what_every_train_fails_for() {
+        for error in [Errno::IO, Errno::OPNOTSUPP, Errno::NOPROTOOPT] {
+            assert!(refuses_all_trains(error) && may_refuse_trains(error), "{error}");
+        }
+        for error in [Errno::INVAL, Errno::MSGSIZE] {
+            assert!(!refuses_all_trains(error) && may_refuse_trains(error), "{error}");
+        }
+        for error in [Errno::NETUNREACH, Errno::PERM, Errno::AGAIN] {
+            assert!(!may_refuse_trains(error), "{error}");
+        }
+    }
+
+    #[test]
+    fn remembered_destinations_take_no_trains() {
+        let mut outgoing = Outgoing::new(UdpTier::Gso);
+        let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        outgoing.plain_routes.insert(one);
+        assert_eq!(outgoing.tier_of(one), UdpTier::Plain);
+        assert_eq!(outgoing.tier_of(other), UdpTier::Gso);
+    }
+
+    /// A socket that sends without checksums takes no trains (`udp_send_skb` of the kernel), with
+    /// the error that one for its length has.
+    #[test]
+    fn refused_trains_go_plainly() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let socket = bind(any, Role::Relayed).unwrap();
         set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
@@ -478,7 +514,7 @@ mod tests {
             let mut sent = Vec::new();
             outgoing.send(&mut sockets, &memory, |_, _, what| sent.push(what));
             assert_eq!(sent, [Sent::Plainly; 6], "round {round}");
-            assert_eq!((outgoing.trains(), outgoing.tier_of(to.ip())), ((0, 1), UdpTier::Plain));
+            assert_eq!((outgoing.trains(), outgoing.tier_of(to.ip())), ((0, round), UdpTier::Gso));
             for start in (0..60).step_by(10) {
                 let mut buffer = [0; 64];
                 let bytes = peer.recv(&mut buffer).unwrap();
