@@ -560,11 +560,13 @@ impl<P: Port> DataCore<P> {
         if self.in_vain {
             counters.empty_spins_ns += elapsed_ns;
         }
-        self.waiting.turn_ended(ended_ns, counters.receives);
+        // A core that only relays datagrams is as busy as one that only has links.
+        let receives = counters.receives + counters.udp_messages_received;
+        self.waiting.turn_ended(ended_ns, receives);
         if self.waiting.window_is_over(ended_ns) {
             let work = Work {
                 turns: counters.turns,
-                receives: counters.receives,
+                receives,
                 records: counters.records_opened,
                 frames: counters.frames_in,
             };
@@ -765,6 +767,7 @@ impl<P: Port> DataCore<P> {
         counters.mesh_batches_out = self.fabric.mesh.batches_sent();
         if let Some(turn) = &self.turn {
             turn.update_counters(counters);
+            counters.udp_watch_failures = self.port.datagram_watch_failures();
         }
     }
 }
