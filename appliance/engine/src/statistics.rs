@@ -262,6 +262,8 @@ pub struct CoreCounters {
     /// Trains that a route did not take; their datagrams were sent plainly.
     pub udp_trains_refused: u64,
     pub udp_syscalls: u64,
+    /// Times that the port had to begin watching UDP sockets anew after an error.
+    pub udp_watch_failures: u64,
 }
 
 impl CoreCounters {

@@ -151,6 +151,8 @@ pub const FIELDS: &[CounterField] = &[
     field!(Counter udp_trains_refused as "udp_refused_trains" Things:
         "Trains that a route did not take, sent as single datagrams instead"),
     field!(Counter udp_syscalls as "udp_syscalls" Things: "System calls for UDP sockets"),
+    field!(Counter udp_watch_failures as "udp_watch_failures" Things:
+        "Times that UDP sockets had to be watched anew after an error"),
 ];
 
 #[cfg(test)]
@@ -228,6 +230,7 @@ mod tests {
             udp_trains_sent: 64,
             udp_trains_refused: 65,
             udp_syscalls: 66,
+            udp_watch_failures: 67,
         }
     }
 

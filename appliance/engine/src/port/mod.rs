@@ -235,6 +235,11 @@ pub trait Port {
     /// [`datagrams::Sockets::next_ready`] until there is none.
     fn take_datagrams_ready(&mut self) -> bool;
 
+    /// How often watching UDP sockets has failed and was begun anew.
+    fn datagram_watch_failures(&self) -> u64 {
+        0
+    }
+
     /// Whether [`Self::wait_at_least`] has an effect here.
     fn can_gather(&self) -> bool;
 

@@ -76,6 +76,8 @@ pub struct UringPort {
     /// What is readable while a UDP socket is.
     datagrams: Option<OwnedFd>,
     datagrams_ready: bool,
+    /// Polls of it that ended by an error.
+    datagram_watch_failures: u64,
     /// System calls that did not go through the ring.
     syscalls: u64,
 }
@@ -147,6 +149,7 @@ impl UringPort {
             lingers: 0,
             datagrams: None,
             datagrams_ready: false,
+            datagram_watch_failures: 0,
             syscalls: 0,
         };
         for index in 0..limits.receive_buffers {
@@ -251,7 +254,9 @@ impl UringPort {
                 Operation::Wake => self.watch_waker(),
                 Operation::Datagrams => {
                     self.datagrams_ready = true;
-                    if !completion.more && completion.result.is_ok() {
+                    self.datagram_watch_failures += u64::from(completion.result.is_err());
+                    // It ends by an error too, and without it datagrams would never be heard of.
+                    if !completion.more {
                         self.poll_datagrams();
                     }
                 }
@@ -527,6 +532,10 @@ impl Port for UringPort {
 
     fn take_datagrams_ready(&mut self) -> bool {
         std::mem::take(&mut self.datagrams_ready)
+    }
+
+    fn datagram_watch_failures(&self) -> u64 {
+        self.datagram_watch_failures
     }
 
     fn can_gather(&self) -> bool {
