@@ -50,8 +50,9 @@ impl Table {
     }
 
     pub(super) fn iter_from(&self, first: usize) -> impl Iterator<Item = (usize, &Allocation)> {
-        let behind = self.allocations.iter().skip_while(move |(place, _)| *place < first);
-        behind.map(|(place, scheduled)| (place, &scheduled.allocation))
+        // Places in front are not even looked at: a listing goes on here once for each part.
+        let places = first..self.allocations.capacity();
+        places.filter_map(|place| Some((place, self.get(place)?)))
     }
 
     /// The places of all allocations.
