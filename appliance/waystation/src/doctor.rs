@@ -76,7 +76,7 @@ fn examined(
         uring: probe::probe().err().map(|error| error.to_string()),
         is_uring_demanded: engine.port == PortChoice::IoUring,
         memory: memory::terms(config, cores),
-        descriptors: streams.saturating_mul(cores) as u64,
+        descriptors: streams.saturating_add(config.turn.sockets_max()).saturating_mul(cores) as u64,
         listen: config.listen.addresses.clone(),
         unavailable,
         plan: Some(plan),

@@ -110,6 +110,16 @@ impl TurnConfig {
         !self.listen.is_empty()
     }
 
+    /// UDP sockets that a core may have: listening ones, one of each family for each allocation,
+    /// and one for each port that is held for an allocation to come.
+    pub fn sockets_max(&self) -> usize {
+        if !self.is_enabled() {
+            return 0;
+        }
+        let relayed = self.allocations_max.saturating_mul(2);
+        relayed.saturating_add(self.listen.len() + turn_limits::RESERVATIONS_MAX)
+    }
+
     /// The addresses of this machine that are relayed from.
     fn bound(&self) -> Vec<IpAddr> {
         if !self.relay_addresses.is_empty() {
@@ -270,6 +280,14 @@ mod tests {
         let config = Config::default();
         assert!(turn_settings(&config).is_none());
         assert!(turn_snapshot(&config).is_none());
+        assert_eq!(config.turn.sockets_max(), 0);
+    }
+
+    #[test]
+    fn sockets_are_of_listeners_allocations_and_reservations() {
+        let text = format!("[turn]\nlisten = [\"9.9.9.9:3478\"]\n{USERS}allocations_max = 5000");
+        let turn = parse(&text, "x").unwrap().turn;
+        assert_eq!(turn.sockets_max(), 1 + 10_000 + turn_limits::RESERVATIONS_MAX);
     }
 
     #[test]
