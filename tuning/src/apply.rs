@@ -5,10 +5,11 @@
 //! is tried twice.
 
 use crate::catalog::Catalog;
+use crate::inventory::{Inventory, Irq};
 use crate::limits::ROUNDS_MAX;
 use crate::machine::{Machine, MachineError, Target};
 use crate::plan::{Plan, PlanError, Scope, Step, plan};
-use crate::undo::{UndoError, UndoFile};
+use crate::undo::{Entry, UndoError, UndoFile};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -69,14 +70,23 @@ pub fn apply(
             file.remember(step.target.clone(), before, step.to.clone());
         }
         file.write(undo)?;
+        let mut is_settled = true;
         for step in steps {
             tried.insert(step.target.clone());
             match set(machine, &step.target, &step.to) {
                 Ok(()) => applied.done.push(step),
                 Err(reason) => {
+                    // Undoing tells what a driver made of it from what an administrator did.
+                    if let Ok(Some(now)) = machine.read(&step.target) {
+                        file.settle(&step.target, now.trim());
+                        is_settled = false;
+                    }
                     applied.refused.push(Refused { what: step.what, to: step.to, reason });
                 }
             }
+        }
+        if !is_settled {
+            file.write(undo)?;
         }
     }
     Ok(applied)
@@ -89,27 +99,50 @@ pub struct Undone {
     /// What is as it was.
     pub restored: Vec<String>,
     pub refused: Vec<Refused>,
+    /// What was not touched.
+    pub left_alone: Vec<LeftAlone>,
 }
 
-/// Takes back everything that was set since the machine started, the last first. What cannot be
-/// restored stays in the undo file.
+/// Something that was not taken back, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeftAlone {
+    pub what: String,
+    pub reason: String,
+}
+
+/// Takes back what was set since the machine started and `scope` is about, the last first. What
+/// cannot be restored, or is not to be, stays in the undo file. What somebody else has set since is
+/// theirs: it is left alone and no longer remembered.
 ///
 /// # Errors
-/// The undo file cannot be read or written.
-pub fn undo(machine: &Machine, nic: Option<&str>, path: &Path) -> Result<Undone, ApplyError> {
+/// The undo file cannot be read or written, or the scope names a NIC that is not to be touched.
+pub fn undo(machine: &Machine, scope: &Scope, path: &Path) -> Result<Undone, ApplyError> {
+    if let Some(nic) = &scope.nic
+        && let Some(reason) = scope.protected.get(nic)
+    {
+        let (nic, reason) = (nic.clone(), reason.clone());
+        return Err(PlanError::Protected { nic, reason }.into());
+    }
     let mut file = UndoFile::read(path, machine)?;
-    let mut undone = Undone { schema: 1, restored: Vec::new(), refused: Vec::new() };
+    let inventory = Inventory::read(machine);
+    let mut undone =
+        Undone { schema: 1, restored: Vec::new(), refused: Vec::new(), left_alone: Vec::new() };
     let mut left = Vec::new();
     for entry in file.entries.into_iter().rev() {
-        let is_other = nic.is_some_and(|nic| !belongs_to(&entry.target, nic, machine));
-        if is_other {
+        let what = entry.target.to_string();
+        if let Some(reason) = reason_to_leave(&entry.target, scope, &inventory) {
+            undone.left_alone.push(LeftAlone { what, reason });
             left.push(entry);
             continue;
         }
+        if let Some(reason) = changed_since(machine, &entry) {
+            undone.left_alone.push(LeftAlone { what, reason });
+            continue;
+        }
         match restore(machine, &entry.target, &entry.before) {
-            Ok(()) => undone.restored.push(entry.target.to_string()),
+            Ok(()) => undone.restored.push(what),
             Err(reason) => {
-                let (what, to) = (entry.target.to_string(), entry.before.trim().to_owned());
+                let to = entry.before.trim().to_owned();
                 undone.refused.push(Refused { what, to, reason });
                 left.push(entry);
             }
@@ -149,19 +182,63 @@ fn is_same(target: &Target, now: &str, to: &str) -> bool {
     now == to || (is_mask && masks())
 }
 
-/// Whether something is a NIC's.
-fn belongs_to(target: &Target, nic: &str, machine: &Machine) -> bool {
+/// Why an entry is not to be undone now.
+fn reason_to_leave(target: &Target, scope: &Scope, inventory: &Inventory) -> Option<String> {
+    if scope.machine_only && is_of_nics(target) {
+        return Some("only the machine itself was asked for".to_owned());
+    }
+    let owners = owners(target, inventory);
+    if let Some(nic) = &scope.nic
+        && !owners.contains(&nic.as_str())
+    {
+        return Some(format!("only {nic} was asked for"));
+    }
+    owners.into_iter().find_map(|nic| {
+        let reason = scope.protected.get(nic)?;
+        Some(format!("{nic} {reason}; --even-if-remote undoes it all the same"))
+    })
+}
+
+/// What says that somebody else has set something after it was tuned.
+fn changed_since(machine: &Machine, entry: &Entry) -> Option<String> {
+    let now = machine.read(&entry.target).ok()??;
+    let (now, before) = (now.trim(), entry.before.trim());
+    let is_ours = |wanted: &str| is_same(&entry.target, now, wanted.trim());
+    (!is_ours(&entry.after) && !is_ours(before)).then(|| {
+        let after = &entry.after;
+        format!("it was changed to {now} after it was set to {after}; it was {before} before")
+    })
+}
+
+/// Whether something is of NICs, and not of the machine itself.
+fn is_of_nics(target: &Target) -> bool {
     match target {
-        Target::Feature { nic: of, .. }
-        | Target::Channels { nic: of }
-        | Target::Ring { nic: of, .. }
-        | Target::Coalesce { nic: of, .. } => of == nic,
         Target::File { path } => {
-            let is_irq = |number: u64| path == &format!("proc/irq/{number}/smp_affinity_list");
-            path.starts_with(&format!("sys/class/net/{nic}/")) || {
-                let inventory = crate::inventory::Inventory::read(machine);
-                inventory.nic(nic).is_some_and(|nic| nic.irqs.iter().any(|irq| is_irq(irq.number)))
-            }
+            path.starts_with("sys/class/net/") || path.starts_with("proc/irq/")
         }
+        Target::Feature { .. }
+        | Target::Channels { .. }
+        | Target::Ring { .. }
+        | Target::Coalesce { .. } => true,
+    }
+}
+
+/// The NICs that something is of; several may share an interrupt.
+fn owners<'a>(target: &'a Target, inventory: &'a Inventory) -> Vec<&'a str> {
+    match target {
+        Target::Feature { nic, .. }
+        | Target::Channels { nic }
+        | Target::Ring { nic, .. }
+        | Target::Coalesce { nic, .. } => vec![nic],
+        Target::File { path } => match path.strip_prefix("sys/class/net/") {
+            Some(below) => below.split('/').take(1).collect(),
+            None => {
+                let number = path.strip_prefix("proc/irq/").and_then(|it| it.split('/').next());
+                let number = number.and_then(|number| number.parse::<u64>().ok());
+                let has = |irq: &Irq| Some(irq.number) == number;
+                let nics = inventory.nics.iter().filter(|nic| nic.irqs.iter().any(has));
+                nics.map(|nic| nic.name.as_str()).collect()
+            }
+        },
     }
 }

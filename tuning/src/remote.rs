@@ -8,11 +8,14 @@ use crate::inventory::Inventory;
 use crate::limits::{ANCESTORS_MAX, LOWER_DEPTH_MAX};
 use crate::machine::Machine;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What sshd tells its sessions: address and port of the client, then of the server.
 pub const SSH_CONNECTION: &str = "SSH_CONNECTION";
 const SSH_PORT: u16 = 22;
+/// What is addressed to this machine itself goes through no NIC.
+const LOOPBACK: &str = "lo";
 /// The state of a connection in `/proc/net/tcp`.
 const ESTABLISHED: &str = "01";
 
@@ -39,24 +42,61 @@ pub fn sessions(machine: &Machine, own: Option<&str>, process: u32) -> Vec<Sessi
     sessions
 }
 
-/// The interfaces that sessions go through, and those these stand on, each with the reason.
+/// It cannot be found out which interfaces a session goes through.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "which interface carries the connection from {client} is unknown: {source}; \
+     --even-if-remote goes on all the same"
+)]
+pub struct RemoteError {
+    client: IpAddr,
+    source: io::Error,
+}
+
+/// The interfaces that sessions go through, and those these stand on, each with the reason. What
+/// stands under a tunnel is not known: all devices that are up may.
+///
+/// # Errors
+/// There is a session and the kernel does not say where it goes.
 pub fn carrying(
     machine: &Machine,
     inventory: &Inventory,
     sessions: &[Session],
-) -> BTreeMap<String, String> {
+) -> Result<BTreeMap<String, String>, RemoteError> {
     let mut found = BTreeMap::new();
-    let addresses = machine.nics().addresses().unwrap_or_default();
     for session in sessions {
+        let unknown = |source| RemoteError { client: session.client, source };
+        let addresses = machine.nics().addresses().map_err(unknown)?;
         let reason = format!("carries the connection from {}", session.client);
         let with_address = addresses.iter().filter(|(_, address)| *address == session.server);
         let mut names: Vec<String> = with_address.map(|(name, _)| name.clone()).collect();
-        names.extend(machine.nics().route(session.client));
-        for name in names {
-            protect(inventory, &name, &reason, LOWER_DEPTH_MAX, &mut found);
+        match machine.nics().route(session.client) {
+            Ok(name) => names.push(name),
+            // No way there at all: a session of another network namespace, or one that policy
+            // routes by our address, which is found already.
+            Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => {}
+            Err(error) => return Err(unknown(error)),
+        }
+        for name in names.iter().filter(|name| *name != LOOPBACK) {
+            protect(inventory, name, &reason, LOWER_DEPTH_MAX, &mut found);
+            if !stands_on_device(inventory, name, LOWER_DEPTH_MAX) {
+                let reason = format!("{reason}, perhaps under {name}");
+                for nic in inventory.nics.iter().filter(|nic| nic.is_device && nic.is_up) {
+                    found.entry(nic.name.clone()).or_insert_with(|| reason.clone());
+                }
+            }
         }
     }
-    found
+    Ok(found)
+}
+
+/// Whether an interface is a device, or stands on one. Tunnels are not among Ethernet interfaces,
+/// or name nothing that they stand on.
+fn stands_on_device(inventory: &Inventory, name: &str, depth: usize) -> bool {
+    inventory.nic(name).is_some_and(|nic| {
+        let mut lowers = nic.lowers.iter().filter(|_| depth > 0);
+        nic.is_device || lowers.any(|lower| stands_on_device(inventory, lower, depth - 1))
+    })
 }
 
 fn protect(

@@ -59,8 +59,13 @@ pub fn undone(undone: &Undone) -> String {
     for what in &undone.restored {
         let _ = writeln!(out, "{what} is as it was");
     }
+    for left in &undone.left_alone {
+        let _ = writeln!(out, "  {} is left alone: {}", left.what, left.reason);
+    }
     refusals(&undone.refused, &mut out);
-    let _ = writeln!(out, "{} restored, {} refused", undone.restored.len(), undone.refused.len());
+    let (restored, refused, left) =
+        (undone.restored.len(), undone.refused.len(), undone.left_alone.len());
+    let _ = writeln!(out, "{restored} restored, {refused} refused, {left} left alone");
     out
 }
 

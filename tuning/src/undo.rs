@@ -117,6 +117,13 @@ impl UndoFile {
         }
     }
 
+    /// Tells what the kernel or the driver has made of a change.
+    pub fn settle(&mut self, target: &Target, after: &str) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.target == *target) {
+            after.clone_into(&mut entry.after);
+        }
+    }
+
     /// Writes it whole, under another name first; an empty one is removed.
     ///
     /// # Errors

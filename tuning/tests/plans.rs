@@ -193,7 +193,7 @@ fn every_plan_can_be_carried_out_is_then_empty_and_can_be_taken_back() {
         assert_eq!(second.done, [], "{name}");
         assert_eq!(tree.contents(), tuned, "{name}: nothing is written a second time");
         assert_eq!(fs::read_to_string(&file).unwrap(), undo_text);
-        let undone = undo(&machine, None, &file).unwrap();
+        let undone = undo(&machine, &Scope::default(), &file).unwrap();
         assert_eq!(undone.refused, [], "{name}");
         assert!(!file.exists(), "{name}: nothing is left to undo");
         let mut after = tree.contents();
@@ -220,8 +220,57 @@ fn what_was_tuned_twice_goes_back_to_what_it_was_at_first() {
     apply(&machine, &catalog, &one, &file).unwrap();
     apply(&machine, &catalog, &other, &file).unwrap();
     assert_eq!(machine.read(&target).unwrap().unwrap().trim(), "2");
-    undo(&machine, None, &file).unwrap();
+    undo(&machine, &Scope::default(), &file).unwrap();
     assert_eq!(machine.read(&target).unwrap().unwrap().trim(), "0");
+}
+
+fn only(nic: &str) -> Scope {
+    Scope { nic: Some(nic.to_owned()), ..Scope::default() }
+}
+
+#[test]
+fn what_is_protected_or_not_asked_for_stays_tuned_and_in_the_undo_file() {
+    let tree = Tree::new("xeon-x550-bond.toml");
+    tree.put("proc/sys/net/core/rmem_max", "212992\n");
+    let (machine, catalog) = (tree.machine(), catalog());
+    let file = tree.root().join("tuning.undo");
+    apply(&machine, &catalog, &Scope::default(), &file).unwrap();
+    let combined = |nic: &str| machine.nics().settings(nic).unwrap().channels.unwrap().combined;
+    let of_machine = Scope { machine_only: true, ..Scope::default() };
+    let undone = undo(&machine, &of_machine, &file).unwrap();
+    assert!(undone.restored.iter().all(|what| !what.contains("eth") && !what.contains("irq")));
+    assert!(undone.restored.iter().any(|what| what == "sysctl net.core.rmem_max"));
+    assert_eq!((combined("eth0"), combined("eth1")), (7, 7));
+
+    let protected = BTreeMap::from([("eth0".to_owned(), "carries it".to_owned())]);
+    let careful = Scope { protected, ..Scope::default() };
+    let undone = undo(&machine, &careful, &file).unwrap();
+    assert_eq!((combined("eth0"), combined("eth1")), (7, 16));
+    let left = undone.left_alone.iter().find(|left| left.what.contains("eth0 combined")).unwrap();
+    assert!(left.reason.contains("carries it") && left.reason.contains("--even-if-remote"));
+    let named = Scope { nic: Some("eth0".to_owned()), ..careful };
+    assert!(undo(&machine, &named, &file).is_err());
+    let undone = undo(&machine, &Scope::default(), &file).unwrap();
+    assert!(undone.left_alone.is_empty(), "{:?}", undone.left_alone);
+    assert_eq!(combined("eth0"), 16);
+    assert!(!file.exists());
+}
+
+#[test]
+fn what_an_administrator_has_set_since_is_left_alone_and_told() {
+    let tree = Tree::new("two-socket-e810.toml");
+    let (machine, catalog) = (tree.machine(), catalog());
+    let file = tree.root().join("tuning.undo");
+    apply(&machine, &catalog, &Scope::default(), &file).unwrap();
+    tree.put("proc/sys/net/core/rmem_max", "1000000\n");
+    let undone = undo(&machine, &Scope::default(), &file).unwrap();
+    assert_eq!(machine.text("proc/sys/net/core/rmem_max").unwrap(), "1000000");
+    let [left] = undone.left_alone.as_slice() else { panic!("{:?}", undone.left_alone) };
+    assert_eq!(left.what, "sysctl net.core.rmem_max");
+    for value in ["1000000", "4194304", "212992"] {
+        assert!(left.reason.contains(value), "{}", left.reason);
+    }
+    assert!(!file.exists(), "it is theirs now");
 }
 
 #[test]
@@ -230,11 +279,11 @@ fn one_nic_can_be_taken_back_alone() {
     let (machine, catalog) = (tree.machine(), catalog());
     let file = tree.root().join("tuning.undo");
     apply(&machine, &catalog, &Scope::default(), &file).unwrap();
-    undo(&machine, Some("eth0"), &file).unwrap();
+    undo(&machine, &only("eth0"), &file).unwrap();
     let combined = |nic: &str| machine.nics().settings(nic).unwrap().channels.unwrap().combined;
     assert_eq!((combined("eth0"), combined("eth1")), (16, 7));
     assert_eq!(tree.machine().text("proc/irq/61/smp_affinity_list").unwrap(), "0");
-    undo(&machine, None, &file).unwrap();
+    undo(&machine, &Scope::default(), &file).unwrap();
     assert_eq!(combined("eth1"), 16);
 }
 
@@ -262,7 +311,7 @@ fn an_undo_file_of_before_the_last_start_says_nothing() {
     let file = tree.root().join("tuning.undo");
     apply(&machine, &catalog, &Scope::default(), &file).unwrap();
     tree.put("proc/sys/kernel/random/boot_id", "7c9b1a52-0000-4000-8000-000000000002\n");
-    let undone = undo(&machine, None, &file).unwrap();
+    let undone = undo(&machine, &Scope::default(), &file).unwrap();
     assert_eq!(undone.restored, [""; 0]);
     assert!(!file.exists());
     let channel = machine.text("proc/irq/34/smp_affinity_list").unwrap();
@@ -277,7 +326,7 @@ fn a_file_that_is_no_undo_file_is_refused_before_anything_changes() {
     for text in ["", "{}", "{\"schema\":9,\"boot_id\":\"\",\"entries\":[]}"] {
         fs::write(&file, text).unwrap();
         assert!(apply(&tree.machine(), &catalog(), &Scope::default(), &file).is_err());
-        assert!(undo(&tree.machine(), None, &file).is_err());
+        assert!(undo(&tree.machine(), &Scope::default(), &file).is_err());
         fs::remove_file(&file).unwrap();
         assert_eq!(tree.contents(), before);
     }
@@ -288,7 +337,7 @@ fn the_operators_own_connection_is_found_and_what_it_stands_on() {
     let tree = Tree::new("xeon-x550-bond.toml");
     let (machine, inventory) = (tree.machine(), Inventory::read(&tree.machine()));
     let own = Some("203.0.113.7 50412 192.0.2.10 22");
-    let found = carrying(&machine, &inventory, &sessions(&machine, own, 4711));
+    let found = carrying(&machine, &inventory, &sessions(&machine, own, 4711)).unwrap();
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
     assert_eq!(names, ["bond0", "eth0", "eth1"]);
     assert!(found["eth0"].contains("203.0.113.7") && found["eth0"].contains("under bond0"));
@@ -311,10 +360,39 @@ fn a_connection_whose_environment_sudo_has_taken_is_found_by_its_ancestors() {
     tree.put("proc/20/status", "Name:\tsudo\nPPid:\t10\n");
     tree.put("proc/10/status", "Name:\tbash\nPPid:\t1\n");
     tree.put("proc/10/environ", "TERM=xterm\0SSH_CONNECTION=203.0.113.7 50412 192.0.2.10 22\0");
-    let found = carrying(&machine, &Inventory::read(&machine), &sessions(&machine, None, 30));
+    let found =
+        carrying(&machine, &Inventory::read(&machine), &sessions(&machine, None, 30)).unwrap();
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
     assert_eq!(names, ["eno1", "ens1f0"], "by its address, and by the way back");
     assert!(sessions(&machine, None, 20).len() == 1 && sessions(&machine, None, 1).is_empty());
+}
+
+#[test]
+fn a_session_by_a_tunnel_protects_every_device_that_is_up() {
+    let tree = Tree::new("two-socket-e810.toml");
+    tree.put(
+        "nics.toml",
+        "default_route = \"wg0\"\n[[addresses]]\ninterface = \"wg0\"\naddress = \"10.9.0.1\"\n",
+    );
+    let (machine, own) = (tree.machine(), Some("10.9.0.2 50412 10.9.0.1 22"));
+    let sessions = sessions(&machine, own, 4711);
+    let found = carrying(&machine, &Inventory::read(&machine), &sessions).unwrap();
+    let names: Vec<&str> = found.keys().map(String::as_str).collect();
+    assert_eq!(names, ["eno1", "ens1f0", "wg0"], "ens1f1 is down");
+    assert!(found["ens1f0"].contains("under wg0"), "{found:?}");
+}
+
+#[test]
+fn a_session_whose_way_is_unknown_is_a_refusal_and_none_is_not() {
+    let tree = Tree::new("two-socket-e810.toml");
+    tree.put("nics.toml", "no answer");
+    let (machine, inventory) = (tree.machine(), Inventory::read(&tree.machine()));
+    let own = Some("203.0.113.7 50412 192.0.2.10 22");
+    let error = carrying(&machine, &inventory, &sessions(&machine, own, 4711)).unwrap_err();
+    for words in ["203.0.113.7", "--even-if-remote"] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    assert_eq!(carrying(&machine, &inventory, &[]).unwrap(), BTreeMap::new());
 }
 
 #[test]

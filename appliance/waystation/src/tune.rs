@@ -6,6 +6,7 @@ use crate::questions::print;
 use crate::run::read_config;
 use anyhow::Context;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use waystation_management::config::Config;
@@ -42,13 +43,13 @@ pub(crate) fn tune(command: &TuneCommand) -> anyhow::Result<()> {
         }
         TuneCommand::Undo(arguments) => {
             as_root("tune undo")?;
-            if let Some(nic) = &arguments.nic
-                && let Some(reason) = protected(arguments, &machine).get(nic)
-            {
-                let why = format!("{nic} {reason}; --even-if-remote undoes it all the same");
-                return Err(Unmet(why).into());
-            }
-            let undone = undo(&machine, arguments.nic.as_deref(), undo_file(arguments))?;
+            let scope = Scope {
+                nic: arguments.nic.clone(),
+                machine_only: arguments.machine_only,
+                protected: protected(arguments, &machine)?,
+                ..Scope::default()
+            };
+            let undone = undo(&machine, &scope, undo_file(arguments))?;
             show(&undone, arguments.json, render::undone)?;
             met(undone.refused.len(), "could not be taken back")
         }
@@ -68,7 +69,7 @@ fn scope(arguments: &TuneArguments, machine: &Machine) -> anyhow::Result<Scope> 
         nic: arguments.nic.clone(),
         machine_only: arguments.machine_only,
         include_unverified: arguments.include_unverified,
-        protected: protected(arguments, machine),
+        protected: protected(arguments, machine)?,
         cores: Some(config.engine.cores).filter(|cores| *cores > 0),
         cpus: config.engine.cpus,
     })
@@ -78,13 +79,14 @@ fn scope(arguments: &TuneArguments, machine: &Machine) -> anyhow::Result<Scope> 
 fn protected(
     arguments: &TuneArguments,
     machine: &Machine,
-) -> std::collections::BTreeMap<String, String> {
+) -> anyhow::Result<BTreeMap<String, String>> {
     if arguments.even_if_remote {
-        return std::collections::BTreeMap::new();
+        return Ok(BTreeMap::new());
     }
     let own = std::env::var(remote::SSH_CONNECTION).ok();
     let sessions = remote::sessions(machine, own.as_deref(), std::process::id());
     remote::carrying(machine, &Inventory::read(machine), &sessions)
+        .map_err(|error| Unmet(error.to_string()).into())
 }
 
 fn undo_file(arguments: &TuneArguments) -> &Path {
