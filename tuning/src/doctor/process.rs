@@ -1,40 +1,20 @@
-//! What this process may do and have: capabilities, descriptors, memory, ports.
+//! What this process may have: descriptors, memory, ports.
 
 use super::{Check, MemoryTerm, Needs, Verdict, mebibytes};
 use crate::machine::Machine;
 use std::net::SocketAddr;
 
-/// CAP_NET_ADMIN and CAP_BPF (`linux/capability.h`).
-const XDP_CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
 /// Descriptors without which not even a small box runs.
 const DESCRIPTORS_MIN: u64 = 1024;
 /// Rings and buffers that the kernel pins, for an ordinary user.
 const LOCKED_MIN_BYTES: u64 = 8 << 20;
 
 pub(super) fn check(machine: &Machine, needs: &Needs, checks: &mut Vec<Check>) {
-    checks.extend(capabilities(machine));
     checks.extend(descriptors(machine, needs));
     checks.extend(locked_memory(machine));
     checks.extend(memory(machine, needs));
     checks.push(ports(needs));
     checks.extend(ephemeral_ports(machine, needs));
-}
-
-fn capabilities(machine: &Machine) -> Option<Check> {
-    let status = machine.text("proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    let effective = u64::from_str_radix(line.trim(), 16).ok()?;
-    let missing = XDP_CAPABILITIES.iter().filter(|(bit, _)| effective >> bit & 1 == 0);
-    let missing: Vec<&str> = missing.map(|(_, name)| *name).collect();
-    let seen =
-        if missing.is_empty() { "enough for XDP".into() } else { missing.join(" ") + " missing" };
-    Some(
-        Check::new("capabilities", missing.is_empty(), Verdict::Warn)
-            .seen(seen)
-            .wanted("CAP_NET_ADMIN CAP_BPF")
-            .why("Without them nothing is tuned and no XDP program is loaded; links work.")
-            .fix("start as root, or with AmbientCapabilities=CAP_NET_ADMIN CAP_BPF"),
-    )
 }
 
 /// A line of `/proc/self/limits`: what is allowed now. `None`: no limit.
