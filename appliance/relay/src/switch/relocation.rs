@@ -5,7 +5,7 @@
 //! it has for that session. When all have answered nothing is on its way, and the sessions can get
 //! new tags. What is kept is bounded by the window that its sender was given.
 
-use super::{CODE_REJECTED, Effect, LinkSessions, Switch};
+use super::{CODE_REJECTED, Deadlines, Effect, LinkSessions, Switch};
 use crate::chunk_queue::ChunkQueue;
 use crate::drop_reason::DropReason;
 use crate::ids::{CoreId, LegTag};
@@ -13,7 +13,7 @@ use crate::leg::{Intake, Leg, LegState, Other, Signal, Source};
 use crate::limiting::LimitClock;
 use crate::limits::CHUNK_BYTES;
 use crate::quota::Quota;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use waystation_astral::frame::Profile;
 
@@ -176,6 +176,13 @@ impl Switch {
                 (Other::Frozen(_), _) => return Some(MoveRefusal::PeerMoves),
                 (Other::Management, _) if leg.intake != Intake::Forgotten => {
                     return Some(MoveRefusal::OwnSession);
+/// When legs that wait for an answer give up.
+#[derive(Debug, Default)]
+struct OfferDues {
+    answers: BTreeMap<LegTag, u64>,
+    graces: BTreeMap<LegTag, u64>,
+}
+
                 }
                 // Only to be flushed: the management core knows of it no more.
                 (Other::Management, LegState::Ending) => {}
@@ -236,7 +243,9 @@ impl Switch {
         let mut sessions = self.links.get_mut(link as usize)?.take()?;
         let mut slots: Vec<u32> = sessions.by_nonce.values().copied().collect();
         slots.sort_unstable();
-        let legs = slots.iter().filter_map(|&slot| self.take_leg(slot, &mut sessions)).collect();
+        let dues = self.dues_of_offers(&slots);
+        let legs = slots.iter().filter_map(|&slot| self.take_leg(slot, &mut sessions, &dues));
+        let legs = legs.collect();
         let LinkSessions { profile, ended, quota, .. } = sessions;
         Some(MovedSessions { profile, ended, quota, legs })
     }
@@ -257,7 +266,31 @@ impl Switch {
         joined
     }
 
-    fn take_leg(&mut self, slot: u32, sessions: &mut LinkSessions) -> Option<MovedLeg> {
+    /// When those of these legs that wait for an answer have waited for too long. The lists are
+    /// gone through once for all of them, and not at all if none waits.
+    fn dues_of_offers(&self, slots: &[u32]) -> OfferDues {
+        let tags = slots.iter().map(|&slot| self.tag(slot));
+        let offered: BTreeSet<LegTag> = tags.filter(|tag| self.is_offered(*tag)).collect();
+        let mut dues = OfferDues::default();
+        if offered.is_empty() {
+            return dues;
+        }
+        let Deadlines { answers, graces, .. } = &self.deadlines;
+        for (list, found) in [(answers, &mut dues.answers), (graces, &mut dues.graces)] {
+            for (due_ns, tag) in list.iter().filter(|(_, tag)| offered.contains(tag)) {
+                // A leg may be in it twice; the lists are in order of time.
+                found.entry(*tag).or_insert(*due_ns);
+            }
+        }
+        dues
+    }
+
+    fn take_leg(
+        &mut self,
+        slot: u32,
+        sessions: &mut LinkSessions,
+        dues: &OfferDues,
+    ) -> Option<MovedLeg> {
         let was = self.tag(slot);
         let mut leg = self.legs.remove(slot)?;
         let mut queued = Vec::new();
@@ -272,14 +305,11 @@ impl Switch {
         let pace = self.pacing.quota_of(&leg);
         self.turns.leave(slot, &mut leg, Some(sessions));
         self.pacing.leave(&mut leg);
-        let offered = matches!(leg.state, LegState::Offered { .. });
-        self.deadlines.offered -= usize::from(offered);
-        let due = |list: &VecDeque<(u64, LegTag)>| {
-            let found = list.iter().find(|(_, tag)| offered && *tag == was);
-            found.map(|(due_ns, _)| *due_ns)
-        };
-        let answer_due_ns = due(&self.deadlines.answers);
-        let grace_due_ns = due(&self.deadlines.graces);
+        if let LegState::Offered { .. } = leg.state {
+            self.deadlines.offered -= 1;
+        }
+        let answer_due_ns = dues.answers.get(&was).copied();
+        let grace_due_ns = dues.graces.get(&was).copied();
         Some(MovedLeg { was, leg, queued, pace, answer_due_ns, grace_due_ns })
     }
 

@@ -12,6 +12,7 @@ mod local;
 mod migration;
 mod quotas;
 mod relaying;
+mod relocation;
 mod sessions;
 mod traffic;
 mod world;
