@@ -29,8 +29,8 @@ use crate::quota::Quota;
 use crate::slots::Slots;
 use limiting::LinkLimits;
 use pacing::Pacing;
-use relocation::{Departure, Parked};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use relocation::{Departure, Frozen};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use turns::Turns;
 use waystation_astral::frame::{Frame, Profile};
@@ -175,7 +175,7 @@ pub struct Switch {
     pacing: Pacing,
     deadlines: Deadlines,
     /// What waits for legs whose links change cores, by their old tags.
-    frozen: BTreeMap<LegTag, Parked>,
+    frozen: Frozen,
     /// Attempts of links of this core to change to another.
     departures: u32,
     drops: DropCounters,
@@ -239,7 +239,7 @@ impl Switch {
             turns: Turns::default(),
             pacing: Pacing::default(),
             deadlines: Deadlines::default(),
-            frozen: BTreeMap::new(),
+            frozen: Frozen::default(),
             departures: 0,
             drops: DropCounters::default(),
             counters: SwitchCounters::default(),

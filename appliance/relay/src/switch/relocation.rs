@@ -126,6 +126,36 @@ pub(super) struct Parked {
 #[derive(Debug)]
 pub struct MovedSessions {
     profile: Profile,
+/// What legs of a core have for others whose links change cores: found by the old tag of those, and
+/// by the leg that has it. A leg is joined to one other, so it is here once.
+#[derive(Debug, Default)]
+pub(super) struct Frozen {
+    parked: BTreeMap<LegTag, Parked>,
+    by_owner: BTreeMap<LegTag, LegTag>,
+}
+
+impl Frozen {
+    pub(super) fn is_empty(&self) -> bool {
+        self.parked.is_empty()
+    }
+
+    fn insert(&mut self, was: LegTag, parked: Parked) {
+        self.by_owner.insert(parked.owner, was);
+        self.parked.insert(was, parked);
+        debug_assert_eq!(self.by_owner.len(), self.parked.len(), "a leg is joined to one other");
+    }
+
+    fn get_mut(&mut self, was: LegTag) -> Option<&mut Parked> {
+        self.parked.get_mut(&was)
+    }
+
+    fn remove(&mut self, was: LegTag) -> Option<Parked> {
+        let parked = self.parked.remove(&was)?;
+        self.by_owner.remove(&parked.owner);
+        Some(parked)
+    }
+}
+
     ended: VecDeque<u64>,
     quota: Option<Arc<Quota>>,
     legs: Vec<MovedLeg>,
@@ -439,7 +469,7 @@ struct OfferDues {
 
     /// Keeps payload that [`super::Route::Park`] named.
     pub fn park(&mut self, was: LegTag, payload: &[u8], stamp_ns: u64) {
-        let Some(parked) = self.frozen.get_mut(&was) else { return };
+        let Some(parked) = self.frozen.get_mut(was) else { return };
         if self.pool.push(&mut parked.payload, payload, stamp_ns).is_err() {
             let owner = parked.owner;
             self.drops.count(DropReason::BufferExhausted, payload.len());
@@ -449,7 +479,7 @@ struct OfferDues {
 
     /// Keeps what is to be told to a leg whose link changes cores. `false`: it is none.
     pub(super) fn keep_for_later(&mut self, signal: Signal) -> bool {
-        let Some(parked) = self.frozen.get_mut(&signal.to()) else { return false };
+        let Some(parked) = self.frozen.get_mut(signal.to()) else { return false };
         match signal {
             Signal::Consumed { bytes, .. } => {
                 parked.consumed_bytes = parked.consumed_bytes.saturating_add(bytes);
@@ -486,7 +516,7 @@ struct OfferDues {
 
     /// Sends on what was kept for `was`, which is `from` now. `false`: nobody kept anything.
     pub(super) fn unpark(&mut self, was: LegTag, from: LegTag) -> bool {
-        let Some(parked) = self.frozen.remove(&was) else { return false };
+        let Some(parked) = self.frozen.remove(was) else { return false };
         let Parked { owner, mut payload, consumed_bytes, accepted, joined, end } = parked;
         if let Some((core, link)) = joined {
             self.tell(Signal::Joined { to: from, core, link });
@@ -540,7 +570,7 @@ struct OfferDues {
 
     /// What was kept for a leg that has ended is of no use.
     pub(super) fn forget_parked(&mut self, was: LegTag) {
-        if let Some(mut parked) = self.frozen.remove(&was) {
+        if let Some(mut parked) = self.frozen.remove(was) {
             self.drops.count(DropReason::PeerLegClosed, parked.payload.len());
             self.pool.clear(&mut parked.payload);
         }
@@ -548,8 +578,7 @@ struct OfferDues {
 
     /// So it is if that was told to the leg that had kept it, and has ended as well.
     pub(super) fn forget_parked_of(&mut self, owner: LegTag) {
-        let was = self.frozen.iter().find(|(_, parked)| parked.owner == owner).map(|(was, _)| *was);
-        if let Some(was) = was {
+        if let Some(&was) = self.frozen.by_owner.get(&owner) {
             self.forget_parked(was);
         }
     }
@@ -576,11 +605,11 @@ struct OfferDues {
 
     /// Bytes that wait for legs whose links change cores.
     pub fn parked_bytes(&self) -> usize {
-        self.frozen.values().map(|parked| parked.payload.len()).sum()
+        self.frozen.parked.values().map(|parked| parked.payload.len()).sum()
     }
 
     /// Sessions that wait for a link to arrive on its new core.
     pub fn frozen_sessions(&self) -> usize {
-        self.frozen.len()
+        self.frozen.parked.len()
     }
 }
