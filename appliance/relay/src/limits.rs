@@ -63,6 +63,11 @@ pub const BURST_MIN_NS: u64 = 20_000_000;
 /// while frames of theirs were on their way, at 8 bytes each.
 pub const ENDED_SESSIONS_MAX: usize = 32;
 
+/// Most sessions of a link that changes cores. All of them are taken out in one turn and put in
+/// again in one of the other core: with some microseconds each in which tables and queues are
+/// changed, a link with more would hold up everybody else's traffic for tens of milliseconds.
+pub const MOVED_SESSIONS_MAX: usize = 4096;
+
 // --- address_policy -----------------------------------------------------------------------------
 
 /// Most blocks that an operator may open: each is compared with every address that is checked.

@@ -11,7 +11,7 @@ use crate::drop_reason::DropReason;
 use crate::ids::{CoreId, LegTag};
 use crate::leg::{Intake, Leg, LegState, Other, Signal, Source};
 use crate::limiting::LimitClock;
-use crate::limits::CHUNK_BYTES;
+use crate::limits::{CHUNK_BYTES, MOVED_SESSIONS_MAX};
 use crate::quota::Quota;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub enum MoveRefusal {
     SessionMoves,
     /// A link that it is joined to is about to move.
     PeerMoves,
+    /// It has more sessions than a turn of two cores has time for.
+    TooManySessions,
     /// What was sent last did not reach the kernel in time: the peer does not read.
     PeerNotReading,
     /// Another core did not answer in time.
@@ -48,7 +50,7 @@ pub enum MoveRefusal {
 
 impl MoveRefusal {
     /// Every reason, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoSuchLink,
         Self::NoSuchCore,
         Self::AnotherMoves,
@@ -58,6 +60,7 @@ impl MoveRefusal {
         Self::QueryPending,
         Self::SessionMoves,
         Self::PeerMoves,
+        Self::TooManySessions,
         Self::PeerNotReading,
         Self::Timeout,
         Self::NoRoom,
@@ -75,6 +78,7 @@ impl MoveRefusal {
             Self::QueryPending => "query_pending",
             Self::SessionMoves => "session_moves",
             Self::PeerMoves => "peer_moves",
+            Self::TooManySessions => "too_many_sessions",
             Self::PeerNotReading => "peer_not_reading",
             Self::Timeout => "timeout",
             Self::NoRoom => "no_room",
@@ -122,10 +126,6 @@ pub(super) struct Parked {
     end: Option<Signal>,
 }
 
-/// The sessions of a link on their way to another core.
-#[derive(Debug)]
-pub struct MovedSessions {
-    profile: Profile,
 /// What legs of a core have for others whose links change cores: found by the old tag of those, and
 /// by the leg that has it. A leg is joined to one other, so it is here once.
 #[derive(Debug, Default)]
@@ -156,6 +156,10 @@ impl Frozen {
     }
 }
 
+/// The sessions of a link on their way to another core.
+#[derive(Debug)]
+pub struct MovedSessions {
+    profile: Profile,
     ended: VecDeque<u64>,
     quota: Option<Arc<Quota>>,
     legs: Vec<MovedLeg>,
@@ -170,6 +174,13 @@ struct MovedLeg {
     pace: Option<Arc<Quota>>,
     answer_due_ns: Option<u64>,
     grace_due_ns: Option<u64>,
+}
+
+/// When legs that wait for an answer give up.
+#[derive(Debug, Default)]
+struct OfferDues {
+    answers: BTreeMap<LegTag, u64>,
+    graces: BTreeMap<LegTag, u64>,
 }
 
 impl MovedSessions {
@@ -195,6 +206,9 @@ impl Switch {
     /// Why the sessions of a link cannot be taken to another core now.
     pub fn why_immovable(&self, link: u32) -> Option<MoveRefusal> {
         let Some(sessions) = self.link(link) else { return Some(MoveRefusal::NoSuchLink) };
+        if sessions.by_nonce.len() > MOVED_SESSIONS_MAX {
+            return Some(MoveRefusal::TooManySessions);
+        }
         let legs = sessions.by_nonce.values().filter_map(|&slot| self.legs.at(slot));
         let mut pending = None;
         for leg in legs {
@@ -206,13 +220,6 @@ impl Switch {
                 (Other::Frozen(_), _) => return Some(MoveRefusal::PeerMoves),
                 (Other::Management, _) if leg.intake != Intake::Forgotten => {
                     return Some(MoveRefusal::OwnSession);
-/// When legs that wait for an answer give up.
-#[derive(Debug, Default)]
-struct OfferDues {
-    answers: BTreeMap<LegTag, u64>,
-    graces: BTreeMap<LegTag, u64>,
-}
-
                 }
                 // Only to be flushed: the management core knows of it no more.
                 (Other::Management, LegState::Ending) => {}
