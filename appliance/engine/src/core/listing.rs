@@ -46,6 +46,7 @@ impl<P: Port> DataCore<P> {
     /// Does this turn's part of the oldest listing.
     pub(super) fn go_on_listing(&mut self) {
         let Some(mut walk) = self.listings.pop_front() else { return };
+        self.in_vain = false;
         let left = self.look_at_connections(&mut walk, LISTED_PER_TURN);
         self.look_at_legs(&mut walk, left);
         self.look_at_allocations(&mut walk, LISTED_PER_TURN);

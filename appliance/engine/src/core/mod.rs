@@ -458,6 +458,7 @@ impl<P: Port> DataCore<P> {
                 self.on_moved_socket(moved);
             }
             while let Some(moved) = self.fabric.mesh.next_link(from) {
+                self.in_vain = false;
                 self.on_moved_link(moved);
             }
         }

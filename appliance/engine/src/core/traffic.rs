@@ -31,6 +31,7 @@ impl<P: Port> DataCore<P> {
     /// Does this turn's part.
     pub(super) fn go_on_adding_traffic(&mut self) {
         let Some(walk) = &mut self.traffic_walk else { return };
+        self.in_vain = false;
         let (core, cores) = (self.fabric.core, self.fabric.mesh.cores());
         let (connections, places) = (&self.connections, SESSIONS_ADDED_UP_PER_TURN);
         let next = self.fabric.switch.take_traffic(walk.next, places, |slot, other, bytes| {

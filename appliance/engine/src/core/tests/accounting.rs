@@ -63,6 +63,26 @@ fn spinning_counts_as_in_vain_until_something_comes() {
     assert_eq!(bench.read_all(node.socket), b"what was spun for");
 }
 
+#[test]
+fn what_is_added_up_or_listed_is_not_in_vain() {
+    let mut bench = Bench::new(1, 16, 0);
+    let spun_ns = |bench: &Bench| bench.cores[0].fabric.statistics.counters.empty_spins_ns;
+    begin_spinning(&mut bench);
+    bench.turn();
+    bench.turn();
+    let before_ns = spun_ns(&bench);
+    begin_spinning(&mut bench);
+    bench.cores[0].begin_traffic_walk();
+    bench.turn();
+    begin_spinning(&mut bench);
+    bench.cores[0].begin_listing(Box::default());
+    bench.turn();
+    assert_eq!(spun_ns(&bench), before_ns);
+    begin_spinning(&mut bench);
+    bench.turn();
+    assert!(spun_ns(&bench) > before_ns);
+}
+
 /// Lets the last turns of a core have been full ones.
 fn begin_spinning(bench: &mut Bench) {
     /// More than make a core spin.
