@@ -51,6 +51,8 @@ impl<P: Port> DataCore<P> {
         }
     }
 
+    /// One turn for all links: there are as many as `engine.links_max` at most, and whoever asks
+    /// wants them in one piece.
     fn finish_traffic_walk(&mut self) {
         let Some(TrafficWalk { bytes, .. }) = self.traffic_walk.take() else { return };
         let connections = &self.connections;
