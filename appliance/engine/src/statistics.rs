@@ -273,6 +273,14 @@ impl CoreCounters {
         (self.cpu_ns + self.run_delay_ns).saturating_sub(self.empty_spins_ns)
     }
 
+    /// Processor time that was not spent on spinning in vain. Spinning is measured by the clock, so
+    /// what of it others may have had the CPU for is not taken off.
+    ///
+    /// Of what has grown in an interval: which of the two is larger changes between intervals.
+    pub fn spent_ns(cpu_ns: u64, run_delay_ns: u64, empty_spins_ns: u64) -> u64 {
+        cpu_ns.saturating_sub(empty_spins_ns.saturating_sub(run_delay_ns))
+    }
+
     /// Adds what a link has sent. Its payload is counted where it is routed.
     pub fn add_sent(&mut self, sent: OutputTotals) {
         self.frames_out += sent.frames;

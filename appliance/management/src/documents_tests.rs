@@ -52,13 +52,13 @@ fn status_tells_counters_shares_and_headroom_of_each_core() {
     assert_eq!(core["headroom"]["busy_share"], 0.5);
     assert_eq!(core["headroom"]["more_traffic_ratio"], 1.0);
     assert_eq!(document["cores"][0]["headroom"]["more_traffic_ratio"], 3.0);
-    // 500 arrivals of one record of 2048 B, at 2 us and 2 ns each; 190 ms for each core.
+    // 500 arrivals of one record of 2048 B, at 2 us and 2 ns each; 200 ms for each core.
     let efficiency = &document["cores"][0]["efficiency"];
     let ratio = efficiency["ratio"].as_f64().unwrap();
-    assert!((ratio - 3_048_000.0 / 190e6).abs() < 1e-9, "{ratio}");
-    assert_eq!(efficiency["cost_ns_per_kib"], 190_000.0);
+    assert!((ratio - 3_048_000.0 / 200e6).abs() < 1e-9, "{ratio}");
+    assert_eq!(efficiency["cost_ns_per_kib"], 200_000.0);
     assert_eq!(efficiency["floor_ns_per_kib"], 3048.0);
-    assert_eq!(core["efficiency"]["cost_ns_per_kib"], 380_000.0);
+    assert_eq!(core["efficiency"]["cost_ns_per_kib"], 400_000.0);
     let limited = json!({
         "peer_not_reading": 0, "quota": 0, "credit": 1, "core": 0, "sender_idle": 2,
     });

@@ -81,7 +81,11 @@ impl Work {
             true => (wire_in, receives, grown(|it| it.records_opened)),
             false => (wire_out, grown(|it| it.sends), grown(|it| it.records_sealed)),
         };
-        let spent_ns = grown(|it| it.cpu_ns).saturating_sub(grown(|it| it.empty_spins_ns));
+        let spent_ns = CoreCounters::spent_ns(
+            grown(|it| it.cpu_ns),
+            grown(|it| it.run_delay_ns),
+            grown(|it| it.empty_spins_ns),
+        );
         Self {
             spent_ns: spent_ns as f64,
             payload_bytes: payload as f64 / 2.0 + pipe_bytes as f64,
@@ -210,6 +214,19 @@ mod tests {
     fn spinning_in_vain_costs_nothing() {
         let spinning = CoreCounters { cpu_ns: 25_000_000, empty_spins_ns: 5_000_000, ..relayed() };
         assert_eq!(efficiency(&spinning), efficiency(&relayed()));
+    }
+
+    #[test]
+    fn spinning_while_others_have_the_cpu_takes_nothing_off_the_cost() {
+        let disturbed = CoreCounters {
+            cpu_ns: 22_000_000,
+            empty_spins_ns: 5_000_000,
+            run_delay_ns: 3_000_000,
+            ..relayed()
+        };
+        assert_eq!(efficiency(&disturbed), efficiency(&relayed()));
+        let waiting = CoreCounters { run_delay_ns: 9_000_000, cpu_ns: 20_000_000, ..disturbed };
+        assert_eq!(efficiency(&waiting), efficiency(&relayed()));
     }
 
     #[test]

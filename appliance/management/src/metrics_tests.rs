@@ -109,7 +109,7 @@ fn counters_are_those_that_were_observed() {
     assert_eq!(value("waystation_core_busy_ratios", &[("core", "1")]), Some(0.5));
     assert_eq!(value("waystation_core_headroom_ratio", &[("core", "0")]), Some(3.0));
     let efficiency = value("waystation_core_efficiency_ratio", &[("core", "0")]).unwrap();
-    assert!((efficiency - 3_048_000.0 / 190e6).abs() < 1e-9, "{efficiency}");
+    assert!((efficiency - 3_048_000.0 / 200e6).abs() < 1e-9, "{efficiency}");
     assert_eq!(value("waystation_core_info", &[("core", "0"), ("port", "io_uring")]), Some(1.0));
     assert_eq!(value("waystation_core_gathering_seconds_total", &[("core", "1")]), Some(0.5));
     assert_eq!(value("waystation_registrations", &[]), Some(3.0));
