@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use waystation_engine::control::LinkTraffic;
+use waystation_engine::statistics::CoreCounters;
 use waystation_relay::ids::{CoreId, LinkTag};
 
 /// Payload of a link to and from one core in one round below which it is not worth moving: at 1 ns
@@ -29,6 +30,18 @@ const REST_NS: u64 = 10_000_000_000;
 pub struct Move {
     pub link: LinkTag,
     pub to: CoreId,
+}
+
+/// How busy a core was in an interval, of whose counters this is the growth.
+pub fn load(grown: impl Fn(fn(&CoreCounters) -> u64) -> u64) -> f64 {
+    // Neither time for which others had the CPU nor spinning in vain is load: a core that spins
+    // has that time to spare.
+    let spent_ns = CoreCounters::spent_ns(
+        grown(|counters| counters.cpu_ns),
+        grown(|counters| counters.run_delay_ns),
+        grown(|counters| counters.empty_spins_ns),
+    );
+    spent_ns as f64 / grown(|counters| counters.up_ns).max(1) as f64
 }
 
 /// See the module.
@@ -127,6 +140,18 @@ mod tests {
         let pair = [traffic(1, 4, &[50 * MIB, 0])];
         assert_eq!(placement.decide(9 * SECOND_NS, &pair, &[0.2, 0.2]), []);
         assert_eq!(placement.decide(10 * SECOND_NS, &pair, &[0.2, 0.2]).len(), 1);
+    }
+
+    #[test]
+    fn core_that_spins_in_vain_has_time_to_spare() {
+        let spinning = CoreCounters {
+            up_ns: SECOND_NS,
+            cpu_ns: 900_000_000,
+            empty_spins_ns: 750_000_000,
+            run_delay_ns: 50_000_000,
+            ..CoreCounters::default()
+        };
+        assert!((load(|read| read(&spinning)) - 0.2).abs() < 1e-9);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use crate::documents::SCHEMA;
 use crate::journal::{EventKind, fields};
 use crate::limits::CORE_ANSWER_TIMEOUT;
-use crate::placement::{Move, Placement, TRAFFIC_MIN_BYTES};
+use crate::placement::{Move, Placement, TRAFFIC_MIN_BYTES, load};
 use crate::stats_socket::Document;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -209,11 +209,7 @@ impl ManagementCore {
         let loads: Vec<f64> = self
             .observations
             .reports()
-            .map(|report| {
-                // Time for which others had the CPU is none of this core's load.
-                let cpu_ns = report.interval_growth(|counters| counters.cpu_ns);
-                cpu_ns as f64 / report.interval_growth(|counters| counters.up_ns).max(1) as f64
-            })
+            .map(|report| load(|read| report.interval_growth(read)))
             .collect();
         // What was wanted a round ago and has not begun is decided on anew.
         self.moves.wanted = self.moves.placement.decide(now.monotonic_ns, traffic, &loads);
