@@ -54,6 +54,8 @@ pub struct Placement {
 impl Placement {
     /// A link has moved, or was refused to: under this tag it rests.
     pub fn rest(&mut self, link: LinkTag, now_ns: u64) {
+        // Links can move by command alone, and then nobody decides.
+        self.resting.retain(|_, until_ns| *until_ns > now_ns);
         self.resting.insert(link, now_ns + REST_NS);
     }
 
@@ -140,6 +142,15 @@ mod tests {
         let pair = [traffic(1, 4, &[50 * MIB, 0])];
         assert_eq!(placement.decide(9 * SECOND_NS, &pair, &[0.2, 0.2]), []);
         assert_eq!(placement.decide(10 * SECOND_NS, &pair, &[0.2, 0.2]).len(), 1);
+    }
+
+    #[test]
+    fn rest_that_is_over_is_forgotten_without_a_decision() {
+        let mut placement = Placement::default();
+        for moved in 0..9 {
+            placement.rest(tag(0, moved), u64::from(moved) * REST_NS);
+        }
+        assert_eq!(placement.resting.len(), 1);
     }
 
     #[test]
