@@ -12,7 +12,7 @@ use waystation_relay::ids::{CoreId, LinkTag};
 
 /// Payload of a link to and from one core in one round below which it is not worth moving: at 1 ns
 /// a byte, a millisecond of a round.
-pub const TRAFFIC_MIN_BYTES: u64 = 1 << 20;
+const TRAFFIC_MIN_BYTES: u64 = 1 << 20;
 /// A link moves only to where more than this part of its payload goes.
 const SHARE_MIN: f64 = 0.5;
 /// How busy a core may be at most once it has taken in a link.
@@ -32,6 +32,18 @@ pub struct Move {
     pub to: CoreId,
 }
 
+/// Whether the cores are to be asked what has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// They are not: too little has crossed for links to move.
+    None,
+    /// They are, but decide nothing: they tell what has passed since they were asked last, which may
+    /// be long ago.
+    Baseline,
+    /// What they tell is of one interval.
+    Deciding,
+}
+
 /// How busy a core was in an interval, of whose counters this is the growth.
 pub fn load(grown: impl Fn(fn(&CoreCounters) -> u64) -> u64) -> f64 {
     // Neither time for which others had the CPU nor spinning in vain is load: a core that spins
@@ -49,9 +61,26 @@ pub fn load(grown: impl Fn(fn(&CoreCounters) -> u64) -> u64) -> f64 {
 pub struct Placement {
     /// Links that rest, until when. Entries go when their time has come.
     resting: BTreeMap<LinkTag, u64>,
+    /// The cores were asked at the end of the interval before.
+    asked: bool,
 }
 
 impl Placement {
+    /// An interval has ended in which this has crossed between cores.
+    pub fn interval_ended(&mut self, crossed_bytes: u64) -> Round {
+        let asked_before = std::mem::replace(&mut self.asked, crossed_bytes >= TRAFFIC_MIN_BYTES);
+        match (self.asked, asked_before) {
+            (false, _) => Round::None,
+            (true, false) => Round::Baseline,
+            (true, true) => Round::Deciding,
+        }
+    }
+
+    /// A core has not answered: what it tells next is of more than one interval.
+    pub fn miss_answer(&mut self) {
+        self.asked = false;
+    }
+
     /// A link has moved, or was refused to: under this tag it rests.
     pub fn rest(&mut self, link: LinkTag, now_ns: u64) {
         // Links can move by command alone, and then nobody decides.
@@ -151,6 +180,16 @@ mod tests {
             placement.rest(tag(0, moved), u64::from(moved) * REST_NS);
         }
         assert_eq!(placement.resting.len(), 1);
+    }
+
+    #[test]
+    fn round_after_a_pause_decides_nothing() {
+        let mut placement = Placement::default();
+        let rounds = [MIB, MIB, MIB - 1, MIB, MIB].map(|bytes| placement.interval_ended(bytes));
+        let (none, baseline, deciding) = (Round::None, Round::Baseline, Round::Deciding);
+        assert_eq!(rounds, [baseline, deciding, none, baseline, deciding]);
+        placement.miss_answer();
+        assert_eq!(placement.interval_ended(MIB), baseline);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use crate::documents::SCHEMA;
 use crate::journal::{EventKind, fields};
 use crate::limits::CORE_ANSWER_TIMEOUT;
-use crate::placement::{Move, Placement, TRAFFIC_MIN_BYTES, load};
+use crate::placement::{Move, Placement, Round, load};
 use crate::stats_socket::Document;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub(super) struct Moves {
     /// Commands that name one of them, in order: at most what undecided queries and open orders
     /// cause while a link is on its way.
     held: Vec<(CoreId, Command)>,
-    placement: Placement,
+    pub(super) placement: Placement,
     /// Moves that were decided on and have not begun.
     wanted: Vec<Move>,
 }
@@ -198,10 +198,12 @@ impl ManagementCore {
             .map(|report| report.interval_growth(|counters| counters.cross_core_bytes))
             .sum();
         let wanted = self.config.engine.placement.moves_links() && self.end.cores() > 1;
-        if !wanted || crossed < TRAFFIC_MIN_BYTES {
-            return;
+        let crossed_bytes = if wanted { crossed } else { 0 };
+        match self.moves.placement.interval_ended(crossed_bytes) {
+            Round::None => {}
+            Round::Baseline => self.begin_traffic_round(false),
+            Round::Deciding => self.begin_traffic_round(true),
         }
-        self.begin_traffic_round(true);
     }
 
     /// All cores have said what has passed over their links.

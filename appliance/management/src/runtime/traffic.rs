@@ -62,7 +62,9 @@ impl ManagementCore {
         let directory = self.node.directory();
         let open = round.links.iter().filter(|link| directory.get(link.link).is_some());
         self.shares.tell(now, open);
-        if round.for_placement && round.missing.is_empty() {
+        if !round.missing.is_empty() {
+            self.moves.placement.miss_answer();
+        } else if round.for_placement {
             self.place(now, &round.links);
         }
         self.end_complete_listing();
