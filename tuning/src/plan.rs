@@ -30,6 +30,8 @@ pub struct Scope {
     pub cores: Option<usize>,
     /// CPUs that the configuration names for them.
     pub cpus: Vec<usize>,
+    /// CPUs that the program may run on. Absent: all that are on.
+    pub allowed: Option<Vec<usize>>,
 }
 
 /// One thing to set.
@@ -176,7 +178,8 @@ pub fn plan(machine: &Machine, catalog: &Catalog, scope: &Scope) -> Result<Plan,
 fn layout_of(inventory: &Inventory, nics: &[&Nic], scope: &Scope) -> Layout {
     let own = nics.first().and_then(|nic| nic.node).filter(|_| scope.nic.is_some());
     let node = own.or_else(|| inventory.nic_node());
-    let mut layout = lay_out(&inventory.cpus, Wish { allowed: None, node, cores: scope.cores });
+    let wish = Wish { allowed: scope.allowed.as_deref(), node, cores: scope.cores };
+    let mut layout = lay_out(&inventory.cpus, wish);
     if !scope.cpus.is_empty() {
         let count = scope.cores.filter(|count| *count > 0).unwrap_or(scope.cpus.len());
         layout.data = scope.cpus.iter().copied().cycle().take(count).collect();

@@ -97,6 +97,14 @@ fn what_nobody_has_looked_at_is_held_back_unless_asked_for() {
 }
 
 #[test]
+fn only_cpus_that_the_program_may_run_on_are_planned_for() {
+    let tree = Tree::new("two-socket-e810.toml");
+    let scope = Scope { allowed: Some(vec![2, 3, 4]), ..Scope::default() };
+    let plan = plan(&tree.machine(), &catalog(), &scope).unwrap();
+    assert_eq!((plan.layout.data, plan.layout.management), (vec![3, 4], Some(2)));
+}
+
+#[test]
 fn xdp_on_ena_leaves_half_of_the_queues() {
     let plan = plan_for(&Tree::new("cloud-ena.toml"));
     assert_eq!(plan.layout.data, [1], "two cores of two threads, and the first is the kernel's");

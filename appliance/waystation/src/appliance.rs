@@ -147,7 +147,8 @@ fn management_cpu(data: &[Option<usize>]) -> Option<usize> {
     allowed.iter().copied().find(|&cpu| !data.contains(&Some(cpu))).or(allowed.first().copied())
 }
 
-fn allowed_cpus() -> Vec<usize> {
+/// The CPUs that this process may run on; a plan is made for the same.
+pub(crate) fn allowed_cpus() -> Vec<usize> {
     let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
 }

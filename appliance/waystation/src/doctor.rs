@@ -1,6 +1,6 @@
 //! `doctor`: what keeps this machine from being a good relay; and the same as the program starts.
 
-use crate::appliance::core_layout;
+use crate::appliance::{allowed_cpus, core_layout};
 use crate::arguments::DoctorArguments;
 use crate::exit::Unmet;
 use crate::memory;
@@ -67,6 +67,7 @@ fn examined(
     let scope = Scope {
         cores: Some(engine.cores).filter(|cores| *cores > 0),
         cpus: engine.cpus.clone(),
+        allowed: Some(allowed_cpus()),
         ..Scope::default()
     };
     let plan = plan(&machine, &Catalog::read(Some(profiles))?, &scope)?;

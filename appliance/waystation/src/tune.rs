@@ -1,5 +1,6 @@
 //! `tune`: plans for this machine, carried out, checked, and taken back.
 
+use crate::appliance::allowed_cpus;
 use crate::arguments::{TuneArguments, TuneCommand};
 use crate::exit::Unmet;
 use crate::questions::print;
@@ -72,6 +73,7 @@ fn scope(arguments: &TuneArguments, machine: &Machine) -> anyhow::Result<Scope> 
         protected: protected(arguments, machine)?,
         cores: Some(config.engine.cores).filter(|cores| *cores > 0),
         cpus: config.engine.cpus,
+        allowed: Some(allowed_cpus()),
     })
 }
 
