@@ -64,6 +64,7 @@ pub fn ipv4<const L3: usize>(ctx: &XdpContext) -> Result<Flow, Verdict> {
     };
     // SAFETY: the window has 28 bytes; every offset below ends within it.
     let number = |at: usize| unsafe { read::<u16>(ip, at) };
+    // SAFETY: as above.
     let (version, traffic_class, hop_limit, protocol) =
         unsafe { (read::<u8>(ip, 0), read::<u8>(ip, 1), read::<u8>(ip, 8), read::<u8>(ip, 9)) };
     if version != 0x45 {
@@ -81,6 +82,7 @@ pub fn ipv4<const L3: usize>(ctx: &XdpContext) -> Result<Flow, Verdict> {
     let port = kind_of(local_port)?;
     let ip_bytes = u16::from_be(number(2));
     let udp_bytes = u16::from_be(number(24));
+    // SAFETY: the window has 28 bytes, and the addresses are those from 12 to 20.
     let (source, local) = unsafe { (read::<u32>(ip, 12), read::<u32>(ip, 16)) };
 
     let mut fault = None;

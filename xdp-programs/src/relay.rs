@@ -333,6 +333,8 @@ unsafe fn write_link<const L3: usize>(
     tagged: Option<Tag>,
     ethertype: u16,
 ) {
+    // SAFETY: the caller says that `frame` has `L3` bytes, 14 or 18; the addresses are 12 of them,
+    // the tag is written only into 18, and the type takes the last two.
     unsafe {
         write(frame, 0, session.hop_frame);
         if L3 == 18
