@@ -10,13 +10,15 @@ use aya::{
     maps::MapError,
     programs::{ProgramError, SkReuseport, Xdp},
 };
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::{os::fd::AsFd, time::Duration};
 
 /// Bytes in front of a frame that the kernel leaves free in a test run, and that may come back in
 /// front of what was given.
 const HEADROOM_BYTES: usize = 256;
 
-/// How often a program is offered to a verifier that was interrupted; as many times as libbpf does.
+/// How often a program is offered to a verifier that was interrupted. As many times as libbpf does:
+/// signals are held back meanwhile, so that only what is meant for the kernel itself can interrupt.
 const LOAD_ATTEMPTS_MAX: u32 = 5;
 
 /// Why the object could not be loaded.
@@ -157,8 +159,11 @@ fn select(object: &mut Ebpf) -> Option<&mut SkReuseport> {
     object.program_mut(SELECT_PROGRAM)?.try_into().ok()
 }
 
-/// Loads a program, again if the kernel's verifier gave up because a signal came in between.
+/// Loads a program, again if the kernel's verifier gave up because it was interrupted. The verifier
+/// does so for any signal the thread has yet to take, and in a process of many threads that may be
+/// one it would ignore, such as news of a child that another thread waits for: so none is taken.
 fn persistently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), LoadError> {
+    let _held_back = SignalsHeldBack::on_this_thread();
     let mut attempts = 1;
     loop {
         match load() {
@@ -169,6 +174,27 @@ fn persistently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<()
                 attempts += 1;
             }
             loaded => return loaded.map_err(program_error),
+        }
+    }
+}
+
+/// The calling thread takes no signal until this is dropped.
+struct SignalsHeldBack {
+    before: Option<SigSet>,
+}
+
+impl SignalsHeldBack {
+    /// A host that does not let a thread choose leaves it as it was: only the attempts remain then.
+    fn on_this_thread() -> Self {
+        Self { before: SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok() }
+    }
+}
+
+impl Drop for SignalsHeldBack {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // It cannot fail with a set that the kernel gave.
+            let _ = before.thread_set_mask();
         }
     }
 }
