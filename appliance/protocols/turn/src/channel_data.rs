@@ -8,12 +8,12 @@ use std::ops::Range;
 
 use crate::limits::{CHANNEL_HEADER_BYTES, CHANNEL_NUMBER_MAX, CHANNEL_NUMBER_MIN};
 
-/// The number of a channel, between 0x4000 and 0x4fff.
+/// The number of a channel, between 0x4000 and 0x7fff.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelNumber(u16);
 
 impl ChannelNumber {
-    /// The channel with a number, if channels can have it (RFC 8656 §12).
+    /// The channel with a number, if channels can have it ([`CHANNEL_NUMBER_MAX`]).
     pub fn new(number: u16) -> Option<Self> {
         (CHANNEL_NUMBER_MIN..=CHANNEL_NUMBER_MAX).contains(&number).then_some(Self(number))
     }
@@ -30,9 +30,10 @@ impl fmt::Debug for ChannelNumber {
     }
 }
 
-/// Whether a packet with this first byte is ChannelData and not STUN (RFC 8656 §12).
+/// Whether a packet with this first byte is ChannelData and not STUN: its first two bits are 01
+/// (RFC 5766 §11).
 pub fn is_channel_data(first: u8) -> bool {
-    (0x40..=0x4f).contains(&first)
+    (0x40..=0x7f).contains(&first)
 }
 
 /// Channel and place of the payload, if the packet is ChannelData and holds all of it. What is

@@ -46,8 +46,10 @@ pub const USERHASH_BYTES: usize = 32;
 pub const CHANNEL_HEADER_BYTES: usize = 4;
 /// The lowest channel number (RFC 8656 §12).
 pub const CHANNEL_NUMBER_MIN: u16 = 0x4000;
-/// The highest channel number (RFC 8656 §12).
-pub const CHANNEL_NUMBER_MAX: u16 = 0x4fff;
+/// The highest channel number: that of RFC 5766 §11, whose clients are still around (coturn's chooses
+/// from all of its range). RFC 8656 §12 ends it at 0x4fff for the sake of clients that tell several
+/// protocols on one socket by the first byte; a server has no others to tell.
+pub const CHANNEL_NUMBER_MAX: u16 = 0x7fff;
 
 // --- stream -------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ proptest! {
 
     #[test]
     fn channel_data_is_read_as_it_was_written(
-        number in 0x4000..=0x4fff_u16,
+        number in 0x4000..=0x7fff_u16,
         payload in vec(any::<u8>(), 0..300),
         padding in 0..4_usize,
     ) {
@@ -320,10 +320,10 @@ fn errors_and_families_are_read_as_they_were_written() {
 }
 
 #[test]
-fn channel_numbers_end_where_the_rfc_ends_them() {
-    let numbers = [0x3fff, 0x4000, 0x4fff, 0x5000, 0x7fff, 0xffff];
+fn channel_numbers_are_those_of_clients_old_and_new() {
+    let numbers = [0x3fff, 0x4000, 0x4fff, 0x5000, 0x7fff, 0x8000, 0xffff];
     let possible = numbers.map(|number| ChannelNumber::new(number).is_some());
-    assert_eq!(possible, [false, true, true, false, false, false]);
+    assert_eq!(possible, [false, true, true, true, true, false, false]);
     assert!(channel_data::header(ChannelNumber::new(0x4000).unwrap(), 65_536).is_none());
 }
 
@@ -340,10 +340,10 @@ fn a_stream_is_cut_into_its_messages_and_ends_where_none_begins() {
     for end in 0..request.len() {
         assert_eq!(first_message(&request[..end]), Ok(None));
     }
-    for refused in [&[0x50, 0, 0, 0][..], &[0x80], &[0xff; 4], &[0, 1, 0, 3]] {
+    for refused in [&[0x80, 0, 0, 0][..], &[0x80], &[0xff; 4], &[0, 1, 0, 3]] {
         assert_eq!(message_bytes(refused), Err(StreamError));
     }
-    assert!(message_bytes(&[0x4f, 0xff, 0xff, 0xff]).unwrap().unwrap() <= STREAM_MESSAGE_BYTES_MAX);
+    assert!(message_bytes(&[0x7f, 0xff, 0xff, 0xff]).unwrap().unwrap() <= STREAM_MESSAGE_BYTES_MAX);
     let longest = message_bytes(&[0, 1, 0xff, 0xfc]);
     assert_eq!(longest, Ok(Some(STREAM_MESSAGE_BYTES_MAX)));
 }

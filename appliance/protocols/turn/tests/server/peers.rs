@@ -94,7 +94,7 @@ fn a_channel_and_a_peer_belong_to_each_other() {
 #[test]
 fn channels_that_cannot_be_are_refused() {
     let (mut world, mut client, _) = allocated();
-    for number in [0, CHANNEL_NUMBER_MIN - 1, CHANNEL_NUMBER_MAX + 1, 0x7fff, u16::MAX] {
+    for number in [0, CHANNEL_NUMBER_MIN - 1, CHANNEL_NUMBER_MAX + 1, u16::MAX] {
         let refused = client.bind(&mut world, number, peer(1, 1));
         refused.expect_error(ErrorCode::BadRequest);
     }

@@ -132,7 +132,6 @@ fn what_is_no_request_of_turn_is_dropped_for_a_reason_of_its_own() {
     let cases = [
         (vec![], Discard::NotTurn),
         (vec![0x80, 0, 0, 0], Discard::NotTurn),
-        (vec![0x50, 0, 0, 0], Discard::NotTurn),
         (vec![0x16, 0xfe, 0xff, 0], Discard::Malformed),
         (cut, Discard::Malformed),
         (message(Class::Request, Method::SEND), Discard::UnknownMethod),
