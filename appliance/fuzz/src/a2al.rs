@@ -1,16 +1,19 @@
 //! A2AL: messages, records, payloads, delegations, address texts and snapshots.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use waystation_a2al::address_text;
 use waystation_a2al::delegation::Delegation;
+use waystation_a2al::hub::{
+    Action, ConnectionId, Hub, HubGauges, HubLimits, HubMessage, HubRequest, SignalFrame,
+};
 use waystation_a2al::message::{Body, DatagramKind, Parsed, classify};
 use waystation_a2al::node_id::NodeId;
 use waystation_a2al::payload::{EndpointPayload, MailboxPayload, ProfilePayload, TopicPayload};
 use waystation_a2al::record::SignedRecord;
 use waystation_a2al::sha256;
 use waystation_a2al::snapshot::{Snapshot, SnapshotError};
-use waystation_a2al::time::UnixSeconds;
+use waystation_a2al::time::{Millis, UnixSeconds};
 
 /// When records and delegations of the vectors are good.
 const NOW: UnixSeconds = UnixSeconds(1_700_000_000);
@@ -127,5 +130,102 @@ pub fn a2al_snapshot(input: &[u8]) {
             assert_eq!(Snapshot::decode(&again), Ok(snapshot));
         }
         Err(why) => assert_ne!(why, SnapshotError::Digest),
+    }
+}
+
+/// Reads the input as a frame of a hub, and as the parameters of a request.
+pub fn a2al_signal_frame(input: &[u8]) {
+    if let Ok(frame) = SignalFrame::decode(input) {
+        let again = frame.encode();
+        assert_eq!(SignalFrame::decode(&again), Ok(frame));
+        // A key that is missing is written, empty; all keys of a frame are less than that.
+        assert!(again.len() <= input.len() + 32);
+    }
+    let Ok(query) = std::str::from_utf8(input) else {
+        return;
+    };
+    if let Ok(HubRequest::Ice(ice)) = HubRequest::parse("/ice", query) {
+        assert!(!ice.room.is_empty() && ice.room.len() <= 128);
+        assert!(ice.call.is_none_or(|call| !call.target.is_empty() && !call.caller.is_empty()));
+    }
+}
+
+/// Reads the input as what happens to a small hub. Its bounds hold, nobody is spoken to who is not
+/// there, and nothing is left when everybody has gone.
+pub fn a2al_hub(input: &[u8]) {
+    let limits = HubLimits {
+        connections_max: 6,
+        connections_per_source_max: 3,
+        registrations_max: 4,
+        registrations_per_connection_max: 3,
+        registrations_per_source_max: 3,
+        rooms_max: 3,
+        waiting_per_source_max: 2,
+    };
+    let mut hub = Hub::new(limits);
+    let mut there: Vec<ConnectionId> = Vec::new();
+    let mut now = Millis(0);
+    let mut input = input;
+    while let [what, which, rest @ ..] = input {
+        input = rest;
+        let id = there.get(usize::from(*which) % there.len().max(1)).copied();
+        match (what % 8, id) {
+            (0, _) => {
+                let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, which % 4), 1));
+                there.extend(hub.connect(peer, now));
+            }
+            (1..=3, Some(id)) => {
+                let (path, query) = match what % 8 {
+                    1 => ("/signal", String::new()),
+                    2 => ("/ice", format!("room={}", which >> 4)),
+                    _ => ("/ice", format!("room={}&target={}&caller=x", which >> 4, which >> 6)),
+                };
+                // What is refused is one of the things that may happen.
+                let _ = hub.request(id, path, &query, now);
+            }
+            (4, Some(id)) => {
+                let agent = (which >> 6).to_string();
+                let register = SignalFrame::Register { agent }.encode();
+                hub.receive(id, HubMessage::Binary(register), now);
+            }
+            (5, Some(id)) => {
+                let length = usize::from(*which).min(input.len());
+                let (message, rest) = input.split_at(length);
+                input = rest;
+                hub.receive(id, HubMessage::Binary(message.to_vec()), now);
+            }
+            (6, Some(id)) => {
+                there.retain(|other| *other != id);
+                hub.closed(id);
+            }
+            _ => {
+                now = now.plus(u64::from(*which) * 500);
+                hub.tick(now);
+            }
+        }
+        do_all(&mut hub, &there);
+        let gauges = hub.gauges();
+        assert_eq!(gauges.connections, there.len());
+        assert!(gauges.connections <= 6 && gauges.registrations <= 4);
+        assert!(gauges.rooms_waiting + gauges.rooms_paired <= 3);
+    }
+    while let Some(id) = there.pop() {
+        hub.closed(id);
+        do_all(&mut hub, &there);
+    }
+    assert_eq!((hub.gauges(), hub.next_tick()), (HubGauges::default(), None));
+}
+
+fn do_all(hub: &mut Hub, there: &[ConnectionId]) {
+    while let Some(action) = hub.take_action() {
+        let whom = match action {
+            Action::Send { to, .. } | Action::Ping { to } => to,
+            Action::Ask { from, .. } => {
+                hub.answer(from, Some(vec![0]));
+                from
+            }
+            Action::Close { connection, .. } => connection,
+        };
+        assert!(there.contains(&whom), "{whom:?} is gone");
     }
 }

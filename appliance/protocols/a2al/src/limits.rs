@@ -304,3 +304,59 @@ pub const REFUSING_MAX: usize = 1_024;
 pub const SNAPSHOT_RECORDS_MAX: usize = 2 * STORE_KEYS_DEFAULT;
 /// Nodes of a snapshot that are asked at once; the others wait as candidates.
 pub const SNAPSHOT_NODES_ASKED: usize = 32;
+
+// --- hub ----------------------------------------------------------------------------------------
+
+/// Bytes of a message to or from a hub, whatever is in it (§19.4).
+pub const HUB_MESSAGE_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of the name of an agent: the longest text of an address and some more, as a hub does not
+/// read it.
+pub const HUB_AGENT_BYTES_MAX: usize = 128;
+/// Bytes of the name of a room: four times the 32 that clients write (§19.4).
+pub const HUB_ROOM_BYTES_MAX: usize = 128;
+/// Bytes of the parameters of a request: room and two names, each byte in three, and a little more.
+pub const HUB_QUERY_BYTES_MAX: usize = 1536;
+/// Addresses that a hub's frame lists; an endpoint record has as many.
+pub const HUB_ADDRESSES_MAX: usize = 64;
+/// Connections of a hub by default: a daemon holds one, and one more while it calls.
+pub const HUB_CONNECTIONS_DEFAULT: usize = 4_096;
+/// Connections of one source (an IPv4 address, a /56 of IPv6) by default: an office behind one
+/// address.
+pub const HUB_CONNECTIONS_PER_SOURCE_DEFAULT: usize = 256;
+/// Names registered at a hub by default, about 300 bytes each.
+pub const HUB_REGISTRATIONS_DEFAULT: usize = 65_536;
+/// Names registered by one connection (§19.4 [R]).
+pub const HUB_REGISTRATIONS_PER_CONNECTION_DEFAULT: usize = 1_024;
+/// Names registered from one source (§19.4 [R]).
+pub const HUB_REGISTRATIONS_PER_SOURCE_DEFAULT: usize = 4_096;
+/// Rooms of a hub by default: every connection that it may have is in one.
+pub const HUB_ROOMS_DEFAULT: usize = HUB_CONNECTIONS_DEFAULT / 2;
+/// Rooms in which one source waits for a second party (§19.4 [R]).
+pub const HUB_WAITING_PER_SOURCE_DEFAULT: usize = 64;
+/// Connections from one source.
+pub const HUB_ARRIVALS_PER_SOURCE: Rate = Rate { per_s: 20, burst: 300 };
+/// Calls of registered agents from one source: each is a frame to somebody else.
+pub const HUB_CALLS_PER_SOURCE: Rate = Rate { per_s: 10, burst: 100 };
+/// Messages of a connection of agents: all names again every 45 s, and questions to the network.
+pub const HUB_SIGNAL_MESSAGES: Rate = Rate { per_s: 64, burst: 2_048 };
+/// Messages in a room (§19.4 [R]): candidates of two parties, which are dozens.
+pub const HUB_ROOM_MESSAGES: Rate = Rate { per_s: 50, burst: 500 };
+/// Bytes in a room (§19.4 [R]): it is for arranging a connection, not one itself.
+pub const HUB_ROOM_BYTES: Rate = Rate { per_s: 16 * 1024, burst: 512 * 1024 };
+/// Sources whose arrivals and calls are remembered, and up to as many more: about 60 bytes each.
+pub const HUB_SOURCES_MAX: usize = 16_384;
+/// Bytes that a first party may say before the second comes.
+pub const HUB_EARLY_BYTES_MAX: usize = 32 * 1024;
+/// Messages that it may say: credentials, dozens of candidates, a list of addresses.
+pub const HUB_EARLY_MESSAGES_MAX: usize = 128;
+/// Milliseconds from a connection to its request.
+pub const HUB_REQUEST_MS: u64 = 10_000;
+/// Milliseconds without a message after which a connection of agents ends (§19.4).
+pub const HUB_SIGNAL_IDLE_MS: u64 = 60_000;
+/// Milliseconds for which a first party waits for the second (§19.4).
+pub const HUB_WAIT_MS: u64 = 30_000;
+/// Milliseconds without a message after which a room ends: an exchange takes seconds, and is tried
+/// again within half a minute.
+pub const HUB_ROOM_IDLE_MS: u64 = 120_000;
+/// Milliseconds that a connection has to show that it lives when another source wants its name.
+pub const HUB_CONTEST_MS: u64 = 5_000;

@@ -24,8 +24,9 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// How much of a rate is left.
 #[derive(Clone, Copy, Debug)]
-struct TokenBucket {
+pub(crate) struct TokenBucket {
     /// Thousandths of a token.
     tokens_milli: u64,
     filled_at: Millis,
@@ -80,23 +81,35 @@ impl RateLimits {
     }
 }
 
-fn take<K: Eq + std::hash::Hash + Copy>(
+impl TokenBucket {
+    /// One from which nothing was taken yet.
+    pub(crate) fn full(rate: Rate, now: Millis) -> Self {
+        Self { tokens_milli: u64::from(rate.burst) * 1000, filled_at: now }
+    }
+
+    /// Takes that many, or none if there are fewer.
+    pub(crate) fn take(&mut self, count: u32, rate: Rate, now: Millis) -> bool {
+        let full = u64::from(rate.burst) * 1000;
+        // A token is a thousand thousandths, and a second a thousand milliseconds.
+        let earned = now.since(self.filled_at).saturating_mul(u64::from(rate.per_s));
+        self.tokens_milli = self.tokens_milli.saturating_add(earned).min(full);
+        self.filled_at = now;
+        let wanted = u64::from(count) * 1000;
+        let has_enough = self.tokens_milli >= wanted;
+        if has_enough {
+            self.tokens_milli -= wanted;
+        }
+        has_enough
+    }
+}
+
+pub(crate) fn take<K: Eq + std::hash::Hash + Copy>(
     buckets: &mut RecentMap<K, TokenBucket>,
     key: K,
     rate: Rate,
     now: Millis,
 ) -> bool {
-    let full = u64::from(rate.burst) * 1000;
-    let bucket = buckets.entry(key, || TokenBucket { tokens_milli: full, filled_at: now });
-    // A token is a thousand thousandths, and a second a thousand milliseconds.
-    let earned = now.since(bucket.filled_at).saturating_mul(u64::from(rate.per_s));
-    bucket.tokens_milli = bucket.tokens_milli.saturating_add(earned).min(full);
-    bucket.filled_at = now;
-    let has_one = bucket.tokens_milli >= 1000;
-    if has_one {
-        bucket.tokens_milli -= 1000;
-    }
-    has_one
+    buckets.entry(key, || TokenBucket::full(rate, now)).take(1, rate, now)
 }
 
 #[cfg(test)]

