@@ -216,3 +216,74 @@ impl std::fmt::Debug for Ring {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::port::uring::token::Operation;
+    use io_uring::{opcode, types};
+
+    /// A ring as the port has it, and the buffers that outlive it; nothing where this machine has no
+    /// io_uring.
+    fn ring() -> Option<(BufferRing, Ring)> {
+        let buffers = BufferRing::new(4).unwrap();
+        match Ring::new(8, 16, &buffers) {
+            Ok(ring) => Some((buffers, ring)),
+            Err(error) => {
+                let required = std::env::var_os("WAYSTATION_TEST_REQUIRE");
+                assert!(
+                    required.is_none_or(|value| value != "all"),
+                    "needs io_uring, but: {error}"
+                );
+                println!("skipped: needs io_uring, but: {error}");
+                None
+            }
+        }
+    }
+
+    /// What the kernel says of one operation, or of the call that hands it over.
+    fn outcome(entry: squeue::Entry) -> Option<Result<u32, Errno>> {
+        let (_buffers, mut ring) = ring()?;
+        let token = Token::new(Operation::Cancel, 0).pack();
+        // SAFETY: the entries of these tests point to nothing but statics. The tests are what
+        // exercises it.
+        unsafe { ring.push(entry.user_data(token)) };
+        ring.enter(true, Some(Duration::from_secs(30))).unwrap();
+        Some(ring.next().unwrap().result)
+    }
+
+    #[test]
+    fn operations_of_the_port_alone_are_carried_out() {
+        let standard_error = types::Fd(2);
+        let forbidden = [
+            opcode::Nop::new().build(),
+            opcode::OpenAt::new(types::Fd(-100), c"/etc/passwd".as_ptr()).build(),
+            opcode::Close::new(standard_error).build(),
+            opcode::Socket::new(1, 1, 0).build(),
+            opcode::Fsync::new(standard_error).build(),
+        ];
+        for entry in forbidden {
+            let Some(outcome) = outcome(entry.clone()) else { return };
+            assert_eq!(outcome, Err(Errno::ACCESS), "{entry:?}");
+        }
+        // One of its own comes as far as finding out that there is nothing to cancel.
+        let nothing = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(7)).build();
+        assert_eq!(outcome(nothing).unwrap(), Err(Errno::NOENT));
+    }
+
+    #[test]
+    fn flags_that_the_port_has_no_use_for_are_refused() {
+        let nothing = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(7)).build();
+        let Some(outcome) = outcome(nothing.flags(squeue::Flags::ASYNC)) else { return };
+        assert_eq!(outcome, Err(Errno::ACCESS));
+    }
+
+    #[test]
+    fn nothing_more_can_be_registered() {
+        let Some((_buffers, ring)) = ring() else { return };
+        let refused = ring.ring.submitter().register_files(&[2]).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+}
