@@ -32,6 +32,10 @@ pub struct Needs {
     pub listen: Vec<SocketAddr>,
     /// Of these, what cannot be had, and why.
     pub unavailable: Vec<(SocketAddr, String)>,
+    /// Privileges that the configuration keeps although nothing needs them, by key.
+    pub kept_privileges: Vec<&'static str>,
+    /// Why files cannot be restricted, if so.
+    pub landlock: Option<String>,
     /// What is not set as it should be. Absent: it could not be found out.
     pub plan: Option<Plan>,
 }

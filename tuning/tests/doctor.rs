@@ -105,7 +105,17 @@ fn every_check_comes_out_well_on_a_good_machine_and_ill_when_provoked() {
         }
         provoked.insert(*name);
     }
-    let by_needs = ["io_uring", "ports", "memory", "ephemeral_ports", "cpus", "smt", "nics"];
+    let by_needs = [
+        "io_uring",
+        "ports",
+        "memory",
+        "ephemeral_ports",
+        "cpus",
+        "smt",
+        "nics",
+        "privileges",
+        "landlock",
+    ];
     // Those of NICs and limits have a space in their name, and tests of their own.
     for check in well.checks.iter().filter(|check| !check.name.contains(' ')) {
         let name = check.name.as_str();
@@ -147,6 +157,14 @@ fn what_the_program_knows_is_judged() {
     };
     assert_eq!(check(&uring(false), "io_uring").verdict, Verdict::Warn);
     assert_eq!(check(&uring(true), "io_uring").verdict, Verdict::Fail);
+
+    let kept_privileges = vec!["privileges.core_dumps"];
+    let kept = examined(&tree, Needs { kept_privileges, ..needs() });
+    assert_eq!(check(&kept, "privileges").verdict, Verdict::Warn);
+    assert!(check(&kept, "privileges").seen.contains("core_dumps"));
+    let landlock = Some("this kernel was built without it".to_owned());
+    let open = examined(&tree, Needs { landlock, ..needs() });
+    assert_eq!(check(&open, "landlock").verdict, Verdict::Warn);
 
     let listen = "0.0.0.0:40000".parse().unwrap();
     let unavailable = vec![(listen, "in use".to_owned())];

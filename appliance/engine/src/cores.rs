@@ -104,22 +104,44 @@ pub struct Engine {
     port_reason: Option<String>,
 }
 
-impl Engine {
-    /// Starts all cores and returns the management core's end of their rings.
+/// Cores that have everything they need privileges for, and do not run yet.
+#[derive(Debug)]
+pub struct BoundEngine {
+    settings: EngineSettings,
+    listen: Vec<SocketAddr>,
+    listeners: Vec<Vec<TcpListener>>,
+    turn_listen: Vec<SocketAddr>,
+    turn_parts: Vec<TurnParts>,
+}
+
+impl BoundEngine {
+    /// Binds every address that is listened on. No thread runs afterwards, so the caller can give up
+    /// privileges for all of them.
     ///
     /// # Errors
-    /// Whatever keeps a core from starting; none runs then.
-    pub fn start(settings: EngineSettings) -> Result<(Self, ManagementEnd), EngineError> {
+    /// Whatever cannot be bound.
+    pub fn bind(mut settings: EngineSettings) -> Result<Self, EngineError> {
         let count = settings.cpus.len();
         if count == 0 {
             return Err(EngineError::NoCores);
         }
-        let (port, port_reason) = choose_port(settings.port)?;
-        let (listen, mut listeners) = bind_all(&settings.listen, count)?;
-        let (turn_listen, mut turn_parts) = match settings.turn {
+        let (listen, listeners) = bind_all(&settings.listen, count)?;
+        let (turn_listen, turn_parts) = match settings.turn.take() {
             Some(turn) => turn_sockets::prepare(&turn, count)?,
             None => (Vec::new(), Vec::new()),
         };
+        Ok(Self { settings, listen, listeners, turn_listen, turn_parts })
+    }
+
+    /// Starts all cores and returns the management core's end of their rings. Which port they use is
+    /// found out here, with the privileges that are left, since rings are made with those too.
+    ///
+    /// # Errors
+    /// Whatever keeps a core from starting; none runs then.
+    pub fn start(self) -> Result<(Engine, ManagementEnd), EngineError> {
+        let Self { settings, listen, mut listeners, turn_listen, mut turn_parts } = self;
+        let count = settings.cpus.len();
+        let (port, port_reason) = choose_port(settings.port)?;
         let start_error = |source| EngineError::Start { core: CoreId(0), source };
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(start_error)?;
@@ -149,9 +171,11 @@ impl Engine {
                 .map_err(|source| EngineError::Start { core, source })?;
             threads.push(thread);
         }
-        Ok((Self { threads, listen, turn_listen, port, port_reason }, management))
+        Ok((Engine { threads, listen, turn_listen, port, port_reason }, management))
     }
+}
 
+impl Engine {
     /// The addresses listened on, with the ports the kernel chose.
     pub fn listen(&self) -> &[SocketAddr] {
         &self.listen

@@ -7,6 +7,7 @@
 use crate::accounts::NETWORKS;
 use crate::clock::Moment;
 use crate::config::Config;
+use crate::confinement::Confinement;
 use crate::counter_table::{CounterField, FIELDS, Kind};
 use crate::dialing::DialCounts;
 use crate::efficiency::Efficiency;
@@ -61,6 +62,8 @@ pub struct StatusExtra {
     pub aead: AeadChoice,
     /// What efficiency is told against, if that is known.
     pub floor: Option<KnownFloor>,
+    /// What the program has given up; absent: it was not asked to give up anything.
+    pub confinement: Option<Confinement>,
 }
 
 /// What is counted about operating the node.
@@ -170,6 +173,7 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "memory": memory(observations, extra),
         "aead": aead(&extra.aead),
         "floor": extra.floor.as_ref().map(floor),
+        "confinement": extra.confinement,
         "interval": {
             "sequence": interval.sequence,
             "start_unix_ms": interval.span.start.unix_ms(),

@@ -118,6 +118,7 @@ pub(crate) fn extra() -> StatusExtra {
             ..AeadChoice::default()
         },
         floor: Some(known_floor()),
+        confinement: None,
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod clock;
 pub mod config;
+pub mod confinement;
 pub mod counter_table;
 pub mod dialing;
 pub mod directory;

@@ -11,10 +11,11 @@ use waystation_astral::aead::choice::{self, AeadChoice};
 use waystation_astral::identity::SecretKey;
 use waystation_engine::clock;
 use waystation_engine::core::CoreLimits;
-use waystation_engine::cores::{Engine, EngineSettings, PortChoice};
+use waystation_engine::cores::{BoundEngine, Engine, EngineSettings, PortChoice};
 use waystation_engine::port::{PortKind, PortLimits};
 use waystation_management::config::{self, Config};
-use waystation_management::runtime::{Management, ReloadSource, RuntimeSettings};
+use waystation_management::confinement::Confinement;
+use waystation_management::runtime::{Management, ReloadSource, RuntimeSettings, bind_metrics};
 use waystation_tuning::inventory::{Cpus, nic_node};
 use waystation_tuning::layout::{Wish, lay_out};
 use waystation_tuning::machine::Machine;
@@ -27,6 +28,9 @@ pub(crate) struct Appliance {
     socket: PathBuf,
 }
 
+/// How privileges are given up.
+pub(crate) type Confine = Box<dyn FnOnce() -> anyhow::Result<Confinement>>;
+
 /// What is not in the configuration.
 pub(crate) struct Surroundings {
     pub(crate) secret: SecretKey,
@@ -35,6 +39,8 @@ pub(crate) struct Surroundings {
     pub(crate) registrations: Option<PathBuf>,
     /// Where the floor of the machine is kept; absent: it is not asked for.
     pub(crate) floor: Option<PathBuf>,
+    /// Gives up privileges, once everything is bound and before any other thread runs.
+    pub(crate) confine: Option<Confine>,
     pub(crate) handle_signals: bool,
     /// How the configuration is read again, if it can be.
     pub(crate) reload: Option<ReloadSource>,
@@ -62,7 +68,10 @@ impl Appliance {
             snapshot: Arc::new(config::core_snapshot(&config, 0)),
             turn: config::turn_settings(&config),
         };
-        let (engine, end) = Engine::start(settings)?;
+        let bound = BoundEngine::bind(settings)?;
+        let metrics = bind_metrics(config.management.metrics_listen)?;
+        let confinement = around.confine.map(|confine| confine()).transpose()?;
+        let (engine, end) = bound.start()?;
         if let Some(reason) = engine.port_reason() {
             tracing::warn!(reason, port = engine.port().name(), "io_uring is not used");
         }
@@ -78,6 +87,8 @@ impl Appliance {
             version: env!("CARGO_PKG_VERSION"),
             aead,
             floor,
+            confinement,
+            metrics,
             handle_signals: around.handle_signals,
             reload: around.reload,
             on_ready: around.on_ready,

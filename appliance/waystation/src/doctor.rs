@@ -4,6 +4,7 @@ use crate::appliance::{allowed_cpus, core_layout};
 use crate::arguments::DoctorArguments;
 use crate::exit::Unmet;
 use crate::memory;
+use crate::privileges;
 use crate::questions::print;
 use crate::run::read_config;
 use crate::state;
@@ -80,6 +81,8 @@ fn examined(
         descriptors: streams.saturating_add(config.turn.sockets_max()).saturating_mul(cores) as u64,
         listen: config.listen.addresses.clone(),
         unavailable,
+        kept_privileges: privileges::kept(&config.privileges),
+        landlock: privileges::landlock_missing(),
         plan: Some(plan),
     };
     Ok(examine(&machine, &inventory, &needs))

@@ -9,6 +9,7 @@
 //! | 77 | the operating system does not permit it to this user, or others may read the key |
 //! | 78 | the configuration or the key file is wrong |
 
+use crate::privileges::PrivilegeError;
 use crate::state::StateError;
 use std::io;
 use std::process::ExitCode;
@@ -147,6 +148,16 @@ fn code(error: &anyhow::Error) -> u8 {
                 StateError::Access { source, .. } => io_code(source),
                 StateError::NoHome => UNAVAILABLE,
             };
+        }
+        match cause.downcast_ref::<PrivilegeError>() {
+            Some(PrivilegeError::Unknown { .. }) => return CONFIGURATION,
+            Some(PrivilegeError::LookUp { source, .. }) => return io_code(source),
+            Some(PrivilegeError::NotRoot { .. } | PrivilegeError::Refused { .. }) => {
+                return NO_PERMISSION;
+            }
+            Some(PrivilegeError::Files(_)) => return UNAVAILABLE,
+            Some(PrivilegeError::NotAlone { .. } | PrivilegeError::Left { .. }) => return FAILURE,
+            None => {}
         }
         if let Some(CatalogError::Profile { .. } | CatalogError::Extends { .. }) =
             cause.downcast_ref()

@@ -8,6 +8,7 @@ mod exit;
 mod floor;
 mod memory;
 mod orders;
+mod privileges;
 mod questions;
 mod run;
 mod state;

@@ -4,6 +4,7 @@ use crate::appliance::{Appliance, Surroundings};
 use crate::arguments::{IdentityArguments, RunArguments};
 use crate::doctor;
 use crate::exit::Unmet;
+use crate::privileges::{self, Person, Places};
 use crate::questions::print;
 use crate::state;
 use crate::turn_files;
@@ -11,34 +12,41 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 use waystation_astral::identity::Identity;
-use waystation_management::config::{self, Config, LogFormat};
+use waystation_management::config::{self, Config, LogFormat, PrivilegesConfig};
+use waystation_management::confinement::{Confinement, FileConfinement};
 use waystation_management::limits::CONFIG_BYTES_MAX;
 use waystation_management::runtime::{ReloadSource, ReloadStage, SetLog};
 
 /// Runs the appliance until a signal or a failure ends it.
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
-    let set_log = start_log(&configuration(arguments, None)?)?;
+    let first = configuration(arguments, None)?;
+    let set_log = start_log(&first)?;
     let directory = state::directory(arguments.state_dir.as_deref())?;
-    let (secret, new) = state::key(&directory)?;
-    let config = configuration(arguments, Some(secret.identity()))?;
-    let socket = match &config.management.socket {
+    let socket = match &first.management.socket {
         Some(socket) => socket.clone(),
         None => state::socket(arguments.state_dir.as_deref())?,
     };
+    let runtime_directory = socket.parent().map_or_else(PathBuf::new, Path::to_owned);
+    become_wanted(&first.privileges, &[&directory, &runtime_directory])?;
+    let (secret, new) = state::key(&directory)?;
+    let config = configuration(arguments, Some(secret.identity()))?;
     state::make_directory_of(&socket)?;
     let identity = secret.identity();
     if new {
         tracing::info!(directory = %directory.display(), "made a new key");
     }
     doctor::at_start(&config);
+    let places = places(arguments, &config, &[&directory, &runtime_directory]);
+    let privileges = config.privileges.clone();
     let surroundings = Surroundings {
         secret,
         socket,
         registrations: Some(directory.join("registrations")),
         floor: Some(crate::floor::file(&directory)),
+        confine: Some(Box::new(move || confine(&privileges, &places))),
         handle_signals: true,
         reload: arguments.config.is_some().then(|| reload_source(arguments, identity, set_log)),
         on_ready: Box::new(|| {
@@ -59,6 +67,41 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     }
     tracing::info!(socket = %appliance.socket().display(), "stats socket");
     appliance.wait()
+}
+
+/// Becomes the user of the configuration, if it names one, as early as there is a place for what
+/// that user will write. Directories that are there stay whose they are.
+fn become_wanted(config: &PrivilegesConfig, directories: &[&Path]) -> anyhow::Result<()> {
+    let Some(person) = Person::wanted(config)? else { return Ok(()) };
+    for directory in directories {
+        state::make_directory_for(directory, &person)?;
+    }
+    Ok(privileges::become_person(&person)?)
+}
+
+/// What is read and written once privileges are given up.
+fn places(arguments: &RunArguments, config: &Config, written: &[&Path]) -> Places {
+    let mut places = Places::new();
+    let turn = &config.turn;
+    let files = [&arguments.config, &turn.users_file, &turn.secrets_file];
+    files.into_iter().flatten().for_each(|file| places.read_again(file));
+    written.iter().for_each(|directory| places.write_in(directory));
+    places
+}
+
+fn confine(config: &PrivilegesConfig, places: &Places) -> anyhow::Result<Confinement> {
+    let confinement = privileges::confine(config, places)?;
+    let Confinement { user, capabilities, no_new_privileges, files, core_dumps } = &confinement;
+    let left = if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(" ") };
+    tracing::info!(user, capabilities = left, no_new_privileges, ?files, core_dumps, "confined");
+    if *files == FileConfinement::Unavailable {
+        tracing::warn!("this kernel has no landlock, so any file of this user can be opened");
+    }
+    let kept = privileges::kept(config).join(", ");
+    if !kept.is_empty() {
+        tracing::warn!(kept, "privileges are kept by configuration; that is for debugging");
+    }
+    Ok(confinement)
 }
 
 /// Prints who this node is, making a key if there is none.

@@ -1,9 +1,10 @@
 //! Where things are kept: the state directory, the node's key in it, the stats socket.
 
+use crate::privileges::Person;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use waystation_astral::identity::SecretKey;
 use waystation_astral::key_file::{self, KeyFileError};
@@ -74,6 +75,18 @@ pub(crate) fn make_directory_of(path: &Path) -> Result<(), StateError> {
         Some(parent) => make_directory(parent),
         None => Ok(()),
     }
+}
+
+/// Makes a directory that another user will own, unless it is there.
+pub(crate) fn make_directory_for(path: &Path, person: &Person) -> Result<(), StateError> {
+    if path.exists() {
+        return Ok(());
+    }
+    make_directory(path)?;
+    let (user, group) = (person.user.as_raw(), person.group.as_raw());
+    // Not through a link, which somebody could have put there in the meantime.
+    lchown(path, Some(user), Some(group))
+        .map_err(|source| StateError::Access { path: path.to_owned(), source })
 }
 
 /// Reads the node's key, or makes one. Says whether it is new.

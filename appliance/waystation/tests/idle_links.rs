@@ -49,6 +49,8 @@ fn hold(port: PortName) {
     let settings = Settings::new(port, 1)
         .with("relay", "ping_interval = \"1h\"")
         .with("relay", "ping_timeout = \"1h\"")
+        // An ordinary user may count the descriptors of a process only if it may be looked into.
+        .with("privileges", "core_dumps = true")
         .running(fast_binary());
     let appliance = Appliance::start(&settings);
     drop(dial(&appliance, WARM_UP_LINKS));

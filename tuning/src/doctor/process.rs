@@ -1,4 +1,4 @@
-//! What this process may have: descriptors, memory, ports.
+//! What this process may have: descriptors, memory, ports; and what it should not have.
 
 use super::{Check, MemoryTerm, Needs, Verdict, mebibytes};
 use crate::machine::Machine;
@@ -15,6 +15,8 @@ pub(super) fn check(machine: &Machine, needs: &Needs, checks: &mut Vec<Check>) {
     checks.extend(memory(machine, needs));
     checks.push(ports(needs));
     checks.extend(ephemeral_ports(machine, needs));
+    checks.push(kept_privileges(needs));
+    checks.push(landlock(needs));
 }
 
 /// A line of `/proc/self/limits`: what is allowed now. `None`: no limit.
@@ -120,6 +122,23 @@ fn ephemeral_ports(machine: &Machine, needs: &Needs) -> Option<Check> {
             .why("A connection that somebody makes may take the port before the next start.")
             .fix(format!("sysctl -w net.ipv4.ip_local_reserved_ports={ports}")),
     )
+}
+
+fn kept_privileges(needs: &Needs) -> Check {
+    let kept = needs.kept_privileges.join(", ");
+    Check::new("privileges", kept.is_empty(), Verdict::Warn)
+        .seen(if kept.is_empty() { "given up after the start".to_owned() } else { kept })
+        .wanted("everything given up after the start")
+        .why("Whoever finds a hole in the program has all that it has kept.")
+        .fix("take these keys out of the configuration; they are for debugging")
+}
+
+fn landlock(needs: &Needs) -> Check {
+    Check::new("landlock", needs.landlock.is_none(), Verdict::Warn)
+        .seen(needs.landlock.as_deref().unwrap_or("works"))
+        .wanted("works")
+        .why("Without it the program can open every file that its user can.")
+        .fix("use Linux 5.13 or later, with landlock among the names of lsm= on its command line")
 }
 
 /// Whether a port is in a list like `1791,40000-40100`.

@@ -7,6 +7,7 @@ use super::rule::Rule;
 use super::{BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN};
 use crate::limits::{
     ACCOUNTS_KEPT_MAX, ACCOUNTS_KEPT_MIN, ALIAS_BYTES_MAX, CORES_MAX, NETWORK_LINKS_MAX,
+    USER_NAME_BYTES_MAX,
 };
 use crate::units::ByteSize;
 use std::time::Duration;
@@ -90,6 +91,11 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "turn",
         meaning: "The TURN server. There is none unless it has an address to listen on.",
+    },
+    Section {
+        name: "privileges",
+        meaning: "What the program gives up once everything is loaded and bound. To switch any of it \
+            off is for debugging.",
     },
     Section { name: "management", meaning: "The management core, its socket, metrics and logs." },
 ];
@@ -723,6 +729,53 @@ pub const KEYS: &[Key] = &[
         Rule::Tier { at: |config| &mut config.turn.tier },
         "The best way datagrams may be sent. gso hands trains of equal ones over in one piece, where \
         the route takes that; plain hands over each by itself.",
+    ),
+    key(
+        "privileges",
+        "user",
+        "name",
+        Rule::Text {
+            min_bytes: 0,
+            max_bytes: USER_NAME_BYTES_MAX,
+            at: |config| &mut config.privileges.user,
+        },
+        "The user to become when started as root, by name or number, as /etc/passwd has it. It has \
+        to be able to read this file. Empty: root stays root, without its capabilities.",
+    ),
+    key(
+        "privileges",
+        "group",
+        "name",
+        Rule::Text {
+            min_bytes: 0,
+            max_bytes: USER_NAME_BYTES_MAX,
+            at: |config| &mut config.privileges.group,
+        },
+        "The group that goes with it, as /etc/group has it. Empty: the user's own.",
+    ),
+    key(
+        "privileges",
+        "drop_capabilities",
+        "flag",
+        Rule::Flag { at: |config| &mut config.privileges.drop_capabilities },
+        "Whether all capabilities are given up, and with them the means to get new ones.",
+    ),
+    key(
+        "privileges",
+        "restrict_files",
+        "flag",
+        Rule::Flag { at: |config| &mut config.privileges.restrict_files },
+        "Whether only the directories of the configuration, of the files it names, of the state and \
+        of the stats socket can be opened, and /proc. A file in another directory that a reload \
+        names cannot be read before a restart. Needs landlock (Linux 5.13).",
+    ),
+    key(
+        "privileges",
+        "core_dumps",
+        "flag",
+        Rule::Flag { at: |config| &mut config.privileges.core_dumps },
+        "Whether the memory of the process, and with it the key, may be dumped or looked at by \
+        other processes of its user.",
     ),
     key(
         "management",

@@ -57,6 +57,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub dial: DialConfig,
     pub turn: TurnConfig,
+    pub privileges: PrivilegesConfig,
     pub management: ManagementConfig,
     /// `[[peer]]`, each identity once, in the order of the file.
     #[serde(rename = "peer")]
@@ -246,6 +247,18 @@ pub struct DialConfig {
     pub backoff_max: Duration,
 }
 
+/// `[privileges]`: what the program keeps once everything is loaded and bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PrivilegesConfig {
+    /// Whom root becomes; empty: nobody else.
+    pub user: String,
+    /// Empty: the user's own.
+    pub group: String,
+    pub drop_capabilities: bool,
+    pub restrict_files: bool,
+    pub core_dumps: bool,
+}
+
 /// `[management]`: the management core, the stats socket, metrics and logs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ManagementConfig {
@@ -389,6 +402,18 @@ impl Default for DialConfig {
             connect_timeout: dialing::limits::CONNECT_TIMEOUT,
             backoff_min: dialing::limits::BACKOFF_MIN,
             backoff_max: dialing::limits::BACKOFF_MAX,
+        }
+    }
+}
+
+impl Default for PrivilegesConfig {
+    fn default() -> Self {
+        Self {
+            user: String::new(),
+            group: String::new(),
+            drop_capabilities: true,
+            restrict_files: true,
+            core_dumps: false,
         }
     }
 }

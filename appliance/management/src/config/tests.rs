@@ -125,6 +125,11 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("turn.allow_peers", "[\"10.0.0.0/8\", \"fd00::/8\"]"),
     ("turn.deny_peers", "[\"192.0.2.0/24\"]"),
     ("turn.tier", "\"plain\""),
+    ("privileges.user", "\"waystation\""),
+    ("privileges.group", "\"relays\""),
+    ("privileges.drop_capabilities", "false"),
+    ("privileges.restrict_files", "false"),
+    ("privileges.core_dumps", "true"),
     ("management.cpu", "1"),
     ("management.socket", "\"/run/waystation/other.sock\""),
     ("management.metrics_listen", "\"192.0.2.1:9790\""),
@@ -491,7 +496,7 @@ const BROKEN: &[(&str, &str)] = &[
         "[engin]\ncores = 2",
         "waystation.toml:1: engin: unknown section; did you mean [engine]?; the sections are \
          [node], [listen], [engine], [relay], [gateway], [access], [limits], [dial], \
-         [turn], [management], [[peer]]",
+         [turn], [privileges], [management], [[peer]]",
     ),
     (
         "engine = 3",

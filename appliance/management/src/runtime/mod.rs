@@ -8,6 +8,7 @@
 use crate::accounts::{AccountSettings, Accounts};
 use crate::clock;
 use crate::config::{self, Config};
+use crate::confinement::Confinement;
 use crate::dialing::{DialSettings, Dialer};
 use crate::documents::{CoreCapacity, Operations, Readiness, StatusExtra};
 use crate::floor_file::KnownFloor;
@@ -80,6 +81,10 @@ pub struct RuntimeSettings {
     pub aead: AeadChoice,
     /// What efficiency is told against, if that is known.
     pub floor: Option<KnownFloor>,
+    /// What the program has given up.
+    pub confinement: Option<Confinement>,
+    /// A TCP address that serves metrics, bound already: the port may be a privileged one.
+    pub metrics: Option<TcpListener>,
     /// Whether `SIGINT` and `SIGTERM` stop the program.
     pub handle_signals: bool,
     /// How the configuration is read again; absent: it is not.
@@ -182,7 +187,8 @@ async fn serve(
 ) -> Result<(), RuntimeError> {
     let socket = settings.socket.clone();
     let listener = stats_socket::bind(&socket)?;
-    let metrics = bind_metrics(settings.config.management.metrics_listen)?;
+    let metrics = settings.metrics.take().map(tokio::net::TcpListener::from_std).transpose();
+    let metrics = metrics.map_err(RuntimeError::Start)?;
     let hearing = end.take_hearing().ok_or(RuntimeError::Start(io::ErrorKind::NotFound.into()))?;
     let doorbell = pipe::Receiver::from_owned_fd(hearing).map_err(RuntimeError::Start)?;
     let mut signals = Signals::new(settings.handle_signals).map_err(RuntimeError::Start)?;
@@ -201,14 +207,16 @@ async fn serve(
     outcome
 }
 
-fn bind_metrics(
-    address: Option<SocketAddr>,
-) -> Result<Option<tokio::net::TcpListener>, RuntimeError> {
+/// Listens on the address that serves metrics, if there is to be one.
+///
+/// # Errors
+/// [`RuntimeError::Metrics`].
+pub fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<TcpListener>, RuntimeError> {
     let Some(address) = address else { return Ok(None) };
     let failed = |source| RuntimeError::Metrics { address, source };
     let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    tokio::net::TcpListener::from_std(listener).map(Some).map_err(failed)
+    Ok(Some(listener))
 }
 
 async fn serve_stats(
@@ -306,6 +314,7 @@ impl ManagementCore {
             operations: Operations::default(),
             aead: settings.aead,
             floor: settings.floor,
+            confinement: settings.confinement,
         };
         let mut node = Node::new(settings.identity, cores, NodeSettings::of(config, &extra.listen));
         let registrations = settings

@@ -54,6 +54,7 @@ pub(crate) fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
         registrations: None,
         floor: None,
         // A signal ends the appliance, then the nodes notice, then the directory goes.
+        confine: None,
         handle_signals: true,
         reload: None,
         on_ready: Box::new(move || {
