@@ -17,4 +17,5 @@ pub mod proxy;
 pub mod report;
 pub mod rows;
 pub mod run;
+pub mod turn;
 pub mod verdict;

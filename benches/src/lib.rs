@@ -7,5 +7,6 @@
 pub mod aead;
 pub mod compare;
 pub mod control;
+pub mod datagrams;
 pub mod load;
 pub mod swarm;

@@ -60,6 +60,28 @@ fn a_row_is_measured_judged_and_written() {
 }
 
 #[test]
+fn turn_servers_that_are_there_are_measured_and_the_others_named() {
+    let arguments = ["udp", "--rounds", "1", "--seconds", "1", "--json"];
+    let Some(output) = compare(&arguments) else { return };
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lines = report["rows"][0]["lines"].as_array().unwrap();
+    assert_eq!(lines.len(), 2 * 5, "{lines:?}");
+    for line in lines {
+        let is_ours = ["waystation", "waystation, tier plain", "floor"]
+            .contains(&line["contender"].as_str().unwrap());
+        match &line["figures"]["Err"] {
+            Value::Null => {
+                let rate = &line["figures"]["Ok"]["messages_per_second"]["median"];
+                assert!(rate.as_f64().unwrap() > 0.0, "{line}");
+            }
+            reason => assert!(!is_ours && reason == "peer not installed", "{line}"),
+        }
+    }
+    assert!(report["rows"][0]["messages_checked"].as_u64().unwrap() > 0);
+}
+
+#[test]
 fn a_missed_goal_fails_the_check_and_is_named() {
     // Whether goals are met depends on the build and the machine; exit code and words must agree.
     let arguments = ["16", "--rounds", "1", "--seconds", "0.05", "--check"];

@@ -117,6 +117,18 @@ impl TurnClient {
         })
     }
 
+    /// Another handle of its socket, for who sends and receives channel data by itself; none over
+    /// TCP.
+    ///
+    /// # Errors
+    /// The kernel's refusal of a descriptor.
+    pub fn duplicate_socket(&self) -> Result<Option<UdpSocket>, TurnClientError> {
+        match &self.transport {
+            Transport::Udp(socket) => Ok(Some(socket.try_clone()?)),
+            Transport::Tcp(..) => Ok(None),
+        }
+    }
+
     /// Asks where the server sees this client.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ pub enum Measure {
     MoreTraffic,
     /// The traffic that it says would fill it, of that which did.
     ToldOfFitting,
+    /// Share of the datagrams that did not come.
+    LostShare,
 }
 
 impl Measure {
@@ -65,6 +67,7 @@ impl Measure {
             Self::JainIndex => "Jain",
             Self::MoreTraffic => "more traffic",
             Self::ToldOfFitting => "told / found",
+            Self::LostShare => "lost",
         }
     }
 
@@ -79,6 +82,7 @@ impl Measure {
             Self::RelayProcessorShare | Self::GeneratorProcessorShare | Self::SameCoreShare => {
                 format!("{:.0} %", 100.0 * figure)
             }
+            Self::LostShare => format!("{:.3} %", 100.0 * figure),
             Self::MessagesPerRecord
             | Self::MessagesPerWakeUp
             | Self::MoreTraffic

@@ -91,6 +91,12 @@ pub const BESIDE_ELEPHANT: &str = "waystation, beside an elephant";
 pub const SATURATED: &str = "waystation, saturated";
 pub const QUARTER: &str = "waystation, at a quarter of that";
 pub const TOLD: &str = "as told at a quarter";
+pub const COTURN: &str = "coturn";
+pub const TURN_RS: &str = "turn-rs";
+pub const PLAIN_TIER: &str = "waystation, tier plain";
+/// Cases of row 18.
+pub const TRAINS: &str = "4 x 1000 B, trains of 16";
+pub const SINGLE_DATAGRAMS: &str = "4 x 1000 B, one by one";
 pub const BARE: &str = "secp256k1 and AEAD";
 
 const COST: Measure = Measure::ProcessorMicrosecondsPerMessage;
@@ -307,6 +313,18 @@ pub const ROWS: &[Row] = &[
             AtMost(1.10),
         )],
     },
+    Row {
+        number: 18,
+        name: "udp",
+        workload: "TURN over UDP: 4 flows of 1000 B between clients' channels and peers, 32 in \
+                   flight, sent in trains of 16 and one by one; relays with one thread",
+        goals: &[
+            goal(TRAINS, COST, WAYSTATION, COTURN, AtMost(0.10)),
+            goal(TRAINS, COST, WAYSTATION, TURN_RS, AtMost(0.10)),
+            goal(SINGLE_DATAGRAMS, COST, WAYSTATION, COTURN, AtMost(0.85)),
+            goal(SINGLE_DATAGRAMS, COST, WAYSTATION, TURN_RS, AtMost(0.90)),
+        ],
+    },
 ];
 
 /// The rows that a word on the command line means: a number, a name, or `all`.
@@ -338,7 +356,7 @@ mod tests {
     fn rows_are_found_by_number_and_name() {
         assert_eq!(select("9").unwrap(), select("ports").unwrap());
         assert_eq!(select("all").unwrap().len(), ROWS.len());
-        for wrong in ["0", "18", "port", ""] {
+        for wrong in ["0", "19", "port", ""] {
             let error = select(wrong).unwrap_err().to_string();
             assert!(error.contains("9 ports"), "{error}");
         }
@@ -346,7 +364,7 @@ mod tests {
 
     #[test]
     fn rows_are_in_order_and_named_once() {
-        assert!(ROWS.iter().map(|row| row.number).eq(1..=17));
+        assert!(ROWS.iter().map(|row| row.number).eq(1..=18));
         let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), ROWS.len());
         assert!(ROWS.iter().all(|row| !row.goals.is_empty()));

@@ -10,11 +10,13 @@ mod placement;
 mod proxies;
 mod relays;
 mod scraping;
+mod udp;
 
 use crate::compare::appliance;
 use crate::compare::contender::{Outcome, Setting};
 use crate::compare::goals::Row;
 use crate::compare::proxy::Proxy;
+use crate::compare::turn::TurnServer;
 use crate::compare::{iroh, libp2p};
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
@@ -45,6 +47,7 @@ pub fn run(row: &Row, setting: &Setting) -> Result<Outcome> {
         15 => handshakes::handshakes(setting),
         16 => own::stock_gateway(setting),
         17 => headroom::headroom(setting),
+        18 => udp::udp(setting),
         number => bail!("row {number} has goals and no measurement"),
     }
 }
@@ -62,6 +65,13 @@ pub fn versions(setting: &Setting) -> BTreeMap<&'static str, String> {
             && let Some(version) = version_of(&program, "-v")
         {
             versions.insert(proxy.name(), version);
+        }
+    }
+    for server in [TurnServer::Coturn, TurnServer::TurnRs] {
+        if let Some(program) = server.program(&setting.peers)
+            && let Some(version) = version_of(&program, "--version")
+        {
+            versions.insert(server.name(), version);
         }
     }
     if let Some((relay, _)) = iroh::programs(&setting.peers)

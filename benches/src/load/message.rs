@@ -77,7 +77,11 @@ impl Pattern {
     }
 
     /// Compares a whole message with what was due; returns stamp and flags.
-    fn check(&self, expected: u64, message: &[u8]) -> Result<(u64, u32), Corruption> {
+    ///
+    /// # Errors
+    ///
+    /// Says what is other than was sent.
+    pub fn check(&self, expected: u64, message: &[u8]) -> Result<(u64, u32), Corruption> {
         let pair = self.pair;
         let cut = Corruption::Cut { pair };
         let (sequence, rest) = message.split_first_chunk().ok_or(cut)?;
