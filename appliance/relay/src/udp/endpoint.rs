@@ -7,8 +7,8 @@ use crate::address_policy::canonical;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// A UDP port of this machine that sessions are reached at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A UDP port of this machine that sessions are reached at; the default, 0, is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocalPort(pub u16);
 
 impl fmt::Display for LocalPort {

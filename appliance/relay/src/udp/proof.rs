@@ -36,6 +36,11 @@ impl Secret {
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
+
+    /// The bytes, for whoever hands them to the end.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -51,6 +56,22 @@ pub struct LegName {
     pub session: UdpSessionTag,
     /// Which of its legs.
     pub side: Side,
+}
+
+impl LegName {
+    /// Bytes of it in a proof, behind the six that every proof begins with.
+    pub const BYTES: usize = 10;
+
+    /// As proofs carry it.
+    pub fn bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let (core, rest) = bytes.split_at_mut(2);
+        let (place, generation) = rest.split_at_mut(4);
+        core.copy_from_slice(&self.session.core.0.to_be_bytes());
+        place.copy_from_slice(&LegPlace::new(self.session.slot, self.side).number().to_be_bytes());
+        generation.copy_from_slice(&self.session.generation.to_be_bytes());
+        bytes
+    }
 }
 
 /// What a proof says; whether it is true has still to be checked.
@@ -115,17 +136,9 @@ fn has_right_tag(secret: &Secret, datagram: &[u8]) -> bool {
 }
 
 fn sealed(secret: &Secret, magic: [u8; 6], claim: &Claim) -> [u8; PROOF_BYTES] {
-    let session = claim.leg.session;
-    let place = LegPlace::new(session.slot, claim.leg.side).number();
     let mut datagram = [0; PROOF_BYTES];
     let mut rest = &mut datagram[..];
-    let parts: [&[u8]; 5] = [
-        &magic,
-        &session.core.0.to_be_bytes(),
-        &place.to_be_bytes(),
-        &session.generation.to_be_bytes(),
-        &claim.counter.to_be_bytes(),
-    ];
+    let parts: [&[u8]; 3] = [&magic, &claim.leg.bytes(), &claim.counter.to_be_bytes()];
     for part in parts {
         let (front, behind) = rest.split_at_mut(part.len());
         front.copy_from_slice(part);

@@ -4,7 +4,7 @@
 //! checks is the order of their cost: index, shape, rate, and only then what needs a hash.
 
 use super::endpoint::{Endpoint, LocalPort, Tick};
-use super::leg::{Candidate, Flags, LegPlace};
+use super::leg::{Candidate, Flags, LegPlace, Side};
 use super::proof::{self, Claim, PROOF_BYTES};
 use super::sessions::{Event, Evidence, Sessions};
 use super::wireguard::{Message, PeerIndex, classify};
@@ -19,6 +19,8 @@ pub enum Outcome {
     Forward {
         /// Of which session it is.
         session: UdpSessionTag,
+        /// The leg it came from.
+        from: Side,
         /// Where it goes.
         to: SocketAddr,
         /// The port of this machine that it leaves from.
@@ -276,7 +278,8 @@ impl Sessions {
         let to = to.address().ok_or(DropReason::UdpLegUnknown)?;
         self.leg_mut(came.place).count(came.payload.len());
         let port = self.leg(came.place.other()).port;
-        Ok(Outcome::Forward { session: self.tag(came.place.slot()), to, port })
+        let (session, from) = (self.tag(came.place.slot()), came.place.side());
+        Ok(Outcome::Forward { session, from, to, port })
     }
 
     fn dropped(&mut self, place: Option<LegPlace>, reason: DropReason, payload: &[u8]) -> Outcome {

@@ -436,7 +436,7 @@ impl World {
                 answered(&secret(Side::A), &answer).is_some()
                     || answered(&secret(Side::B), &answer).is_some()
             }
-            (Outcome::Forward { session, to, port }, expected) => {
+            (Outcome::Forward { session, to, port, .. }, expected) => {
                 self.reach("forwarded");
                 expected == Expected::Forward { session, to, port }
             }
