@@ -3,6 +3,7 @@
 //! Commands go down and are carried out in order at the top of a turn. Reports go up; a report that
 //! finds the ring full is counted, and its query is answered with code 1 on the spot. Nobody waits.
 
+use crate::core::OpaqueOpenError;
 use crate::port::datagrams::UdpTier;
 use crate::snapshot::CoreSnapshot;
 use crate::statistics::CoreStatistics;
@@ -11,11 +12,13 @@ use std::sync::Arc;
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_relay::drop_reason::DropReason;
-use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag};
+use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag, UdpSessionTag};
 use waystation_relay::leg::MigrationStep;
 use waystation_relay::limiting::HeldUp;
 use waystation_relay::quota::Quota;
 use waystation_relay::switch::{MoveRefusal, Relayed};
+use waystation_relay::udp::tier::TierChoice;
+use waystation_relay::udp::{Evidence, LocalPort, Path, Settings};
 use waystation_turn::transport::FiveTuple;
 
 /// One attempt to make a link, named by the management core.
@@ -25,6 +28,10 @@ pub struct DialId(pub u64);
 /// One query of our own, named by the management core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AskId(pub u64);
+
+/// One opaque UDP session to be opened, named by the management core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpaqueRequest(pub u64);
 
 /// Over what a link runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -128,6 +135,11 @@ pub enum Command {
     MoveLink { link: LinkTag, to: CoreId },
     /// Closes a link and every session on it.
     CloseLink { link: LinkTag, reason: DropReason },
+    /// Opens an opaque UDP session with the ports in its settings, which no other core has;
+    /// [`Report::UdpOpened`] says what came of it.
+    OpenUdp { request: OpaqueRequest, settings: Box<Settings> },
+    /// Ends an opaque UDP session, with [`Report::UdpEnded`]. One that has ended has been reported.
+    CloseUdp { session: UdpSessionTag },
     /// Sends [`Report::LinkTraffic`] about links over which something has passed since this was
     /// asked last.
     ReportLinkTraffic,
@@ -169,6 +181,8 @@ impl Command {
             | Self::KeepIdle { .. }
             | Self::JoinSockets { .. }
             | Self::CloseSocket { .. }
+            | Self::OpenUdp { .. }
+            | Self::CloseUdp { .. }
             | Self::ReportLinkTraffic
             | Self::ReportStatistics { .. }
             | Self::ReportListing { .. }
@@ -227,6 +241,17 @@ pub enum Report {
         bytes_out: u64,
         age_ns: u64,
     },
+    /// Answer to [`Command::OpenUdp`]. From then on, [`Report::UdpMoved`] tells of each change of
+    /// its legs, and [`Report::UdpEnded`] of its end; legs with an address have it from the start.
+    UdpOpened {
+        request: OpaqueRequest,
+        core: CoreId,
+        result: Result<UdpSessionTag, OpaqueOpenError>,
+    },
+    /// The legs of an opaque UDP session are where they were not.
+    UdpMoved(UdpMoved),
+    /// An opaque UDP session has ended.
+    UdpEnded(UdpEnded),
     /// Answer to [`Command::ReportStatistics`], also sent once as the core starts.
     Statistics(Box<CoreStatistics>),
     /// Answer to [`Command::ReportLinkTraffic`].
@@ -240,6 +265,33 @@ pub enum Report {
     Incident { link: LinkTag, reason: DropReason, nonce: u64 },
     /// The thread has ended; `error` says why if it was not asked to.
     Stopped { core: CoreId, error: Option<String> },
+}
+
+/// Where the legs of an opaque UDP session are now. Moves that follow each other closely are told
+/// as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpMoved {
+    pub session: UdpSessionTag,
+    /// Of leg A and leg B, as far as they are known.
+    pub addresses: [Option<SocketAddr>; 2],
+    /// How datagrams go while both are known: what a faster tier may carry.
+    pub path: Option<Path>,
+    /// Changes of address since it was told last.
+    pub moves: u32,
+    /// What showed the last of them; absent: an address was given up.
+    pub by: Option<Evidence>,
+}
+
+/// The end of an opaque UDP session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpEnded {
+    pub session: UdpSessionTag,
+    pub reason: DropReason,
+    /// What was sent to leg A and to leg B.
+    pub datagrams: [u64; 2],
+    /// The same in bytes of payload.
+    pub bytes: [u64; 2],
+    pub age_ns: u64,
 }
 
 /// A link that finished its negotiation.
@@ -305,6 +357,42 @@ pub struct Listing {
     /// Allocations of the TURN server, whoever asked.
     pub allocations: Vec<AllocationRow>,
     pub allocations_total: usize,
+    /// Opaque UDP sessions.
+    pub opaque: Vec<OpaqueRow>,
+    pub opaque_total: usize,
+}
+
+/// One opaque UDP session in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpaqueRow {
+    pub session: UdpSessionTag,
+    /// Whether only WireGuard passes.
+    pub is_wireguard: bool,
+    /// Leg A and leg B.
+    pub legs: [OpaqueLegRow; 2],
+    /// How its datagrams are moved, and why not by something faster.
+    pub tier: TierChoice,
+    pub age_ns: u64,
+    pub dropped_datagrams: u64,
+    /// Of both directions.
+    pub datagrams_in_trains: u64,
+}
+
+/// One leg of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpaqueLegRow {
+    /// The port of this machine that its end sends to.
+    pub port: LocalPort,
+    /// Where its end is, if that is known.
+    pub address: Option<SocketAddr>,
+    /// Absent: nothing of it has passed yet.
+    pub heard_ago_ns: Option<u64>,
+    /// What has come from it and passed.
+    pub datagrams_in: u64,
+    pub bytes_in: u64,
+    /// What was sent to it.
+    pub datagrams_out: u64,
+    pub bytes_out: u64,
 }
 
 /// One allocation of the TURN server in a listing.

@@ -7,7 +7,7 @@
 mod turn_sockets;
 
 use crate::control::{Command, Report};
-use crate::core::{CoreError, CoreLimits, CoreParts, DataCore, TurnParts};
+use crate::core::{CoreError, CoreLimits, CoreParts, DataCore, OpaqueSettings, TurnParts};
 use crate::limits::TIMER_SLACK_NS;
 use crate::management_end::{CoreEnd, ManagementEnd};
 use crate::mesh::{self, MeshEnd};
@@ -56,6 +56,8 @@ pub struct EngineSettings {
     pub snapshot: Arc<CoreSnapshot>,
     /// A TURN server, if there is to be one; the snapshot has its part for it.
     pub turn: Option<TurnSettings>,
+    /// Opaque UDP sessions, if there are to be any.
+    pub opaque: Option<OpaqueSettings>,
 }
 
 /// A TURN server over all cores.
@@ -130,6 +132,7 @@ impl BoundEngine {
             Some(turn) => turn_sockets::prepare(&turn, count)?,
             None => (Vec::new(), Vec::new()),
         };
+        turn_sockets::check_opaque(settings.opaque.as_ref())?;
         Ok(Self { settings, listen, listeners, turn_listen, turn_parts })
     }
 
@@ -159,6 +162,7 @@ impl BoundEngine {
                 port_limits: settings.port_limits,
                 listeners: listeners.pop().unwrap_or_default(),
                 turn: turn_parts.pop(),
+                opaque: settings.opaque.clone(),
                 mesh,
                 end,
                 waker,
@@ -278,6 +282,7 @@ struct CoreSeed {
     port_limits: PortLimits,
     listeners: Vec<TcpListener>,
     turn: Option<TurnParts>,
+    opaque: Option<OpaqueSettings>,
     mesh: MeshEnd,
     end: CoreEnd,
     waker: Waker,
@@ -326,6 +331,7 @@ impl CoreSeed {
             management: self.end,
             cpu,
             turn: self.turn,
+            opaque: self.opaque,
         };
         DataCore::new(port, self.listeners, parts)?.run()
     }

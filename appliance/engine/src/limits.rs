@@ -126,6 +126,13 @@ pub const DATAGRAM_BURSTS_PER_TURN: usize = 16;
 /// at most 1024 datagrams.
 pub const DATAGRAMS_PER_TURN: usize = 512;
 
+/// How long an opaque UDP session whose leg has moved waits before the management core is told, in
+/// nanoseconds: an end that moves with every datagram is told of a hundred times a second.
+pub const UDP_MOVES_AFTER_NS: u64 = 10_000_000;
+
+/// Such sessions told of per turn.
+pub const UDP_MOVES_TOLD_MAX: usize = 64;
+
 /// Incidents reported per turn; the rest is only counted.
 pub const INCIDENTS_PER_TURN: usize = 16;
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 use waystation_relay::access::Access;
+use waystation_relay::address_policy::AddressPolicy;
 use waystation_relay::peer_policy::PeerPolicy;
 use waystation_turn::credentials::Credentials;
 
@@ -18,6 +19,8 @@ pub struct CoreSnapshot {
     pub limits: ReloadableLimits,
     /// For the TURN server, if there is one.
     pub turn: Option<TurnSnapshot>,
+    /// Whom opaque UDP sessions may exchange packets with.
+    pub udp_peers: Arc<AddressPolicy>,
 }
 
 /// What a TURN server can be told anew.

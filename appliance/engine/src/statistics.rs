@@ -251,6 +251,13 @@ pub struct CoreCounters {
     pub turn_bytes_to_peers: u64,
     pub turn_datagrams_to_clients: u64,
     pub turn_bytes_to_clients: u64,
+    pub opaque_sessions_open: u64,
+    pub opaque_sessions_opened: u64,
+    /// Payload that was passed on.
+    pub opaque_datagrams: u64,
+    pub opaque_bytes: u64,
+    /// Proofs that held.
+    pub opaque_answers: u64,
     pub udp_sockets_open: u64,
     /// Messages hold one datagram, or a train of them.
     pub udp_messages_received: u64,

@@ -15,6 +15,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use support::opaque::OpaqueBench;
 use support::turn::TurnBench;
 use support::{Bench, Peer, WINDOW, finish, io_uring_is_there, on_every_port, secret};
 use waystation_astral::frame::{Frame, Profile};
@@ -356,6 +357,43 @@ fn warm_core_relays_datagrams_without_an_allocation() {
         if io_uring_is_there() {
             let uring = |waker, limits| UringPort::new(waker, limits).unwrap();
             relays_datagrams_without_allocating(TurnBench::new(uring, tier));
+        }
+    }
+}
+
+/// Rounds of a train from end to end and back; the first ones warm the core up.
+fn passes_datagrams_without_allocating<P: Port>(mut bench: OpaqueBench<P>) {
+    const ROUNDS: usize = 300;
+    const WARM_ROUNDS: usize = 50;
+    const DATAGRAMS: usize = 8;
+    let mut buffer = [0; 2048];
+    let mut before = 0;
+    for round in 0..ROUNDS {
+        if round == WARM_ROUNDS {
+            before = allocations();
+        }
+        for (from, to) in [(0, 1), (1, 0)] {
+            for number in 0..DATAGRAMS {
+                bench.ends[from].send_to(&[number as u8; 500], bench.to[from]).unwrap();
+            }
+            for number in 0..DATAGRAMS {
+                assert_eq!(bench.turn_until_received(to, &mut buffer), 500);
+                assert_eq!(buffer[..500], [number as u8; 500]);
+            }
+        }
+    }
+    let datagrams = 2 * DATAGRAMS * (ROUNDS - WARM_ROUNDS);
+    assert_eq!(allocations() - before, 0, "allocations over {datagrams} datagrams");
+}
+
+#[test]
+fn warm_core_passes_datagrams_of_opaque_sessions_without_an_allocation() {
+    for tier in [UdpTier::Gso, UdpTier::Plain] {
+        let epoll = |waker, limits| EpollPort::new(waker, limits).unwrap();
+        passes_datagrams_without_allocating(OpaqueBench::new(epoll, tier));
+        if io_uring_is_there() {
+            let uring = |waker, limits| UringPort::new(waker, limits).unwrap();
+            passes_datagrams_without_allocating(OpaqueBench::new(uring, tier));
         }
     }
 }

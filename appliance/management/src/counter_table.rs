@@ -138,6 +138,15 @@ pub const FIELDS: &[CounterField] = &[
         "Datagrams relayed from peers to TURN clients"),
     field!(Counter turn_bytes_to_clients as "turn_to_clients" Bytes:
         "Payload relayed from peers to TURN clients"),
+    field!(Gauge opaque_sessions_open as "opaque_open_sessions" Things:
+        "Opaque UDP sessions that there are"),
+    field!(Counter opaque_sessions_opened as "opaque_opened_sessions" Things:
+        "Opaque UDP sessions made"),
+    field!(Counter opaque_datagrams as "opaque_datagrams" Things:
+        "Datagrams of opaque UDP sessions passed on"),
+    field!(Counter opaque_bytes as "opaque" Bytes: "Payload of opaque UDP sessions passed on"),
+    field!(Counter opaque_answers as "opaque_answers" Things:
+        "Answers to ends of opaque UDP sessions that proved where they are"),
     field!(Gauge udp_sockets_open as "udp_open_sockets" Things: "UDP sockets that are open"),
     field!(Counter udp_messages_received as "udp_received_messages" Things:
         "Messages received from UDP sockets, each a datagram or a train of them"),
@@ -222,15 +231,20 @@ mod tests {
             turn_bytes_to_peers: 56,
             turn_datagrams_to_clients: 57,
             turn_bytes_to_clients: 58,
-            udp_sockets_open: 59,
-            udp_messages_received: 60,
-            udp_datagrams_received: 61,
-            udp_datagrams_sent_plainly: 62,
-            udp_datagrams_sent_in_trains: 63,
-            udp_trains_sent: 64,
-            udp_trains_refused: 65,
-            udp_syscalls: 66,
-            udp_watch_failures: 67,
+            opaque_sessions_open: 59,
+            opaque_sessions_opened: 60,
+            opaque_datagrams: 61,
+            opaque_bytes: 62,
+            opaque_answers: 63,
+            udp_sockets_open: 64,
+            udp_messages_received: 65,
+            udp_datagrams_received: 66,
+            udp_datagrams_sent_plainly: 67,
+            udp_datagrams_sent_in_trains: 68,
+            udp_trains_sent: 69,
+            udp_trains_refused: 70,
+            udp_syscalls: 71,
+            udp_watch_failures: 72,
         }
     }
 

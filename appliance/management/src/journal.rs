@@ -50,11 +50,19 @@ pub enum EventKind {
     ConfigRefused,
     /// The program serves.
     Ready,
+    /// An opaque UDP session began.
+    UdpOpened,
+    /// One that was wanted did not.
+    UdpFailed,
+    /// A leg of one has another address, or none any more.
+    UdpMoved,
+    /// One ended.
+    UdpEnded,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::LinkUp,
         Self::LinkDown,
         Self::LinkMoved,
@@ -72,6 +80,10 @@ impl EventKind {
         Self::ConfigReloaded,
         Self::ConfigRefused,
         Self::Ready,
+        Self::UdpOpened,
+        Self::UdpFailed,
+        Self::UdpMoved,
+        Self::UdpEnded,
     ];
 
     /// The name in documents.
@@ -94,6 +106,10 @@ impl EventKind {
             Self::ConfigReloaded => "config_reloaded",
             Self::ConfigRefused => "config_refused",
             Self::Ready => "ready",
+            Self::UdpOpened => "udp_opened",
+            Self::UdpFailed => "udp_failed",
+            Self::UdpMoved => "udp_moved",
+            Self::UdpEnded => "udp_ended",
         }
     }
 
@@ -106,6 +122,7 @@ impl EventKind {
                 | Self::AccessDenied
                 | Self::Observed
                 | Self::LinkMoveRefused
+                | Self::UdpMoved
         )
     }
 }

@@ -20,6 +20,7 @@ pub mod log_comparison;
 pub mod metrics;
 pub mod node;
 pub mod observations;
+pub mod opaque;
 pub mod peer_document;
 pub mod placement;
 pub mod recent;

@@ -38,6 +38,16 @@ pub const PEERS_MAX: usize = 1024;
 /// Endpoints of one peer: a few addresses of each network, one for each of the dials that a stock
 /// node makes at a time (spec §9.1).
 pub const PEER_ENDPOINTS_MAX: usize = 8;
+/// Opaque UDP sessions in the configuration: what one box relays by name. At 200 bytes each that is
+/// a fifth of the largest file.
+pub const UDP_SESSIONS_CONFIGURED_MAX: usize = 1024;
+/// Bytes of the name of such a session: what fits a column.
+pub const UDP_SESSION_NAME_BYTES_MAX: usize = 32;
+/// Ports that are tried for a session one after the other before it is refused: other programs of
+/// the machine may have some of the range.
+pub const UDP_PORT_TRIES_MAX: u32 = 16;
+/// How long a configured UDP session that cannot be opened waits before it is tried again.
+pub const UDP_SESSION_RETRY: Duration = Duration::from_secs(5);
 /// Identities in a list of access: at 70 bytes each, two thirds of the largest file.
 pub const ACCESS_IDENTITIES_MAX: usize = 10_000;
 /// Links of one network over all cores: more than any box has descriptors for, so by default only

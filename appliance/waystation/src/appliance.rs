@@ -67,6 +67,7 @@ impl Appliance {
             core_limits: core_limits(&config),
             snapshot: Arc::new(config::core_snapshot(&config, 0)),
             turn: config::turn_settings(&config),
+            opaque: config::opaque_settings(&config),
         };
         let bound = BoundEngine::bind(settings)?;
         let metrics = bind_metrics(config.management.metrics_listen)?;

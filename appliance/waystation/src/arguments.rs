@@ -2,14 +2,16 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 use waystation_engine::statistics::Stage;
+use waystation_management::config::{UdpEnd, parse_public_key};
 use waystation_management::limits::{TOP_INTERVAL_MAX, TOP_INTERVAL_MIN};
-use waystation_management::units::format_duration;
-use waystation_relay::ids::{LegTag, LinkTag};
+use waystation_management::units::{ByteSize, format_duration};
+use waystation_relay::ids::{LegTag, LinkTag, UdpSessionTag};
 
 /// A relay for Astral links: strangers who cannot reach each other meet here.
 #[derive(Debug, Parser)]
@@ -238,9 +240,68 @@ pub(crate) enum LinkCommand {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum UdpCommand {
-    /// Allocations of the TURN server
+    /// Opaque sessions, and allocations of the TURN server
     List(ListingArguments),
+    /// Open an opaque session: what comes from one end goes to the other, both ways
+    Open(Box<UdpOpenArguments>),
+    /// Close an opaque session
+    Close {
+        /// The session, as the listing shows it
+        #[arg(value_name = "ID")]
+        id: UdpSessionTag,
+        /// The answer as it is
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArgument,
+    },
 }
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = UDP_OPEN_HELP)]
+pub(crate) struct UdpOpenArguments {
+    /// Where end A is: ADDRESS:PORT, learn, or learn:ADDRESS:PORT
+    #[arg(value_name = "A")]
+    pub(crate) a: UdpEnd,
+    /// Where end B is
+    #[arg(value_name = "B")]
+    pub(crate) b: UdpEnd,
+    /// Let WireGuard pass and nothing else
+    #[arg(long)]
+    pub(crate) wireguard: bool,
+    /// The public key of end A, whose handshakes alone pass to it then
+    #[arg(long, value_name = "KEY", value_parser = public_key, requires = "wireguard")]
+    pub(crate) key_a: Option<String>,
+    /// The public key of end B
+    #[arg(long, value_name = "KEY", value_parser = public_key, requires = "wireguard")]
+    pub(crate) key_b: Option<String>,
+    /// The port of this machine that end A sends to; absent: a free one
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port_a: Option<NonZeroU16>,
+    /// The port that end B sends to; absent: a free one
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port_b: Option<NonZeroU16>,
+    /// Payload that may pass in each direction each second, such as 10MiB
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) rate: Option<ByteSize>,
+    /// Datagrams that may pass in each direction each second
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) packets: Option<NonZeroU32>,
+    /// How long nothing may pass before the session ends, from 1m to 7d; absent: udp.idle
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) idle: Option<Duration>,
+    /// The answer as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
+}
+
+/// What `udp open` makes of ends.
+const UDP_OPEN_HELP: &str = "An end with an address is heard from there and nowhere else.
+One that is learned proves a token, which is printed once, or shakes hands with --wireguard.
+Until then learn:ADDRESS:PORT is sent to that address. Sessions opened so end with the program;
+a [[udp.session]] of the configuration is there again after a restart.";
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EventsArguments {
@@ -406,6 +467,13 @@ pub(crate) enum ConfigCommand {
 
 fn time(text: &str) -> Result<Duration, String> {
     waystation_management::units::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// A public key, left as it is written.
+fn public_key(text: &str) -> Result<String, String> {
+    let is_key = parse_public_key(text).is_some();
+    let wanted = || "is not the 44 characters that `wg pubkey` prints".to_owned();
+    is_key.then(|| text.to_owned()).ok_or_else(wanted)
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

@@ -74,11 +74,12 @@ fn examined(
     let plan = plan(&machine, &Catalog::read(Some(profiles))?, &scope)?;
     let cores = core_layout(config).len();
     let streams = engine.links_max + engine.half_open_max + engine.sockets_max;
+    let datagrams = config.turn.sockets_max().saturating_add(config.udp.sockets_max());
     let needs = Needs {
         uring: probe::probe().err().map(|error| error.to_string()),
         is_uring_demanded: engine.port == PortChoice::IoUring,
         memory: memory::terms(config, cores),
-        descriptors: streams.saturating_add(config.turn.sockets_max()).saturating_mul(cores) as u64,
+        descriptors: streams.saturating_add(datagrams).saturating_mul(cores) as u64,
         listen: config.listen.addresses.clone(),
         unavailable,
         kept_privileges: privileges::kept(&config.privileges),

@@ -52,6 +52,8 @@ fn main() -> ExitCode {
             orders::dial(&endpoint, &identity, &socket)
         }
         Verb::Udp(UdpCommand::List(listing)) => questions::udp(&listing),
+        Verb::Udp(UdpCommand::Open(open)) => orders::open_udp(&open),
+        Verb::Udp(UdpCommand::Close { id, json, socket }) => orders::close_udp(id, json, &socket),
         Verb::Peers(listing) => questions::peers(&listing),
         Verb::Events(events) => questions::events(&events),
         Verb::Top(top) => top::top(&top),

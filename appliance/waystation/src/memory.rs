@@ -26,6 +26,12 @@ const SESSION_BYTES: usize = 310;
 const ACCOUNT_BYTES: usize = 425;
 /// An event as it is kept.
 const EVENT_BYTES: usize = 256;
+/// What datagrams are received into and sent from (`engine::port::datagrams`): 16 of 66 KiB, and
+/// what is known of each of 1024 on their way.
+const DATAGRAM_BYTES: usize = 1280 * 1024;
+/// An opaque session in its core's tables: `relay::limits::UDP_SESSION_BYTES_MAX`, its places of
+/// the index, and what it has carried; and in the management core's.
+const UDP_SESSION_BYTES: usize = 2048;
 /// The largest answer of the stats socket (`management::limits::LISTING_ROWS_MAX`).
 const LISTING_BYTES: usize = 20 << 20;
 
@@ -55,6 +61,11 @@ fn pools(config: &Config, cores: usize) -> Vec<MemoryTerm> {
         ),
         pool("blocks", engine.block_memory.as_usize(), "engine.block_memory"),
         pool("session queues", engine.queue_memory.as_usize(), "engine.queue_memory"),
+        pool(
+            "datagrams of opaque UDP sessions",
+            if config.udp.is_enabled() { DATAGRAM_BYTES } else { 0 },
+            "1280 KiB, used once there is a session",
+        ),
         pool(
             "histograms",
             histograms * HISTOGRAM_BYTES * HISTOGRAM_BLOCKS,
@@ -89,6 +100,12 @@ fn peers(config: &Config, cores: usize) -> Vec<MemoryTerm> {
             "engine.half_open_max of 256 KiB, for relay.handshake_timeout",
         ),
         capped("sessions", relay.sessions_max, SESSION_BYTES, "relay.sessions_max of 310 B"),
+        capped(
+            "opaque UDP sessions",
+            if config.udp.is_enabled() { config.udp.sessions_max } else { 0 },
+            UDP_SESSION_BYTES,
+            "udp.sessions_max of 2 KiB",
+        ),
         MemoryTerm {
             what: "sockets between cores",
             bytes: pairs.saturating_mul(MESH_RING_SOCKETS).saturating_mul(EARLY_BYTES_MAX) as u64,

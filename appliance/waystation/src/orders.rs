@@ -1,13 +1,15 @@
-//! `links close`, `links move`, `sessions close` and `link dial`: commands to the running program.
+//! `links close`, `links move`, `sessions close`, `link dial`, `udp open` and `udp close`: commands
+//! to the running program.
 
-use crate::arguments::SocketArgument;
+use crate::arguments::{SocketArgument, UdpOpenArguments};
 use crate::questions::{print, socket};
 use serde_json::Value;
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 use waystation_management::limits::{CLIENT_TIMEOUT, STATS_DIAL_TIMEOUT};
 use waystation_management::stats_socket::client;
-use waystation_relay::ids::{LegTag, LinkTag};
+use waystation_management::units::format_duration;
+use waystation_relay::ids::{LegTag, LinkTag, UdpSessionTag};
 
 /// `waystation links close`
 pub(crate) fn close_link(link: LinkTag, at: &SocketArgument) -> anyhow::Result<()> {
@@ -44,6 +46,60 @@ pub(crate) fn dial(
     let answer = client::post(&socket(at)?, &uri, STATS_DIAL_TIMEOUT)?;
     let document: Value = serde_json::from_slice(&answer)?;
     say(format!("link {} to {identity}", text(&document["link"])))
+}
+
+/// `waystation udp open`
+pub(crate) fn open_udp(open: &UdpOpenArguments) -> anyhow::Result<()> {
+    let protocol = if open.wireguard { "wireguard" } else { "opaque" };
+    let mut uri = format!("/v1/udp/open?a={}&b={}&protocol={protocol}", open.a, open.b);
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            uri.push_str(&format!("&{name}={value}"));
+        }
+    };
+    add("port_a", open.port_a.map(|port| port.to_string()));
+    add("port_b", open.port_b.map(|port| port.to_string()));
+    add("key_a", open.key_a.clone());
+    add("key_b", open.key_b.clone());
+    add("rate", open.rate.map(|rate| rate.to_string()));
+    add("packets", open.packets.map(|packets| packets.to_string()));
+    add("idle", open.idle.map(format_duration));
+    let answer = client::post(&socket(&open.socket)?, &uri, CLIENT_TIMEOUT)?;
+    if open.json {
+        return print(&answer);
+    }
+    let document: Value = serde_json::from_slice(&answer)?;
+    let mut words = format!("opened UDP session {}", text(&document["session"]));
+    let legs = document["legs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (name, leg) in ["A", "B"].into_iter().zip(legs) {
+        let (port, end) = (&leg["port"], text(&leg["end"]));
+        words.push_str(&format!("\nend {name} ({end}) sends to port {port}"));
+        if let Some(token) = leg["token"].as_str() {
+            words.push_str(&format!(
+                "\n  and proves this token, which is not shown again:\n{token}"
+            ));
+        }
+    }
+    say(words)
+}
+
+/// `waystation udp close`
+pub(crate) fn close_udp(
+    session: UdpSessionTag,
+    json: bool,
+    at: &SocketArgument,
+) -> anyhow::Result<()> {
+    let uri = format!("/v1/udp/close?id={session}");
+    let answer = client::post(&socket(at)?, &uri, CLIENT_TIMEOUT)?;
+    if json {
+        return print(&answer);
+    }
+    let document: Value = serde_json::from_slice(&answer)?;
+    let again = match document["name"].as_str() {
+        Some(name) => format!(": {name} is opened again with the next reload or restart"),
+        None => String::new(),
+    };
+    say(format!("closed UDP session {session}{again}"))
 }
 
 fn say(words: String) -> anyhow::Result<()> {

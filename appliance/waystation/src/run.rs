@@ -135,6 +135,8 @@ fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Res
         config.listen.addresses.clone_from(&arguments.listen);
     }
     config.turn.found = turn_files::read(&config.turn)?;
+    config.udp.own_addresses = turn_files::own_addresses();
+    config.udp.peers().context("udp.allow_peers cannot be used")?;
     Ok(config)
 }
 

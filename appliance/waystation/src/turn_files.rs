@@ -69,7 +69,7 @@ fn user(path: &Path, (number, line): &Line) -> anyhow::Result<(String, Zeroizing
 }
 
 /// The addresses of this machine, as far as the kernel's tables say: nobody is relayed to them.
-fn own_addresses() -> Vec<IpAddr> {
+pub(crate) fn own_addresses() -> Vec<IpAddr> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let mut own = ipv4_of(&read("/proc/net/fib_trie"));
     own.extend(ipv6_of(&read("/proc/net/if_inet6")));

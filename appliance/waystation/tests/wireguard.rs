@@ -1,7 +1,5 @@
-//! WireGuard from end to end through an opaque UDP session, in three network namespaces.
-//!
-//! The ends are wireguard-go, the load is iperf3. No data core drives UDP sessions yet, so what
-//! stands between the ends is a loop of this file over the same table: two sockets, no batches.
+//! WireGuard from end to end through an opaque UDP session of the real process, in three network
+//! namespaces. The ends are wireguard-go, the load is iperf3.
 //!
 //! ```text
 //!   a  10.77.1.2 ──── 10.77.1.1  relay  10.77.2.1 ──── 10.77.2.2  b
@@ -18,27 +16,17 @@
 mod support;
 
 use serde_json::Value;
-use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use support::process::is_root;
+use std::time::Duration;
+use support::appliance::Appliance;
+use support::process::{command, fast_binary, is_root};
 use support::{eventually, given};
 use tempfile::TempDir;
-use waystation_relay::address_policy::{AddressPolicy, Block};
-use waystation_relay::drop_reason::DropReason;
-use waystation_relay::ids::CoreId;
-use waystation_relay::udp::{
-    Learning, LegSettings, LocalPort, Outcome, Protocol, RateLimit, Sessions, Settings,
-};
 
-/// Says to [`relay_of_the_ends`] that it is one, and where to write what happens.
-const RELAY: &str = "WAYSTATION_TEST_UDP_RELAY";
-const PORTS: [LocalPort; 2] = [LocalPort(41_000), LocalPort(42_000)];
+/// The relay's ports, which ends A and B send to.
+const PORTS: [u16; 2] = [21_000, 22_000];
 const END_PORT: u16 = 51_820;
 /// Where end A is after it has moved.
 const MOVED_PORT: u16 = 51_999;
@@ -46,8 +34,6 @@ const MOVED_PORT: u16 = 51_999;
 /// the next retransmission of TCP, which has become rare by then.
 const LOAD_SECONDS: u64 = 20;
 const MOVE_AFTER: Duration = Duration::from_secs(3);
-/// A full packet at the usual MTU of 1420.
-const FULL_BYTES: usize = 16 + 1420 + 16;
 
 #[test]
 fn tunnel_carries_a_load_and_survives_an_end_that_moves() {
@@ -55,11 +41,13 @@ fn tunnel_carries_a_load_and_survives_an_end_that_moves() {
         return;
     }
     let scene = Scene::new();
-    let mut relay = scene.start_relay();
     let mut ends = [scene.start_end(0), scene.start_end(1)];
+    let relay = scene.start_relay(&ends);
     scene.join(&ends);
     // The first keep-alive begins a handshake, whose answer teaches where A is.
-    eventually("a handshake", || scene.told().contains("by: Handshake").then_some(()));
+    eventually("a handshake", || {
+        (address_of_a(&relay)? == format!("10.77.1.2:{END_PORT}")).then_some(())
+    });
 
     let mut server = scene.spawn("b", "iperf3 --server --one-off --bind 10.99.0.2");
     // 5201, in hexadecimal, listening.
@@ -76,121 +64,38 @@ fn tunnel_carries_a_load_and_survives_an_end_that_moves() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let _ = server.wait();
     ends.iter_mut().for_each(End::stop);
-    relay.stop();
 
-    let told = scene.told();
-    let address = format!("to: 10.77.1.2:{MOVED_PORT}");
-    assert!(told.contains(&address), "the end was not followed:\n{told}");
+    let followed = address_of_a(&relay);
+    assert_eq!(followed.as_deref(), Some(&*format!("10.77.1.2:{MOVED_PORT}")), "not followed");
     let intervals = report["intervals"].as_array().unwrap_or_else(|| panic!("{report}"));
     let bytes = |interval: &Value| interval["sum"]["bytes"].as_u64().unwrap();
     let tail: u64 = intervals.iter().rev().take(4).map(bytes).sum();
     let before: u64 = intervals.iter().take(2).map(bytes).sum();
-    println!("{before} bytes in the first 2 s, {tail} in the last 4 s\n{told}");
-    assert!(before > 0 && tail > 0, "{before}, {tail}\n{told}");
-    // Every full packet at this MTU has a length that is no multiple of 16, and none was junk.
-    assert!(!told.contains("udp_not_wireguard"), "{told}");
-    assert!(told.contains("full packets") && !told.contains(" 0 full packets"), "{told}");
+    let row = row_of(&relay);
+    println!("{before} bytes in the first 2 s, {tail} in the last 4 s\n{row}");
+    assert!(before > 0 && tail > 0, "{before}, {tail}");
+
+    // Every byte of the load has passed through the session, in trains where several came at once.
+    let carried: u64 = intervals.iter().map(bytes).sum();
+    assert!(row["legs"][1]["bytes_out"].as_u64().unwrap() > carried, "{row}");
+    assert_eq!(row["tier"], "gso");
+    assert!(row["datagrams_in_trains"].as_u64().unwrap() > 0, "{row}");
+    // Full packets at this MTU have a length that is no multiple of 16, and none was junk.
+    let drops = relay.drops();
+    let junk = ["udp_not_wireguard", "udp_handshake_rejected", "udp_leg_unknown"];
+    for reason in junk {
+        assert_eq!(drops[reason], 0, "{reason}: {drops:?}");
+    }
 }
 
-/// What stands between the ends. As a test of its own it does nothing.
-#[test]
-fn relay_of_the_ends() {
-    let Some(file) = std::env::var_os(RELAY) else {
-        return;
-    };
-    let mut relay = Relay::new(PathBuf::from(file));
-    // Ends when its stdin does, which the thread that waits for that cannot say in another way.
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read(&mut [0; 1]);
-        let nudge = UdpSocket::bind("127.0.0.1:0").unwrap();
-        nudge.send_to(b"", ("127.0.0.1", PORTS[0].0)).unwrap();
-    });
-    while relay.turn() {}
-    relay.tell_counts();
+/// The session, which is the only row.
+fn row_of(relay: &Appliance) -> Value {
+    relay.document("/v1/udp")["udp"][0].clone()
 }
 
-struct Relay {
-    sessions: Sessions,
-    sockets: [UdpSocket; 2],
-    began: Instant,
-    file: PathBuf,
-    full_packets: u64,
-    packets: u64,
-}
-
-impl Relay {
-    fn new(file: PathBuf) -> Self {
-        let open = Block::new(Ipv4Addr::new(10, 77, 0, 0).into(), 16).unwrap();
-        let policy = Arc::new(AddressPolicy::new(vec![open], []).unwrap());
-        let mut sessions = Sessions::new(CoreId(0), 1, [1, 2], policy);
-        let b = Learning::Fixed(SocketAddr::from(([10, 77, 2, 2], END_PORT)));
-        let settings = Settings {
-            legs: [
-                LegSettings { port: PORTS[0], learning: Learning::Handshake { first: None } },
-                LegSettings { port: PORTS[1], learning: b },
-            ],
-            protocol: Protocol::Wireguard { public_keys: [None; 2] },
-            rate: RateLimit::default(),
-            idle_limit_ns: 600_000_000_000,
-        };
-        sessions.open(settings, 0, &mut |_| ()).unwrap();
-        let sockets = PORTS.map(|port| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port.0)).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            socket
-        });
-        let began = Instant::now();
-        Self { sessions, sockets, began, file, full_packets: 0, packets: 0 }
-    }
-
-    /// Waits for datagrams and passes them on. `false`: the nudge to end has come.
-    fn turn(&mut self) -> bool {
-        use rustix::event::{PollFd, PollFlags, poll};
-        let mut ready = [0, 1].map(|at| PollFd::new(&self.sockets[at], PollFlags::IN));
-        poll(&mut ready, None).unwrap();
-        let mut datagram = [0; 65_536];
-        for at in [0, 1] {
-            while let Ok((bytes, from)) = self.sockets[at].recv_from(&mut datagram) {
-                if from.ip().is_loopback() {
-                    return false;
-                }
-                self.pass(PORTS[at], from, &datagram[..bytes]);
-            }
-        }
-        true
-    }
-
-    fn pass(&mut self, port: LocalPort, from: SocketAddr, datagram: &[u8]) {
-        let now_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap();
-        let mut told = String::new();
-        let tell = &mut |event| writeln!(told, "{event:?}").unwrap();
-        let outcome = self.sessions.receive(now_ns, port, from, datagram, tell);
-        if !told.is_empty() {
-            self.write(&told);
-        }
-        if let Outcome::Forward { to, port, .. } = outcome {
-            self.packets += 1;
-            self.full_packets += u64::from(datagram.len() == FULL_BYTES);
-            // A full socket loses a datagram, as a wire does.
-            let _ = self.sockets[usize::from(port == PORTS[1])].send_to(datagram, to);
-        }
-    }
-
-    fn tell_counts(&mut self) {
-        let mut told = format!("{} packets, {} full packets\n", self.packets, self.full_packets);
-        for reason in DropReason::ALL {
-            let events = self.sessions.drops().events(reason);
-            if events > 0 {
-                writeln!(told, "{} {events}", reason.name()).unwrap();
-            }
-        }
-        self.write(&told);
-    }
-
-    fn write(&self, text: &str) {
-        let mut file = fs::OpenOptions::new().append(true).create(true).open(&self.file).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-    }
+/// Where end A is, once that is known.
+fn address_of_a(relay: &Appliance) -> Option<String> {
+    row_of(relay)["legs"][0]["address"].as_str().map(str::to_owned)
 }
 
 /// Three namespaces and what is between them. All deleted when dropped.
@@ -223,15 +128,6 @@ impl Scene {
         format!("waystation-wg-{name}-{}", self.id)
     }
 
-    fn file(&self) -> PathBuf {
-        self.directory.path().join("told")
-    }
-
-    /// What the relay has written so far.
-    fn told(&self) -> String {
-        fs::read_to_string(self.file()).unwrap_or_default()
-    }
-
     fn command(&self, name: &str, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace(name)]).arg(program);
@@ -249,11 +145,27 @@ impl Scene {
         self.spawn(name, line).wait_with_output().unwrap()
     }
 
-    fn start_relay(&self) -> Running {
-        let mut command = self.command("relay", &std::env::current_exe().unwrap());
-        command.args(["--exact", "relay_of_the_ends", "--nocapture"]).env(RELAY, self.file());
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
-        Running(command.spawn().unwrap())
+    /// The appliance, with a session of its configuration that both public keys are in.
+    fn start_relay(&self, ends: &[End; 2]) -> Appliance {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("waystation.toml");
+        let [key_a, key_b] = [0, 1].map(|at| &ends[at].public_key);
+        let session = format!(
+            "[listen]\naddresses = [\"127.0.0.1:0\"]\n[engine]\ncores = 1\ncalibrate = false\n\
+             [udp]\nallow_peers = [\"10.77.0.0/16\"]\n[[udp.session]]\nname = \"tunnel\"\n\
+             protocol = \"wireguard\"\nend_a = \"learn\"\nend_b = \"10.77.2.2:{END_PORT}\"\n\
+             port_a = {}\nport_b = {}\npublic_key_a = \"{key_a}\"\npublic_key_b = \"{key_b}\"\n",
+            PORTS[0], PORTS[1]
+        );
+        fs::write(&file, session).unwrap();
+        let state = directory.path().join("state");
+        // `ip netns exec` becomes the program, so the process is the appliance.
+        let mut command = command(Path::new("ip"));
+        command.args(["netns", "exec", &self.namespace("relay")]).arg(fast_binary());
+        command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state);
+        let relay = Appliance::spawn(&mut command, directory, &state);
+        eventually("the session", || (row_of(&relay)["name"] == "tunnel").then_some(()));
+        relay
     }
 
     /// An end with a key, an address in the tunnel, and no peer yet.
@@ -322,24 +234,6 @@ impl End {
 impl Drop for End {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// The relay's process.
-struct Running(Child);
-
-impl Running {
-    /// Lets it tell what it counted, and end.
-    fn stop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = eventually("the relay's end", || self.0.try_wait().unwrap());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

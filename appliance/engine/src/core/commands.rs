@@ -2,7 +2,8 @@
 
 use super::DataCore;
 use super::connection::{Connection, Phase};
-use crate::control::{AskId, Command, LinkRow, Report, SessionKind, SessionRow};
+use super::opaque::OpaqueOpenError;
+use crate::control::{AskId, Command, LinkRow, OpaqueRequest, Report, SessionKind, SessionRow};
 use crate::limits::COMMANDS_PER_TURN;
 use crate::mesh::PipeQuotas;
 use crate::port::{CloseMode, Port};
@@ -14,6 +15,7 @@ use waystation_relay::ids::{LegTag, LinkTag};
 use waystation_relay::leg::{Leg, LegKind, Signal};
 use waystation_relay::quota::Quota;
 use waystation_relay::switch::{CODE_REJECTED, Migration, OutboundQuery, Relayed};
+use waystation_relay::udp::Settings;
 
 impl<P: Port> DataCore<P> {
     /// Carries out what waits, in order.
@@ -68,6 +70,12 @@ impl<P: Port> DataCore<P> {
             Command::CloseSocket { socket, reason } => self.close_socket(socket, reason),
             Command::MoveLink { link, to } => self.move_link(link, to),
             Command::CloseLink { link, reason } => self.close_link(link, reason),
+            Command::OpenUdp { request, settings } => self.open_udp(request, *settings),
+            Command::CloseUdp { session } => {
+                if let Some(opaque) = &mut self.opaque {
+                    opaque.close(session, self.now_ns, &mut self.fabric);
+                }
+            }
             Command::Initiate { dial, stream, identity, network } => {
                 self.initiate(dial, stream, identity, network);
             }
@@ -104,6 +112,16 @@ impl<P: Port> DataCore<P> {
         }
         let query = OutboundQuery { nonce: self.fresh_nonce(target.slot), query, relayed };
         self.fabric.switch.offer(self.now_ns, caller, target.slot, query, pace);
+    }
+
+    fn open_udp(&mut self, request: OpaqueRequest, settings: Settings) {
+        match &mut self.opaque {
+            Some(opaque) => opaque.open(request, settings, self.now_ns, &mut self.fabric),
+            None => {
+                let (core, result) = (self.fabric.core, Err(OpaqueOpenError::Disabled));
+                self.fabric.report(Report::UdpOpened { request, core, result });
+            }
+        }
     }
 
     fn ask(&mut self, ask: AskId, link: LinkTag, query: Box<[u8]>, input_max_bytes: u32) {
@@ -167,6 +185,9 @@ impl<P: Port> DataCore<P> {
         );
         if let (Some(turn), Some(snapshot)) = (&mut self.turn, &self.snapshot.turn) {
             turn.adopt(snapshot);
+        }
+        if let Some(opaque) = &mut self.opaque {
+            opaque.adopt(&self.snapshot.udp_peers, self.now_ns, &mut self.fabric);
         }
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _, _)| slot).collect();
         for slot in slots {

@@ -18,6 +18,7 @@ pub(super) struct ListingWalk {
     connection: Option<u32>,
     leg: Option<u32>,
     allocation: Option<usize>,
+    opaque: Option<u32>,
 }
 
 impl<P: Port> DataCore<P> {
@@ -27,12 +28,16 @@ impl<P: Port> DataCore<P> {
         listing.links.clear();
         listing.sessions.clear();
         listing.allocations.clear();
-        (listing.links_total, listing.sessions_total, listing.allocations_total) = (0, 0, 0);
+        listing.opaque.clear();
+        (listing.links_total, listing.sessions_total) = (0, 0);
+        (listing.allocations_total, listing.opaque_total) = (0, 0);
         let leg = (listing.sessions.capacity() > 0).then_some(0);
         let allocation = (listing.allocations.capacity() > 0).then_some(0);
+        let opaque = (listing.opaque.capacity() > 0).then_some(0);
         let wants_connections = listing.links.capacity() + listing.sessions.capacity() > 0;
-        let connection = (allocation.is_none() || wants_connections).then_some(0);
-        let mut walk = ListingWalk { listing, connection, leg, allocation };
+        let wants_udp = allocation.is_some() || opaque.is_some();
+        let connection = (!wants_udp || wants_connections).then_some(0);
+        let mut walk = ListingWalk { listing, connection, leg, allocation, opaque };
         if self.listings.len() < LISTINGS_UNDER_WAY_MAX {
             self.listings.push_back(walk);
             return;
@@ -40,6 +45,7 @@ impl<P: Port> DataCore<P> {
         self.look_at_connections(&mut walk, usize::MAX);
         self.look_at_legs(&mut walk, usize::MAX);
         self.look_at_allocations(&mut walk, usize::MAX);
+        self.look_at_opaque(&mut walk, usize::MAX);
         self.finish_listing(walk);
     }
 
@@ -50,8 +56,9 @@ impl<P: Port> DataCore<P> {
         let left = self.look_at_connections(&mut walk, LISTED_PER_TURN);
         self.look_at_legs(&mut walk, left);
         self.look_at_allocations(&mut walk, LISTED_PER_TURN);
-        match (walk.connection, walk.leg, walk.allocation) {
-            (None, None, None) => self.finish_listing(walk),
+        self.look_at_opaque(&mut walk, LISTED_PER_TURN);
+        match (walk.connection, walk.leg, walk.allocation, walk.opaque) {
+            (None, None, None, None) => self.finish_listing(walk),
             _ => self.listings.push_front(walk),
         }
         if !self.listings.is_empty() {
@@ -125,6 +132,17 @@ impl<P: Port> DataCore<P> {
         let listing = &mut *walk.listing;
         walk.allocation =
             self.turn.as_ref().and_then(|turn| turn.list(core, now_ns, first, most, listing).0);
+    }
+
+    fn look_at_opaque(&self, walk: &mut ListingWalk, most: usize) {
+        let (None, None, None, Some(first)) =
+            (walk.connection, walk.leg, walk.allocation, walk.opaque)
+        else {
+            return;
+        };
+        let (now_ns, listing) = (self.now_ns, &mut *walk.listing);
+        let opaque = self.opaque.as_ref();
+        walk.opaque = opaque.and_then(|opaque| opaque.list(now_ns, first, most, listing));
     }
 }
 

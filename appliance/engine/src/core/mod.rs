@@ -16,6 +16,7 @@ mod limiting;
 mod links;
 mod listing;
 pub mod moving;
+mod opaque;
 mod pipes;
 mod sockets;
 #[cfg(test)]
@@ -24,6 +25,8 @@ mod traffic;
 mod turn;
 mod waiting;
 
+pub(crate) use opaque::is_without_family;
+pub use opaque::{OpaqueOpenError, OpaqueSettings, PortError};
 pub use turn::{TurnError, TurnParts};
 
 use crate::block::BlockPool;
@@ -34,6 +37,7 @@ use crate::fabric::Fabric;
 use crate::limits::{BATCHES_PER_TURN, IDLE_WAIT, LISTINGS_UNDER_WAY_MAX};
 use crate::management_end::CoreEnd;
 use crate::mesh::{Entry, MeshEnd};
+use crate::port::datagrams;
 use crate::port::{CloseMode, EVENTS_MAX, Event, Port, ReceiveMode, Segment, Segments, StreamKey};
 use crate::snapshot::{CoreSnapshot, ReloadableLimits};
 use crate::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
@@ -43,6 +47,7 @@ use connection::{Connection, Ended, Phase};
 use ingress::{Ingress, Place};
 use limiting::Saturation;
 use listing::ListingWalk;
+use opaque::OpaqueSessions;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
@@ -101,6 +106,8 @@ pub struct CoreParts {
     pub cpu: Option<usize>,
     /// A TURN server, if there is to be one and the snapshot has a part for it.
     pub turn: Option<TurnParts>,
+    /// Opaque UDP sessions, if there are to be any.
+    pub opaque: Option<OpaqueSettings>,
 }
 
 /// Why a data core cannot go on.
@@ -112,6 +119,9 @@ pub enum CoreError {
     /// There was to be a TURN server.
     #[error("data core {core}: {source}")]
     Turn { core: CoreId, source: TurnError },
+    /// There were to be UDP sockets.
+    #[error("data core {core}: UDP sockets cannot be watched: {source}")]
+    Datagrams { core: CoreId, source: io::Error },
     /// The port's wait failed.
     #[error("data core {core}: waiting for events failed: {source}")]
     Wait { core: CoreId, source: io::Error },
@@ -170,6 +180,7 @@ pub struct DataCore<P> {
     /// Listings that are not finished, in the order they were asked for.
     listings: VecDeque<ListingWalk>,
     turn: Option<Box<TurnServer>>,
+    opaque: Option<Box<OpaqueSessions>>,
 }
 
 impl<P: Port> DataCore<P> {
@@ -184,8 +195,13 @@ impl<P: Port> DataCore<P> {
             port.add_listener(listener).map_err(|source| CoreError::Listen { core, source })?;
         }
         let turn = parts.turn.zip(parts.snapshot.turn.as_ref());
-        let turn = turn.map(|(turn, snapshot)| TurnServer::new(turn, snapshot, &mut port));
+        let turn = turn.map(|(turn, snapshot)| TurnServer::new(turn, snapshot));
         let turn = turn.transpose().map_err(|source| CoreError::Turn { core, source })?;
+        let peers = &parts.snapshot.udp_peers;
+        let opaque = parts.opaque.map(|it| OpaqueSessions::new(core, &it, Arc::clone(peers)));
+        let opaque = opaque.transpose().map_err(|source| CoreError::Datagrams { core, source })?;
+        watch_datagrams(&mut port, turn.as_ref(), opaque.as_ref())
+            .map_err(|source| CoreError::Datagrams { core, source })?;
         let blocks = parts.limits.block_bytes / crate::block::BLOCK_BYTES;
         let mut statistics = Box::new(CoreStatistics::new(core, port.kind().name()));
         statistics.cpu = parts.cpu;
@@ -238,6 +254,7 @@ impl<P: Port> DataCore<P> {
             stopping: false,
             listings: VecDeque::with_capacity(LISTINGS_UNDER_WAY_MAX),
             turn: turn.map(Box::new),
+            opaque: opaque.map(Box::new),
         })
     }
 
@@ -300,7 +317,8 @@ impl<P: Port> DataCore<P> {
         let paced = self.paced.peek().map(|&Reverse((ready_ns, _, _))| ready_ns);
         let allocation = self.turn.as_ref().and_then(|turn| turn.next_deadline_ns());
         let switch = self.fabric.switch.next_deadline_ns();
-        let deadlines = [self.wheel.next_due_ns(), switch, paced, allocation];
+        let session = self.opaque.as_ref().and_then(|opaque| opaque.next_deadline_ns());
+        let deadlines = [self.wheel.next_due_ns(), switch, paced, allocation, session];
         let next = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
         next.saturating_sub(self.ended_ns).min(idle_ns)
     }
@@ -315,6 +333,7 @@ impl<P: Port> DataCore<P> {
         !self.ingress.is_empty()
             || !self.fabric.inner_inbox.is_empty()
             || self.turn.as_ref().is_some_and(|turn| turn.has_more())
+            || self.opaque.as_ref().is_some_and(|opaque| opaque.has_more())
     }
 
     /// Whether a ring to another thread is full.
@@ -346,13 +365,22 @@ impl<P: Port> DataCore<P> {
     }
 
     fn serve_datagrams(&mut self) {
-        let Some(turn) = &mut self.turn else { return };
-        if self.port.take_datagrams_ready() {
-            turn.note_ready();
-            self.in_vain = false;
+        let is_ready = self.port.take_datagrams_ready();
+        self.in_vain &= !is_ready;
+        if let Some(turn) = &mut self.turn {
+            if is_ready {
+                turn.note_ready();
+            }
+            turn.serve(self.now_ns, &mut self.fabric);
+            turn.expire(self.now_ns);
         }
-        turn.serve(self.now_ns, &mut self.fabric);
-        turn.expire(self.now_ns);
+        if let Some(opaque) = &mut self.opaque {
+            if is_ready {
+                opaque.note_ready();
+            }
+            opaque.serve(self.now_ns, &mut self.fabric);
+            opaque.attend(self.now_ns, &mut self.fabric);
+        }
     }
 
     fn on_event(&mut self, event: Event) {
@@ -766,11 +794,30 @@ impl<P: Port> DataCore<P> {
         counters.blocks_free = (self.fabric.pool.made() - self.fabric.pool.in_use()) as u64;
         counters.block_bytes = crate::block::BLOCK_BYTES as u64;
         counters.mesh_batches_out = self.fabric.mesh.batches_sent();
+        (counters.udp_sockets_open, counters.udp_syscalls) = (0, 0);
+        (counters.udp_trains_sent, counters.udp_trains_refused) = (0, 0);
         if let Some(turn) = &self.turn {
             turn.update_counters(counters);
-            counters.udp_watch_failures = self.port.datagram_watch_failures();
         }
+        if let Some(opaque) = &self.opaque {
+            opaque.add_counters(counters);
+        }
+        counters.udp_watch_failures = self.port.datagram_watch_failures();
     }
+}
+
+/// Has a port watch the sockets of everybody who has UDP sockets on a core.
+fn watch_datagrams(
+    port: &mut impl Port,
+    turn: Option<&TurnServer>,
+    opaque: Option<&OpaqueSessions>,
+) -> io::Result<()> {
+    let owners = [turn.map(TurnServer::sockets), opaque.map(OpaqueSessions::sockets)];
+    let owners: Vec<_> = owners.into_iter().flatten().collect();
+    if owners.is_empty() {
+        return Ok(());
+    }
+    port.watch_datagrams(datagrams::readiness_of(&owners)?)
 }
 
 /// A duration in nanoseconds, cut to some centuries so that sums with a time cannot overflow.

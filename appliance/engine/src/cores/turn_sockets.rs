@@ -5,7 +5,7 @@
 //! by a hash of both ends and their number.
 
 use super::{EngineError, TurnSettings};
-use crate::core::TurnParts;
+use crate::core::{OpaqueSettings, TurnParts, is_without_family};
 use crate::port::datagrams::{Role, bind};
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -66,6 +66,19 @@ fn check_relayed(settings: &TurnSettings) -> Result<(), EngineError> {
         let address = behind.map_or(range.ip, |(_, bound)| *bound);
         bind(SocketAddr::new(address, 0), Role::Relayed)
             .map_err(|source| EngineError::Relay { address, source })?;
+    }
+    Ok(())
+}
+
+/// The same for the addresses of opaque sessions, which open their sockets much later.
+pub(super) fn check_opaque(settings: Option<&OpaqueSettings>) -> Result<(), EngineError> {
+    for &address in settings.map(|settings| &settings.addresses).into_iter().flatten() {
+        match bind(SocketAddr::new(address, 0), Role::Relayed) {
+            Err(source) if !(address.is_unspecified() && is_without_family(&source)) => {
+                return Err(EngineError::Relay { address, source });
+            }
+            Ok(_) | Err(_) => {}
+        }
     }
     Ok(())
 }

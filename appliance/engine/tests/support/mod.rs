@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "every test program uses a part of it")]
 
+pub(crate) mod opaque;
 pub(crate) mod turn;
 
 use std::io::{Read, Write};
@@ -82,6 +83,7 @@ impl<P: Port> Bench<P> {
             management: ends.pop().unwrap(),
             cpu: None,
             turn: None,
+            opaque: None,
         };
         let core = DataCore::new(port(waker, limits), vec![listener], parts).unwrap();
         Self {
@@ -219,7 +221,7 @@ pub(crate) fn snapshot(epoch: u64) -> CoreSnapshot {
         pipe_idle_timeout: long,
         link_idle_timeout: None,
     };
-    CoreSnapshot { epoch, access: Access::Everyone, limits, turn: None }
+    CoreSnapshot { epoch, access: Access::Everyone, limits, turn: None, udp_peers: Arc::default() }
 }
 
 /// Runs a test on every port this machine has.

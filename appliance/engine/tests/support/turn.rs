@@ -75,6 +75,7 @@ impl<P: Port> TurnBench<P> {
                 behind: vec![],
                 tier,
             }),
+            opaque: None,
         };
         let core = DataCore::new(port(waker, limits), vec![], parts).unwrap();
         let client = UdpSocket::bind((loopback, 0)).unwrap();

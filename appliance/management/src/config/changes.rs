@@ -44,6 +44,9 @@ pub fn reloaded(running: &Config, wanted: Config, room_max: usize) -> Reloaded {
     if running.peers != outcome.config.peers {
         outcome.changed.push("peer".to_owned());
     }
+    if running.udp.sessions != outcome.config.udp.sessions {
+        outcome.changed.push("udp.session".to_owned());
+    }
     outcome
 }
 

@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::keys::{KEYS, Key, SECTIONS};
-use super::{PEER_KEYS, PeerConfig};
+use super::{PEER_KEYS, PeerConfig, UDP_SESSION_KEYS, UdpSessionConfig};
 
 use waystation_astral::identity::Identity;
 
@@ -29,7 +29,29 @@ pub fn documented_default() -> String {
         }
     }
     describe_peers(&mut out);
+    describe_sessions(&mut out);
     out
+}
+
+/// As peers: a session has no default.
+fn describe_sessions(out: &mut String) {
+    out.push('\n');
+    comment(
+        out,
+        "Opaque UDP sessions that are always there, each under a line [[udp.session]] of its own \
+        behind [udp]. What comes from one end goes to the other, both ways. A reload opens, closes \
+        and changes them; one that stays as it was is not touched.",
+    );
+    out.push_str("# [[udp.session]]\n");
+    let plain = UdpSessionConfig::default();
+    for key in UDP_SESSION_KEYS {
+        describe(out, key, None);
+        if !["name", "port_a", "port_b"].contains(&key.name)
+            && let Some(value) = key.value(&plain)
+        {
+            comment(out, &format!("Default: {value}."));
+        }
+    }
 }
 
 /// A peer has no default, so all of it is a comment.

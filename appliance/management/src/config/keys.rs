@@ -11,8 +11,10 @@ use crate::limits::{
 };
 use crate::units::ByteSize;
 use std::time::Duration;
-use waystation_relay::limits::{WINDOW_MAX_BYTES, WINDOW_MIN_BYTES};
+use waystation_relay::limits::{UDP_SESSIONS_MAX, WINDOW_MAX_BYTES, WINDOW_MIN_BYTES};
 use waystation_turn::limits::REALM_BYTES_MAX;
+
+pub use super::sections::{SECTIONS, Section};
 
 /// One key, whose value lives in `C`: in the configuration itself or in one of its peers.
 #[derive(Clone, Copy, Debug)]
@@ -65,40 +67,6 @@ impl Reload {
         }
     }
 }
-
-/// One section with the sentence above it in the documented default.
-#[derive(Clone, Copy, Debug)]
-pub struct Section {
-    pub name: &'static str,
-    pub meaning: &'static str,
-}
-
-/// Every section, in the order of printing.
-pub const SECTIONS: &[Section] = &[
-    Section { name: "node", meaning: "How this node presents itself." },
-    Section { name: "listen", meaning: "Where connections come in." },
-    Section { name: "engine", meaning: "The data cores and their memory." },
-    Section { name: "relay", meaning: "Links and the sessions on them." },
-    Section { name: "gateway", meaning: "Registrations, idle connections and raw pipes." },
-    Section { name: "access", meaning: "Who may link to this node." },
-    Section {
-        name: "limits",
-        meaning: "What one identity may use over all its links, unless its [[peer]] says \
-            otherwise, and how many links there may be of each network. What is beyond a limit \
-            when it is lowered stays.",
-    },
-    Section { name: "dial", meaning: "Links that this node makes: to [[peer]]s, and on command." },
-    Section {
-        name: "turn",
-        meaning: "The TURN server. There is none unless it has an address to listen on.",
-    },
-    Section {
-        name: "privileges",
-        meaning: "What the program gives up once everything is loaded and bound. To switch any of it \
-            off is for debugging.",
-    },
-    Section { name: "management", meaning: "The management core, its socket, metrics and logs." },
-];
 
 /// Every key, in the order of printing.
 pub const KEYS: &[Key] = &[
@@ -729,6 +697,63 @@ pub const KEYS: &[Key] = &[
         Rule::Tier { at: |config| &mut config.turn.tier },
         "The best way datagrams may be sent. gso hands trains of equal ones over in one piece, where \
         the route takes that; plain hands over each by itself.",
+    ),
+    key(
+        "udp",
+        "addresses",
+        "ADDRESS",
+        Rule::IpAddresses { at: |config| &mut config.udp.addresses },
+        "Addresses of this machine that the ports of sessions are on, one of IPv4, one of IPv6, or \
+        both. 0.0.0.0 and :: take all there are. Empty: there are no sessions.",
+    ),
+    key(
+        "udp",
+        "port_min",
+        "port",
+        Rule::Count { min: 1, max: 65_535, at: |config| &mut config.udp.port_min },
+        "The lowest port of sessions. Those opened by command get free ones of the range; a \
+        [[udp.session]] names its own.",
+    ),
+    key(
+        "udp",
+        "port_max",
+        "port",
+        Rule::Count { min: 1, max: 65_535, at: |config| &mut config.udp.port_max },
+        "The highest.",
+    ),
+    key(
+        "udp",
+        "sessions_max",
+        "sessions per core",
+        Rule::Count { min: 1, max: UDP_SESSIONS_MAX, at: |config| &mut config.udp.sessions_max },
+        "Opaque sessions of one data core, each with a descriptor for each leg and address.",
+    ),
+    live(
+        "udp",
+        "idle",
+        "duration",
+        Rule::Span {
+            min: Duration::from_secs(60),
+            max: Duration::from_secs(7 * 24 * 3600),
+            at: |config| &mut config.udp.idle,
+        },
+        "How long nothing may pass before a session that was opened by command ends, unless the \
+        command says otherwise. A [[udp.session]] begins anew when nothing has passed for a week.",
+    ),
+    live(
+        "udp",
+        "allow_peers",
+        "blocks",
+        Rule::Blocks { at: |config| &mut config.udp.allow_peers },
+        "Blocks of addresses that ends may have besides those of the public network: exactly these \
+        private, shared or loopback ones. Ends that a reload takes back are sent to no more.",
+    ),
+    key(
+        "udp",
+        "tier",
+        "name",
+        Rule::Tier { at: |config| &mut config.udp.tier },
+        "The best way datagrams may be sent, as turn.tier.",
     ),
     key(
         "privileges",

@@ -13,8 +13,10 @@ mod peer;
 mod problem;
 mod reader;
 mod rule;
+mod sections;
 mod snapshot;
 mod turn;
+mod udp;
 
 pub use announcement::node_info;
 pub use changes::{Reloaded, reloaded, room};
@@ -24,6 +26,10 @@ pub use problem::{Complaint, ConfigError, Problem};
 pub use reader::{parse, parse_as};
 pub use snapshot::core_snapshot;
 pub use turn::{TurnConfig, TurnFound, turn_settings};
+pub use udp::{
+    UDP_SESSION_KEYS, UdpConfig, UdpEnd, UdpProtocol, UdpSessionConfig, opaque_settings,
+    parse_public_key, rate_limit,
+};
 
 use crate::dialing;
 use crate::gateway;
@@ -57,6 +63,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub dial: DialConfig,
     pub turn: TurnConfig,
+    pub udp: UdpConfig,
     pub privileges: PrivilegesConfig,
     pub management: ManagementConfig,
     /// `[[peer]]`, each identity once, in the order of the file.

@@ -202,6 +202,60 @@ pub enum Complaint {
     /// Addresses that do not go together.
     #[error("name one address for each of turn.relay_addresses, of the same family, in that order")]
     ExternalAddresses,
+    /// A text that says of no end where it is.
+    #[error("\"{value}\" is not ADDRESS:PORT, learn, or learn:ADDRESS:PORT")]
+    NotAUdpEnd { value: String },
+    /// No key of WireGuard.
+    #[error("is no public key; write the 44 characters that `wg pubkey` prints")]
+    NotAPublicKey,
+    /// A range of ports that is empty.
+    #[error("is {min}, above udp.port_max ({max})")]
+    UdpPortsReversed { min: usize, max: usize },
+    /// Ports that belong to others.
+    #[error(
+        "the ports from udp.port_min to udp.port_max are also TURN's, on the same address; choose \
+         another range, or other addresses"
+    )]
+    UdpPortsAreTurns,
+    /// Addresses that ports cannot be told by.
+    #[error("name at most one address of IPv4 and one of IPv6")]
+    UdpAddresses,
+    /// Something else than tables.
+    #[error("write each session under a line [[udp.session]] of its own")]
+    NotASessionList,
+    /// More sessions than there is room for.
+    #[error("there are {sessions} sessions, more than {max}")]
+    TooManyUdpSessions { sessions: usize, max: usize },
+    /// A session without an address to be on.
+    #[error("udp.addresses is empty, so there are no sessions; name an address, or take it out")]
+    UdpSessionNowhere,
+    /// A session without a name.
+    #[error("is missing; every [[udp.session]] has one")]
+    UdpSessionWithoutName,
+    /// Two sessions of one name.
+    #[error("\"{name}\" is the name of the session on line {line} already")]
+    DuplicateUdpSession { name: String, line: usize },
+    /// A port that is none of the sessions'.
+    #[error("is {port}, not between udp.port_min ({min}) and udp.port_max ({max})")]
+    UdpPortOutOfRange { port: usize, min: usize, max: usize },
+    /// A port with another leg.
+    #[error("{port} is the port of another leg already; give each leg its own")]
+    UdpPortTaken { port: usize },
+    /// An end that nothing could show to be the right one.
+    #[error(
+        "only WireGuard shows where an end is; name both ends, set protocol to \"wireguard\", or \
+         open the session by command, which prints a token for the end"
+    )]
+    UdpEndUnknown,
+    /// Two ends that belong to whoever comes first.
+    #[error("neither end is known, so both public keys are needed: public_key_a and public_key_b")]
+    UdpEndsProveNothing,
+    /// An end that nobody can be at, or is sent to.
+    #[error("{address}: {why}; see udp.allow_peers")]
+    UdpEndDenied { address: SocketAddr, why: String },
+    /// An end that no socket can send to.
+    #[error("{address} is of a family that udp.addresses has no address of")]
+    UdpEndOfNoFamily { address: SocketAddr },
     /// Pauses that shrink.
     #[error("{min} is longer than dial.backoff_max ({max})")]
     BackoffReversed { min: String, max: String },

@@ -3,8 +3,10 @@
 use super::keys::{KEYS, Key, SECTIONS};
 use super::problem::{Complaint, ConfigError, Problem};
 use super::rule::nearest;
-use super::{AccessMode, Config, PEER_KEYS, PeerConfig};
-use crate::limits::{CONFIG_BYTES_MAX, CONFIG_PROBLEMS_MAX, PEERS_MAX};
+use super::{AccessMode, Config, PEER_KEYS, PeerConfig, UDP_SESSION_KEYS, UdpSessionConfig};
+use crate::limits::{
+    CONFIG_BYTES_MAX, CONFIG_PROBLEMS_MAX, PEERS_MAX, UDP_SESSIONS_CONFIGURED_MAX,
+};
 use crate::units::format_duration;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,6 +17,10 @@ use waystation_astral::identity::Identity;
 
 /// The name of the tables that are not sections.
 const PEER: &str = "peer";
+/// The section of the tables that are in one, the name of these, and both.
+const UDP: &str = "udp";
+const SESSION: &str = "session";
+const UDP_SESSION: &str = "udp.session";
 
 /// Reads and checks a configuration. Keys that are absent keep their default.
 ///
@@ -41,6 +47,7 @@ fn read(text: &str, file_name: &str, own: Option<Identity>) -> Result<Config, Co
         config: Config::default(),
         lines: BTreeMap::new(),
         peer_lines: vec![],
+        session_lines: vec![],
         problems: vec![],
     };
     if text.len() > CONFIG_BYTES_MAX {
@@ -68,6 +75,8 @@ struct Reader<'t> {
     lines: BTreeMap<String, usize>,
     /// Lines of the keys of each peer, in the order of the peers.
     peer_lines: Vec<BTreeMap<&'static str, usize>>,
+    /// The same of each UDP session.
+    session_lines: Vec<BTreeMap<&'static str, usize>>,
     problems: Vec<Problem>,
 }
 
@@ -124,6 +133,9 @@ impl Reader<'_> {
         name: &Spanned<std::borrow::Cow<'_, str>>,
         value: &Spanned<DeValue<'_>>,
     ) {
+        if section == UDP && name.get_ref() == SESSION {
+            return self.read_sessions(name.span(), value.get_ref());
+        }
         let path = format!("{section}.{}", name.get_ref());
         let Some(key) = find(section, name.get_ref()) else {
             let complaint = unknown_key(name.get_ref(), Some(section));
@@ -148,6 +160,63 @@ impl Reader<'_> {
                 DeValue::Table(table) => self.read_peer(peer.span(), table),
                 _ => self.complain(peer.span(), PEER.to_owned(), Complaint::NotAPeerList),
             }
+        }
+    }
+
+    fn read_sessions(&mut self, span: Range<usize>, value: &DeValue<'_>) {
+        let Some(sessions) = value.as_array() else {
+            return self.complain(span, UDP_SESSION.to_owned(), Complaint::NotASessionList);
+        };
+        if sessions.len() > UDP_SESSIONS_CONFIGURED_MAX {
+            let (sessions, max) = (sessions.len(), UDP_SESSIONS_CONFIGURED_MAX);
+            let complaint = Complaint::TooManyUdpSessions { sessions, max };
+            return self.complain(span, UDP_SESSION.to_owned(), complaint);
+        }
+        for session in sessions.iter() {
+            match session.get_ref() {
+                DeValue::Table(table) => self.read_session(session.span(), table),
+                _ => {
+                    let complaint = Complaint::NotASessionList;
+                    self.complain(session.span(), UDP_SESSION.to_owned(), complaint);
+                }
+            }
+        }
+    }
+
+    fn read_session(&mut self, span: Range<usize>, table: &DeTable<'_>) {
+        let mut session = UdpSessionConfig::default();
+        let mut lines = BTreeMap::from([(SESSION, self.line(&span))]);
+        let before = self.problems.len();
+        for (name, value) in table {
+            let Some(key) = UDP_SESSION_KEYS.iter().find(|key| key.name == name.get_ref()) else {
+                let near = nearest(name.get_ref(), UDP_SESSION_KEYS.iter().map(|key| key.name));
+                let nearest = near.map(|near| format!("{UDP_SESSION}.{near}"));
+                let path = format!("{UDP_SESSION}.{}", name.get_ref());
+                self.complain(name.span(), path, Complaint::UnknownKey { nearest });
+                continue;
+            };
+            lines.insert(key.name, self.line(&name.span()));
+            if let Err(complaint) = key.rule.read(value.get_ref(), &mut session) {
+                self.complain(name.span(), key.path(), complaint);
+            }
+        }
+        if self.problems.len() == before {
+            self.config.udp.sessions.push(session);
+            self.session_lines.push(lines);
+        }
+    }
+
+    /// What is wrong with sessions that each by itself reads well.
+    fn check_sessions(&mut self, config: &Config) {
+        let lines = std::mem::take(&mut self.session_lines);
+        let line_of = |index: usize, key: &str| {
+            let lines = lines.get(index)?;
+            lines.get(key).or_else(|| lines.get(SESSION)).copied()
+        };
+        let named = |index: usize| line_of(index, "name").unwrap_or(1);
+        for (index, key, complaint) in config.udp.wrong_sessions(&named) {
+            let line = line_of(index, key).unwrap_or(1);
+            self.problems.push(Problem { line, key: format!("{UDP_SESSION}.{key}"), complaint });
         }
     }
 
@@ -213,8 +282,12 @@ impl Reader<'_> {
         if let Some((key, complaint)) = config.turn.contradiction() {
             self.refuse(&[key, "turn.listen"], complaint);
         }
+        if let Some((key, complaint)) = config.udp.contradiction(&config.turn) {
+            self.refuse(&[key, "udp.port_min", "udp.port_max", "udp.addresses"], complaint);
+        }
         self.check_access(&config);
         self.check_peers(&config);
+        self.check_sessions(&config);
         if config.relay.session_window > engine.queue_memory {
             let keys = ["relay.session_window", "engine.queue_memory"];
             self.refuse(

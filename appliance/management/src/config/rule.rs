@@ -5,6 +5,7 @@
 
 use super::nodes::{self, endpoints, identities, identity};
 use super::problem::Complaint;
+use super::udp::{PublicKeyText, UdpEnd, UdpProtocol, parse_public_key};
 use super::{AccessMode, LogFormat, PlacementChoice, PortChoice, Rate};
 use crate::limits::{
     ACCESS_IDENTITIES_MAX, FILE_PATH_BYTES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX,
@@ -21,6 +22,7 @@ use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 use waystation_engine::port::datagrams::UdpTier;
 use waystation_relay::address_policy::Block;
+use waystation_relay::udp::wireguard::PublicKey;
 
 /// The kind of a value with its range and its place in `C`.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +142,15 @@ pub(super) enum Rule<C> {
     Endpoints {
         at: fn(&mut C) -> &mut Vec<Endpoint>,
     },
+    UdpEnd {
+        at: fn(&mut C) -> &mut UdpEnd,
+    },
+    UdpProtocol {
+        at: fn(&mut C) -> &mut UdpProtocol,
+    },
+    PublicKey {
+        at: fn(&mut C) -> &mut Option<PublicKey>,
+    },
 }
 
 const PORTS: [(&str, PortChoice); 3] =
@@ -154,6 +165,8 @@ const AEADS: [(&str, Option<AeadBackend>); 4] = [
 ];
 const TIERS: [(&str, UdpTier); 2] =
     [(UdpTier::Gso.name(), UdpTier::Gso), (UdpTier::Plain.name(), UdpTier::Plain)];
+const UDP_PROTOCOLS: [(&str, UdpProtocol); 2] =
+    [("opaque", UdpProtocol::Opaque), ("wireguard", UdpProtocol::Wireguard)];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const MODES: [(&str, AccessMode); 3] = [
     ("everyone", AccessMode::Everyone),
@@ -209,6 +222,9 @@ impl<C: Clone> Rule<C> {
             Self::Identity { at } => *at(config) = identity(value)?,
             Self::Identities { at } => *at(config) = identities(value)?,
             Self::Endpoints { at } => *at(config) = endpoints(value)?,
+            Self::UdpEnd { at } => *at(config) = udp_end(value)?,
+            Self::UdpProtocol { at } => *at(config) = choice(value, &UDP_PROTOCOLS)?,
+            Self::PublicKey { at } => *at(config) = public_key(value)?,
         }
         Ok(())
     }
@@ -246,6 +262,9 @@ impl<C: Clone> Rule<C> {
             Self::Identity { at } => *at(to) = *at(from),
             Self::Identities { at } => at(to).clone_from(at(from)),
             Self::Endpoints { at } => at(to).clone_from(at(from)),
+            Self::UdpEnd { at } => *at(to) = *at(from),
+            Self::UdpProtocol { at } => *at(to) = *at(from),
+            Self::PublicKey { at } => *at(to) = *at(from),
         }
     }
 
@@ -288,6 +307,9 @@ impl<C: Clone> Rule<C> {
             Self::Identity { at } => quoted(at(config)),
             Self::Identities { at } => list(at(config).iter().map(quoted)),
             Self::Endpoints { at } => list(at(config).iter().map(quoted)),
+            Self::UdpEnd { at } => quoted(at(config)),
+            Self::UdpProtocol { at } => quoted(name_of(&UDP_PROTOCOLS, *at(config))),
+            Self::PublicKey { at } => quoted(PublicKeyText(*at(config))),
         })
     }
 
@@ -345,7 +367,26 @@ impl<C: Clone> Rule<C> {
             Self::Endpoints { .. } => {
                 format!("up to {PEER_ENDPOINTS_MAX} of {}", nodes::ENDPOINT_FORMS)
             }
+            Self::UdpEnd { .. } => {
+                "\"ADDRESS:PORT\", \"learn\", or \"learn:ADDRESS:PORT\"".to_owned()
+            }
+            Self::UdpProtocol { .. } => choices(&UDP_PROTOCOLS),
+            Self::PublicKey { .. } => {
+                "44 characters as `wg pubkey` prints them, or \"\"".to_owned()
+            }
         }
+    }
+}
+
+fn udp_end(value: &DeValue<'_>) -> Result<UdpEnd, Complaint> {
+    let text = text(value)?;
+    text.parse().map_err(|_no_end| Complaint::NotAUdpEnd { value: text.to_owned() })
+}
+
+fn public_key(value: &DeValue<'_>) -> Result<Option<PublicKey>, Complaint> {
+    match text(value)? {
+        "" => Ok(None),
+        text => parse_public_key(text).map(Some).ok_or(Complaint::NotAPublicKey),
     }
 }
 

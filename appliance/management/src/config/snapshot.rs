@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::turn::turn_snapshot;
+use super::udp::udp_peers;
 use waystation_engine::snapshot::{CoreSnapshot, ReloadableLimits};
 
 /// What a configuration says to data cores while they run. `epoch` counts up within one run.
@@ -23,5 +24,11 @@ pub fn core_snapshot(config: &Config, epoch: u64) -> CoreSnapshot {
         pipe_idle_timeout: gateway.pipe_idle_timeout,
         link_idle_timeout: config.limits.link_idle_timeout,
     };
-    CoreSnapshot { epoch, access: config.access(), limits, turn: turn_snapshot(config) }
+    CoreSnapshot {
+        epoch,
+        access: config.access(),
+        limits,
+        turn: turn_snapshot(config),
+        udp_peers: udp_peers(config),
+    }
 }

@@ -125,6 +125,13 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("turn.allow_peers", "[\"10.0.0.0/8\", \"fd00::/8\"]"),
     ("turn.deny_peers", "[\"192.0.2.0/24\"]"),
     ("turn.tier", "\"plain\""),
+    ("udp.addresses", "[\"192.0.2.1\"]"),
+    ("udp.port_min", "21000"),
+    ("udp.port_max", "22000"),
+    ("udp.sessions_max", "10"),
+    ("udp.idle", "\"1h\""),
+    ("udp.allow_peers", "[\"10.0.0.0/8\"]"),
+    ("udp.tier", "\"plain\""),
     ("privileges.user", "\"waystation\""),
     ("privileges.group", "\"relays\""),
     ("privileges.drop_capabilities", "false"),
@@ -144,6 +151,13 @@ fn every_field_is_a_key_and_every_key_is_a_field() {
     config.management.cpu = Some(1);
     let mut value = serde_json::to_value(&config).unwrap();
     assert_eq!(value.as_object_mut().unwrap().remove("peer"), Some(serde_json::json!([])));
+    let udp = value["udp"].as_object_mut().unwrap();
+    assert_eq!(udp.remove("session"), Some(serde_json::json!([])));
+    let session = UdpSessionConfig { packets_per_s: Some(1), ..UdpSessionConfig::default() };
+    let session = serde_json::to_value(session).unwrap();
+    let session: BTreeSet<_> = session.as_object().unwrap().keys().cloned().collect();
+    let keys: BTreeSet<_> = UDP_SESSION_KEYS.iter().map(|key| key.name.to_owned()).collect();
+    assert_eq!(session, keys);
     let mut fields = BTreeSet::new();
     for (section, keys) in value.as_object().unwrap() {
         for name in keys.as_object().unwrap().keys() {
@@ -174,10 +188,16 @@ fn every_key_is_documented_with_meaning_unit_range_and_reload() {
         assert!(key.meaning.ends_with('.') && !key.unit.is_empty(), "{}", key.path());
         assert_eq!(key.reload, Reload::Live, "{}", key.path());
     }
-    let keys = KEYS.len() + PEER_KEYS.len();
+    for key in UDP_SESSION_KEYS {
+        assert!(stands(key.name), "{}", key.path());
+        assert!(key.meaning.ends_with('.') && !key.unit.is_empty(), "{}", key.path());
+        assert_eq!(key.reload, Reload::Live, "{}", key.path());
+    }
+    let tables = PEER_KEYS.len() + UDP_SESSION_KEYS.len();
+    let keys = KEYS.len() + tables;
     assert_eq!(text.matches("# Unit: ").count(), keys);
     assert_eq!(text.matches("Range: ").count(), keys);
-    let live = KEYS.iter().filter(|key| key.reload == Reload::Live).count() + PEER_KEYS.len();
+    let live = KEYS.iter().filter(|key| key.reload == Reload::Live).count() + tables;
     assert_eq!(text.matches("# Reloads: yes, on SIGHUP.").count(), live);
     assert_eq!(text.matches("# Reloads: no, needs a restart.").count(), keys - live);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
@@ -496,7 +516,7 @@ const BROKEN: &[(&str, &str)] = &[
         "[engin]\ncores = 2",
         "waystation.toml:1: engin: unknown section; did you mean [engine]?; the sections are \
          [node], [listen], [engine], [relay], [gateway], [access], [limits], [dial], \
-         [turn], [privileges], [management], [[peer]]",
+         [turn], [udp], [privileges], [management], [[peer]]",
     ),
     (
         "engine = 3",

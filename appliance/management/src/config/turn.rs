@@ -121,7 +121,7 @@ impl TurnConfig {
     }
 
     /// The addresses of this machine that are relayed from.
-    fn bound(&self) -> Vec<IpAddr> {
+    pub(super) fn relayed_from(&self) -> Vec<IpAddr> {
         if !self.relay_addresses.is_empty() {
             return self.relay_addresses.clone();
         }
@@ -134,7 +134,7 @@ impl TurnConfig {
     /// The same as others know them.
     fn known(&self) -> Vec<IpAddr> {
         match self.external_addresses.is_empty() {
-            true => self.bound(),
+            true => self.relayed_from(),
             false => self.external_addresses.clone(),
         }
     }
@@ -154,7 +154,7 @@ impl TurnConfig {
         if self.users_file.is_none() && self.secrets_file.is_none() {
             return Some(("turn.users_file", Complaint::TurnForNobody));
         }
-        let bound = self.bound();
+        let bound = self.relayed_from();
         let of_family = |is_ipv4: bool| bound.iter().filter(|ip| ip.is_ipv4() == is_ipv4).count();
         if bound.iter().any(IpAddr::is_unspecified) || of_family(true) > 1 || of_family(false) > 1 {
             return Some(("turn.relay_addresses", Complaint::RelayAddresses));
@@ -202,7 +202,7 @@ impl TurnConfig {
         let known = self.known();
         // A loopback address is denied unless its block is opened, and then all of it is.
         let machine = self.found.own_addresses.iter().copied();
-        let own = machine.chain(self.bound()).chain(known.iter().copied());
+        let own = machine.chain(self.relayed_from()).chain(known.iter().copied());
         let own = own.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
         let addresses = AddressPolicy::new(self.allow_peers.clone(), own)?;
         let ports = port(self.port_min)..=port(self.port_max);
@@ -224,7 +224,7 @@ pub fn turn_settings(config: &Config) -> Option<TurnSettings> {
     if !turn.is_enabled() {
         return None;
     }
-    let (known, bound) = (turn.known(), turn.bound());
+    let (known, bound) = (turn.known(), turn.relayed_from());
     let ports = port(turn.port_min)..=port(turn.port_max);
     let relayed = known.iter().map(|ip| RelayedRange { ip: *ip, ports: ports.clone() }).collect();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);

@@ -181,6 +181,9 @@ impl Node {
             // runtime closes it, and its node dials again at once.
             Report::JoinFailed { .. }
             | Report::HandshakeFailed { .. }
+            | Report::UdpOpened { .. }
+            | Report::UdpMoved(_)
+            | Report::UdpEnded(_)
             | Report::Statistics(_)
             | Report::Incident { .. }
             | Report::Adopted { .. }

@@ -365,6 +365,56 @@ pub fn sessions(document: &Value) -> String {
 
 /// `waystation udp list`.
 pub fn udp(document: &Value) -> String {
+    let is_opaque = |row: &&Value| row["kind"] == "opaque";
+    let (opaque, turn): (Vec<_>, Vec<_>) = array(&document["udp"]).iter().partition(is_opaque);
+    let mut text = String::new();
+    if !opaque.is_empty() {
+        text += &opaque_sessions(&opaque);
+    }
+    if !turn.is_empty() || opaque.is_empty() {
+        let end = if opaque.is_empty() { "" } else { "\n" };
+        text += &format!("{end}{}", allocations(&turn));
+    }
+    text + &footer(document, "udp")
+}
+
+fn opaque_sessions(rows: &[&Value]) -> String {
+    let mut table = Table::new(vec![
+        Column::left("SESSION"),
+        Column::flexible("NAME"),
+        Column::right("PORT"),
+        Column::flexible("END"),
+        Column::left("TIER"),
+        Column::right("IN"),
+        Column::right("OUT"),
+        Column::right("HEARD"),
+        Column::right("DROPPED"),
+    ]);
+    for row in rows {
+        // A line for each leg; what is the session's stands on the first.
+        for (index, leg) in array(&row["legs"]).iter().enumerate() {
+            let once = |value: String| if index == 0 { value } else { String::new() };
+            let heard = match &leg["heard_ago_ns"] {
+                Value::Null => dash(),
+                ago => nanoseconds(ago),
+            };
+            table.row(vec![
+                once(text(&row["session"])),
+                once(text(&row["name"])),
+                text(&leg["port"]),
+                text(&leg["address"]),
+                once(text(&row["tier"])),
+                bytes(&leg["bytes_in"]),
+                bytes(&leg["bytes_out"]),
+                heard,
+                once(text(&row["dropped_datagrams"])),
+            ]);
+        }
+    }
+    table.render()
+}
+
+fn allocations(rows: &[&Value]) -> String {
     let mut table = Table::new(vec![
         Column::left("KIND"),
         Column::flexible("CLIENT"),
@@ -375,7 +425,7 @@ pub fn udp(document: &Value) -> String {
         Column::right("TO CLIENT"),
         Column::right("ENDS IN"),
     ]);
-    for row in array(&document["udp"]) {
+    for row in rows {
         let relayed: Vec<_> = array(&row["relayed"]).iter().map(text).collect();
         table.row(vec![
             text(&row["kind"]),
@@ -388,7 +438,7 @@ pub fn udp(document: &Value) -> String {
             nanoseconds(&row["expires_in_ns"]),
         ]);
     }
-    table.render() + &footer(document, "udp")
+    table.render()
 }
 
 /// The cause, in a word that leaves room for the other columns.

@@ -25,6 +25,7 @@ use crate::stats_socket::{
     self, BindError, Document, ListingRequest, StatsLimits, StatsRequest, StatsServer,
 };
 use moving::Moves;
+use opaque::OpaqueSessions;
 use orders::{Closing, DialedByHand};
 use reloading::PendingReload;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -54,6 +55,7 @@ use waystation_relay::ids::{CoreId, LinkTag};
 
 mod governing;
 mod moving;
+mod opaque;
 mod orders;
 mod reloading;
 mod reports;
@@ -288,6 +290,7 @@ struct ManagementCore {
     closing: Vec<Closing>,
     hand_dials: JoinSet<DialedByHand>,
     moves: Moves,
+    opaque: OpaqueSessions,
     /// Who waits for events newer than this.
     followers: Vec<(u64, oneshot::Sender<Document>)>,
 }
@@ -320,6 +323,7 @@ impl ManagementCore {
         let registrations = settings
             .registrations
             .map(|path| restore(path, config.gateway.registrations_max, &mut node));
+        let opaque = OpaqueSessions::new(cores, &config.udp);
         Self {
             end,
             node,
@@ -359,6 +363,7 @@ impl ManagementCore {
             closing: Vec::new(),
             hand_dials: JoinSet::new(),
             moves: Moves::default(),
+            opaque,
             followers: Vec::new(),
         }
     }
@@ -440,6 +445,7 @@ impl ManagementCore {
         self.begin_listing();
         self.end_late_closings();
         self.end_late_moves();
+        self.end_late_udp();
         self.end_late_reload();
         self.tell_followers();
     }

@@ -51,6 +51,8 @@ impl ManagementCore {
                 self.listings.push_back(ListingRequest::of_session(leg, reply));
             }
             Order::Dial { endpoint, identity } => self.dial_by_hand(endpoint, identity, reply),
+            Order::OpenUdp { wish, idle } => self.open_udp(*wish, idle, reply),
+            Order::CloseUdp(session) => self.close_udp(session, reply),
         }
     }
 
@@ -200,7 +202,7 @@ impl ManagementCore {
     }
 }
 
-fn answer(reply: oneshot::Sender<Document>, document: Document) {
+pub(super) fn answer(reply: oneshot::Sender<Document>, document: Document) {
     // Whoever asked may have gone in the meantime.
     let _ = reply.send(document);
 }

@@ -108,6 +108,8 @@ impl ManagementCore {
         for core in self.cores() {
             self.command(core, Command::Adopt { snapshot: Arc::clone(&snapshot) });
         }
+        // Behind the snapshot, so that the cores know whom new sessions may be with.
+        self.take_up_udp();
         self.reload = Some(PendingReload {
             epoch: self.epoch,
             missing: self.cores().collect(),

@@ -75,6 +75,9 @@ impl ManagementCore {
                 }
             }
             Report::LinkDown { link, .. } => self.shares.link_down(link),
+            Report::UdpOpened { request, result, .. } => self.on_udp_opened(request, result),
+            Report::UdpMoved(moved) => self.on_udp_moved(now, &moved),
+            Report::UdpEnded(ended) => self.on_udp_ended(now, &ended),
             Report::LinkUp(_)
             | Report::HandshakeFailed { .. }
             | Report::Query(_)
@@ -203,6 +206,9 @@ fn log_report(report: &Report) {
         | Report::DialFailed { .. }
         | Report::LinkStayed { .. }
         | Report::LinkTraffic { .. }
+        | Report::UdpOpened { .. }
+        | Report::UdpMoved(_)
+        | Report::UdpEnded(_)
         | Report::Statistics(_)
         | Report::Listing { .. }
         | Report::Stopped { error: None, .. } => {}

@@ -99,6 +99,7 @@ impl ManagementCore {
             if let Some(settings) = self.dial_settings.take() {
                 self.dial(|dialer, around| dialer.set_settings(around, settings));
             }
+            self.reconcile_udp();
         }
     }
 
@@ -192,7 +193,8 @@ impl ManagementCore {
             round.request.answer(Document::json(&document));
         } else {
             let (recent, shares) = (&mut self.recent, &self.shares);
-            round.request.complete(&round.filled, recent, shares, clock::now());
+            let opaque = self.opaque.table();
+            round.request.complete(&round.filled, recent, shares, opaque, clock::now());
         }
     }
 }

@@ -7,17 +7,19 @@ use crate::journal::EventLines;
 use crate::limits::LISTING_ROWS_MAX;
 use crate::metrics;
 use crate::observations::{Observations, Scope};
+use crate::opaque::{OpaqueTable, Wish};
 use crate::recent::{Recent, RowOrder};
 use crate::same_core::SameCoreShares;
 use crate::udp_document;
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::Listing;
-use waystation_relay::ids::{CoreId, LegTag, LinkTag};
+use waystation_relay::ids::{CoreId, LegTag, LinkTag, UdpSessionTag};
 
 /// The media type of events: JSON objects, one on each line.
 pub(super) const EVENTS_CONTENT_TYPE: &str = "application/x-ndjson";
@@ -33,6 +35,10 @@ pub enum Order {
     CloseSession(LegTag),
     /// `/v1/links/dial`
     Dial { endpoint: Endpoint, identity: Identity },
+    /// `/v1/udp/open`; without an idle limit, that of the configuration.
+    OpenUdp { wish: Box<Wish>, idle: Option<Duration> },
+    /// `/v1/udp/close`
+    CloseUdp(UdpSessionTag),
 }
 
 /// One thing to know or to do.
@@ -127,7 +133,7 @@ pub struct ListingRequest {
 enum ListingKind {
     Links,
     Sessions,
-    /// Allocations of the TURN server.
+    /// Allocations of the TURN server, and opaque sessions.
     Udp,
     /// Accounts of identities, with what their open links have carried so far.
     Peers,
@@ -180,7 +186,10 @@ impl ListingRequest {
             ListingKind::Sessions | ListingKind::SessionToClose(_) => {
                 listing.sessions.reserve_exact(rows);
             }
-            ListingKind::Udp => listing.allocations.reserve_exact(rows),
+            ListingKind::Udp => {
+                listing.allocations.reserve_exact(rows);
+                listing.opaque.reserve_exact(rows);
+            }
         }
         listing
     }
@@ -196,12 +205,13 @@ impl ListingRequest {
         listings: &[CoreListing],
         recent: &mut Recent,
         shares: &SameCoreShares,
+        opaque: &OpaqueTable,
         now: Moment,
     ) {
         let (order, limit) = (self.order, self.limit);
         let is_about_links = match self.kind {
             ListingKind::Udp => {
-                let document = udp_document::udp(listings, limit);
+                let document = udp_document::udp(listings, opaque, limit);
                 return self.answer(Document::json(&document));
             }
             ListingKind::Links | ListingKind::Peers => true,
@@ -265,6 +275,11 @@ impl Document {
     /// Something that was tried and has failed.
     pub fn failed(code: &str, message: &str) -> Self {
         Self::error(StatusCode::BAD_GATEWAY, code, message)
+    }
+
+    /// Something that cannot be done as it was asked.
+    pub fn refused(code: &str, message: &str) -> Self {
+        Self::error(StatusCode::CONFLICT, code, message)
     }
 
     /// Something that cannot be done now.

@@ -1,18 +1,26 @@
 //! From a path and its parameters to a question, or to what is wrong with them.
 
 use super::request::{Document, Order, Question};
+use crate::config::{Rate, UdpEnd, UdpProtocol, parse_public_key, rate_limit};
 use crate::documents::{self, HistogramSelection};
 use crate::hlog::LogSelection;
 use crate::limits::{LISTING_ROWS_DEFAULT, LISTING_ROWS_MAX};
 use crate::observations::{Scope, Window};
+use crate::opaque::Wish;
 use crate::recent::RowOrder;
+use crate::units::{ByteSize, parse_duration};
 use hyper::{Method, StatusCode};
 use serde_json::json;
 use std::str::FromStr;
+use std::time::Duration;
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 use waystation_engine::statistics::{Stage, TrafficClass};
 use waystation_relay::ids::CoreId;
+use waystation_relay::limits::{
+    UDP_BYTES_PER_S_MAX, UDP_BYTES_PER_S_MIN, UDP_IDLE_MAX_NS, UDP_IDLE_MIN_NS,
+};
+use waystation_relay::udp::wireguard::PublicKey;
 
 /// How much of the paths a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +156,24 @@ const ROUTES: &[Route] = &[
         on: UNIX,
         parameters: &["endpoint", "identity"],
         question: dial,
+    },
+    Route {
+        path: "/v1/udp/open",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &[
+            "a", "b", "port_a", "port_b", "protocol", "key_a", "key_b", "rate", "packets", "idle",
+        ],
+        question: open_udp,
+    },
+    Route {
+        path: "/v1/udp/close",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["id"],
+        question: |given| {
+            Ok(Question::Order(Order::CloseUdp(parsed(given, "id", "a UDP session's id")?)))
+        },
     },
     Route {
         path: "/v1/drops",
@@ -304,6 +330,58 @@ fn dial(given: &Parameters<'_>) -> Result<Question, Refusal> {
     let endpoint: Endpoint = parsed(given, "endpoint", "NETWORK:ADDRESS")?;
     let identity: Identity = parsed(given, "identity", "66 hex digits")?;
     Ok(Question::Order(Order::Dial { endpoint, identity }))
+}
+
+fn open_udp(given: &Parameters<'_>) -> Result<Question, Refusal> {
+    let ends: [UdpEnd; 2] = [parsed(given, "a", "an end")?, parsed(given, "b", "an end")?];
+    let protocols =
+        [UdpProtocol::Opaque, UdpProtocol::Wireguard].map(|protocol| (protocol.name(), protocol));
+    let wish = Wish {
+        name: None,
+        ends,
+        ports: [optional(given, "port_a", "a port")?, optional(given, "port_b", "a port")?],
+        protocol: one_of(given, "protocol", protocols)?.unwrap_or_default(),
+        public_keys: [public_key(given, "key_a")?, public_key(given, "key_b")?],
+        rate: rate_limit(udp_rate(given)?, optional(given, "packets", "a number")?),
+        idle_limit_ns: 0,
+    };
+    Ok(Question::Order(Order::OpenUdp { wish: Box::new(wish), idle: idle(given)? }))
+}
+
+fn optional<T: FromStr>(
+    given: &Parameters<'_>,
+    name: &'static str,
+    wanted: &str,
+) -> Result<Option<T>, Refusal>
+where
+    T::Err: std::fmt::Display,
+{
+    given.value(name).map(|_| parsed(given, name, wanted)).transpose()
+}
+
+fn public_key(given: &Parameters<'_>, name: &'static str) -> Result<Option<PublicKey>, Refusal> {
+    let Some(value) = given.value(name) else { return Ok(None) };
+    let wanted = || "the 44 characters that `wg pubkey` prints".to_owned();
+    parse_public_key(value).map(Some).ok_or_else(|| refuse(name, value, wanted()))
+}
+
+fn udp_rate(given: &Parameters<'_>) -> Result<Rate, Refusal> {
+    let size: Option<ByteSize> = optional(given, "rate", "a size")?;
+    let Some(size) = size else { return Ok(Rate::Unbounded) };
+    match (UDP_BYTES_PER_S_MIN..=UDP_BYTES_PER_S_MAX).contains(&size.as_u64()) {
+        true => Ok(Rate::PerSecond(size)),
+        false => Err(refuse("rate", &size.to_string(), "from 1KiB to 900GiB".to_owned())),
+    }
+}
+
+/// How long nothing may pass in a session, within what the data cores take.
+fn idle(given: &Parameters<'_>) -> Result<Option<Duration>, Refusal> {
+    let Some(value) = given.value("idle") else { return Ok(None) };
+    let range = Duration::from_nanos(UDP_IDLE_MIN_NS)..=Duration::from_nanos(UDP_IDLE_MAX_NS);
+    match parse_duration(value) {
+        Ok(idle) if range.contains(&idle) => Ok(Some(idle)),
+        Ok(_) | Err(_) => Err(refuse("idle", value, "a time from 1m to 7d".to_owned())),
+    }
 }
 
 fn parsed<T: FromStr>(

@@ -4,6 +4,7 @@ use super::client::{self, ClientError};
 use super::*;
 use crate::fixtures::{extra, listings, moment, observed, shares};
 use crate::limits::{LISTING_ROWS_MAX, STATS_REQUEST_BYTES_MAX};
+use crate::opaque::OpaqueTable;
 use crate::recent::{Recent, RowOrder};
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use serde_json::Value;
@@ -87,9 +88,14 @@ async fn answer(mut requests: mpsc::Receiver<StatsRequest>) {
     while let Some(request) = requests.recv().await {
         if let Some(listing) = request.answer(&observations, &extra, moment(2)) {
             assert!(!listing.is_abandoned());
-            listing.complete(&listings(), &mut Recent::default(), &shares(), moment(2));
+            listing.complete(&listings(), &mut Recent::default(), &shares(), &opaque(), moment(2));
         }
     }
+}
+
+/// No opaque session.
+fn opaque() -> OpaqueTable {
+    OpaqueTable::new(1, 1, 20_000..=20_001)
 }
 
 pub(super) fn refused(answer: Result<Vec<u8>, ClientError>) -> (u16, Value) {
@@ -336,7 +342,7 @@ async fn client_that_leaves_abandons_its_listing() {
         }
     };
     timeout(PATIENCE, abandoned).await.unwrap();
-    listing.complete(&listings(), &mut Recent::default(), &shares(), moment(2));
+    listing.complete(&listings(), &mut Recent::default(), &shares(), &opaque(), moment(2));
 }
 
 #[tokio::test]
@@ -351,7 +357,7 @@ async fn rows_in_order_are_chosen_among_all_rows() {
     assert_eq!(listing.empty_listing().links.capacity(), LISTING_ROWS_MAX);
     let mut filled = listings();
     filled[0].listing.as_mut().unwrap().links[1].ping_ns = u64::MAX;
-    listing.complete(&filled, &mut Recent::default(), &shares(), moment(2));
+    listing.complete(&filled, &mut Recent::default(), &shares(), &opaque(), moment(2));
     let document: Value = serde_json::from_slice(&client.await.unwrap().unwrap()).unwrap();
     assert_eq!(document["links"].as_array().unwrap().len(), 1);
     assert_eq!(document["links"][0]["link"], "0.2.7");

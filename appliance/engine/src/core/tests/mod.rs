@@ -75,6 +75,7 @@ fn data_cores_with(
             management,
             cpu: None,
             turn: None,
+            opaque: None,
         };
         DataCore::new(port, Vec::new(), parts).unwrap()
     });
@@ -100,5 +101,5 @@ fn snapshot(epoch: u64) -> CoreSnapshot {
         pipe_idle_timeout: PIPE_IDLE_TIMEOUT,
         link_idle_timeout: None,
     };
-    CoreSnapshot { epoch, access: Access::Everyone, limits, turn: None }
+    CoreSnapshot { epoch, access: Access::Everyone, limits, turn: None, udp_peers: Arc::default() }
 }

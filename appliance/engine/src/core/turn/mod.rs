@@ -12,7 +12,6 @@ mod listing;
 use crate::clock;
 use crate::fabric::Fabric;
 use crate::limits::{DATAGRAM_BURSTS_PER_TURN, DATAGRAMS_PER_TURN};
-use crate::port::Port;
 use crate::port::datagrams::{
     BURST_MESSAGES, Burst, DatagramKey, Departure, Outgoing, SendFailure, Sent, Sockets, UdpTier,
 };
@@ -79,12 +78,8 @@ pub(super) struct TurnServer {
 }
 
 impl TurnServer {
-    /// A server whose sockets the port watches.
-    pub(super) fn new(
-        parts: TurnParts,
-        snapshot: &TurnSnapshot,
-        port: &mut impl Port,
-    ) -> Result<Self, TurnError> {
+    /// A server; its sockets have to be watched by the port.
+    pub(super) fn new(parts: TurnParts, snapshot: &TurnSnapshot) -> Result<Self, TurnError> {
         let allocations_max = parts.server.allocations_max;
         let credentials = Arc::clone(&snapshot.credentials);
         let server = Server::new(parts.server, credentials, &parts.nonce_key)?;
@@ -98,7 +93,6 @@ impl TurnServer {
             // Listening addresses are few.
             owners.push(Owner::Listener(index));
         }
-        port.watch_datagrams(sockets.readiness()?)?;
         let peers = Arc::clone(&snapshot.peers);
         Ok(Self {
             server,
@@ -109,6 +103,11 @@ impl TurnServer {
             answer: Box::new([0; ANSWER_BYTES_MAX]),
             has_more: false,
         })
+    }
+
+    /// The sockets, for the port to watch.
+    pub(super) fn sockets(&self) -> &Sockets {
+        &self.hosting.sockets
     }
 
     /// The kernel has said that there is something to receive.

@@ -46,10 +46,11 @@ pub const TRAIN_BYTES_MAX: usize = 65_507;
 /// Routes that are remembered to take no trains; a further one may displace an older one, which
 /// costs one failed train.
 pub const PLAIN_ROUTES_MAX: usize = 256;
-/// Receive memory asked for a listening socket; the kernel grants up to `net.core.rmem_max`.
+/// Receive memory asked for a socket that many or much comes to; the kernel grants up to
+/// `net.core.rmem_max`.
 const LISTENING_RECEIVE_BYTES: usize = 4 << 20;
-/// Send memory asked for a listening socket, which sends to all clients of its core; the kernel
-/// grants up to `net.core.wmem_max`.
+/// Send memory asked for such a socket, which sends to all clients of its core or a whole tunnel;
+/// the kernel grants up to `net.core.wmem_max`.
 const LISTENING_SEND_BYTES: usize = 4 << 20;
 
 /// How trains of datagrams are sent.
@@ -98,6 +99,8 @@ pub enum Role {
     Listening,
     /// The only one on an address of ours.
     Relayed,
+    /// As [`Self::Relayed`], for what may come as fast as a whole tunnel does.
+    Session,
 }
 
 /// Makes a socket that does not block, on an address that may have port 0.
@@ -112,6 +115,8 @@ pub fn bind(address: SocketAddr, role: Role) -> io::Result<UdpSocket> {
     }
     if role == Role::Listening {
         socket.set_reuse_port(true)?;
+    }
+    if role != Role::Relayed {
         // Less only means that bursts are lost earlier.
         let _ = socket.set_recv_buffer_size(LISTENING_RECEIVE_BYTES);
         let _ = socket.set_send_buffer_size(LISTENING_SEND_BYTES);
@@ -295,6 +300,24 @@ impl SendFailure {
             _ => Self::Unreachable,
         }
     }
+}
+
+/// A descriptor that is readable while one of the sockets of several owners is, for
+/// [`super::Port::watch_datagrams`], which takes one.
+///
+/// # Errors
+/// The kernel's refusal of a descriptor, or to watch one.
+pub fn readiness_of(owners: &[&Sockets]) -> io::Result<OwnedFd> {
+    if let [only] = owners {
+        return only.readiness();
+    }
+    let both = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for owner in owners {
+        // Nobody asks which of them it was: each owner asks the kernel about its own sockets.
+        let nothing = epoll::EventData::new_u64(0);
+        epoll::add(&both, &owner.epoll, nothing, epoll::EventFlags::IN)?;
+    }
+    Ok(both)
 }
 
 /// The receive memory that the kernel has granted a socket, in bytes.
