@@ -98,6 +98,8 @@ pub(crate) enum DemoScenario {
     Mixed,
     /// All of these in turn
     All,
+    /// Datagrams through the TURN server and through an opaque session
+    Udp,
 }
 
 /// A port by name.

@@ -621,3 +621,23 @@ fn an_ordinary_user_has_sessions() {
     exchange([&a, &b], ports, &[1200]);
     assert_eq!(relay.row()["tier"], "gso");
 }
+
+#[test]
+fn demo_moves_datagrams_through_turn_and_through_a_session() {
+    for port in ["io_uring", "epoll"] {
+        if port == "io_uring" && !PortName::IoUring.is_given() {
+            continue;
+        }
+        let mut demo = command(&binary());
+        demo.args(["demo", "--scenario", "udp", "--seconds", "1", "--json", "--port", port]);
+        let finished = run(&mut demo);
+        assert_eq!(finished.code(), 0, "{}", finished.stderr);
+        let document: Value = serde_json::from_str(&finished.text()).unwrap();
+        for (index, way) in ["turn", "opaque"].into_iter().enumerate() {
+            let moved = &document["udp"][index];
+            assert_eq!((&moved["way"], &moved["tier"]), (&way.into(), &"gso".into()));
+            assert_eq!((&moved["lost"], &moved["corrupt"]), (&0.into(), &0.into()));
+            assert!(moved["datagrams"].as_u64().unwrap() > 0, "{document}");
+        }
+    }
+}

@@ -62,3 +62,11 @@ pub(super) const PROGRESS_LINE_EVERY: Duration = Duration::from_secs(3);
 pub(super) const FULL_MEMORY_CORES: u64 = 8;
 /// Memory for outgoing records over all cores beyond that, in MiB.
 pub(super) const BLOCK_MEMORY_MIB: u64 = 512;
+
+/// Payload of a datagram of scenario `udp`: a full one of most tunnels and calls.
+pub(super) const DATAGRAM_BYTES: usize = 1200;
+/// Datagrams under way at a time: what the least receive memory of a socket holds.
+pub(super) const DATAGRAMS_UNDER_WAY: u64 = 32;
+/// Time for one of them to come before it counts as lost: nothing on loopback takes so long that is
+/// not lost, however busy the machine is.
+pub(super) const DATAGRAM_TIMEOUT: Duration = Duration::from_secs(15);

@@ -1,4 +1,5 @@
-//! `demo`: a real appliance and real client nodes in one process, over loopback TCP.
+//! `demo`: a real appliance and real client nodes in one process, over loopback TCP; or ends that
+//! exchange datagrams through it, over loopback UDP.
 //!
 //! The main thread starts the appliance as `run` does, makes the nodes and conducts the scenarios;
 //! nodes are the peer library's blocking links with plain threads. The demo looks at the appliance
@@ -17,6 +18,7 @@ mod stats;
 mod surroundings;
 mod tally;
 mod traffic;
+mod udp;
 
 use crate::appliance::{Appliance, Surroundings};
 use crate::arguments::{DemoArguments, DemoScenario};
@@ -62,9 +64,16 @@ pub(crate) fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
             let _ = ready.send(());
         }),
     };
-    let appliance = Appliance::start(surroundings::config(arguments), around)?;
+    let mut config = surroundings::config(arguments);
+    if arguments.scenario == DemoScenario::Udp {
+        udp::configure(&mut config)?;
+    }
+    let appliance = Appliance::start(config, around)?;
     let stats = Stats::new(socket);
     let outcome = match became_ready.recv_timeout(READY_TIMEOUT) {
+        Ok(()) if arguments.scenario == DemoScenario::Udp => {
+            udp::run(arguments, &appliance, &stats)
+        }
         Ok(()) => with_appliance(arguments, &appliance, identity, &stats),
         Err(_timeout) => Err(Unmet("the appliance has not become ready".to_owned()).into()),
     };
@@ -139,6 +148,8 @@ fn run_scenarios(
         DemoScenario::Route => &[Scenario::Route],
         DemoScenario::Connect => &[Scenario::Connect],
         DemoScenario::Mixed => &[Scenario::Mixed],
+        // Without nodes, and conducted by itself.
+        DemoScenario::Udp => &[],
         DemoScenario::All => &[Scenario::Route, Scenario::Connect, Scenario::Mixed],
     };
     let shares = u32::try_from(scenarios.len()).unwrap_or(u32::MAX).max(1);

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use serde_json::Value;
 use std::path::PathBuf;
+use waystation_management::limits::CLIENT_TIMEOUT;
 use waystation_management::stats_socket::client;
 
 /// The counters the demo looks at, since the appliance started.
@@ -77,8 +78,15 @@ impl Stats {
         Self { socket }
     }
 
-    fn ask(&self, uri: &str) -> anyhow::Result<Value> {
+    /// A document as it is.
+    pub(super) fn ask(&self, uri: &str) -> anyhow::Result<Value> {
         let answer = client::get(&self.socket, uri)?;
+        serde_json::from_slice(&answer).with_context(|| format!("the answer to {uri}"))
+    }
+
+    /// Has something done; what the appliance says to it.
+    pub(super) fn order(&self, uri: &str) -> anyhow::Result<Value> {
+        let answer = client::post(&self.socket, uri, CLIENT_TIMEOUT)?;
         serde_json::from_slice(&answer).with_context(|| format!("the answer to {uri}"))
     }
 
