@@ -13,6 +13,28 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     output
 }
 
+/// SHA-256 of what comes piece by piece.
+pub(crate) struct Sha256(digest::Context);
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+}
+
+impl Sha256 {
+    pub(crate) fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The hash of all pieces so far.
+    pub(crate) fn finish(self) -> [u8; 32] {
+        let mut output = [0; 32];
+        output.copy_from_slice(self.0.finish().as_ref());
+        output
+    }
+}
+
 /// Keccak-256 with its original padding, which is not SHA3-256.
 pub(crate) fn keccak256(parts: &[&[u8]]) -> [u8; 32] {
     let mut hasher = Keccak256::new();

@@ -275,6 +275,14 @@ pub const EXPIRED_KEYS_PER_UPKEEP: usize = 1_024;
 /// Milliseconds between tries to find the network while the table is empty (§12).
 pub const REBOOTSTRAP_MS: u64 = 10_000;
 
+// --- own records --------------------------------------------------------------------------------
+
+/// Records that this node publishes in its own name besides its endpoint record: a profile, and
+/// topics that an operator names.
+pub const OWN_PAYLOADS_MAX: usize = 64;
+/// Seconds that such a record lives (§5.6).
+pub const OWN_TTL_S: u32 = 3_600;
+
 // --- replication --------------------------------------------------------------------------------
 
 /// Records that this node publishes.

@@ -9,7 +9,7 @@ use crate::limits::{
 use crate::message::NodeInfo;
 use crate::node_id::NodeId;
 use crate::recent::RecentMap;
-use crate::record::{SignedRecord, Version};
+use crate::record::{RecordType, SignedRecord, Version};
 use crate::time::Millis;
 
 /// A node that keeps a record.
@@ -23,6 +23,25 @@ pub struct Replica {
     bad_since: Option<Millis>,
     probe_at: Millis,
     probe_delay_ms: u64,
+}
+
+/// What tells one published record from the others. One address may publish several kinds under the
+/// same key.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct PublishedName {
+    /// Under which key.
+    pub key: NodeId,
+    /// The place of the address that it is about.
+    pub publisher: NodeId,
+    /// What kind it is.
+    pub record_type: RecordType,
+}
+
+impl PublishedName {
+    /// The name of a record under a key.
+    pub fn of(key: NodeId, record: &SignedRecord) -> Self {
+        Self { key, publisher: record.address.node_id(), record_type: record.record_type }
+    }
 }
 
 /// One record and its replicas.

@@ -4,8 +4,10 @@
 //! changed file before anything of it is looked at. Nothing read is believed for that: nodes have to
 //! answer again, and records are verified again.
 
+use std::sync::Arc;
+
 use crate::cbor::{CborError, Key, Reader, Writer};
-use crate::hash::sha256;
+use crate::hash::{Sha256, sha256};
 use crate::limits::{BUCKET_NODES_MAX, BUCKETS, SNAPSHOT_RECORDS_MAX};
 use crate::message::NodeInfo;
 use crate::node::Node;
@@ -55,16 +57,12 @@ impl Snapshot {
         }
     }
 
-    /// The bytes of a file.
+    /// The bytes of a file, all at once.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
-        writer.map(4);
-        writer.unsigned(1_u8).unsigned(FORMAT);
-        writer.unsigned(2_u8).unsigned(self.sequence);
-        writer.unsigned(3_u8).list(Some(&self.nodes), |writer, node| node.write(writer));
-        writer.unsigned(4_u8).list(Some(&self.records), |writer, (key, record)| {
-            record.write(writer.map(2).unsigned(1_u8).bytes(&key.0).unsigned(2_u8));
-        });
+        let mut writer = head(self.sequence, &self.nodes, self.records.len());
+        for (key, record) in &self.records {
+            write_record(&mut writer, key, record);
+        }
         let mut bytes = writer.into_bytes();
         let digest = sha256(&[&bytes]);
         bytes.extend_from_slice(&digest);
@@ -106,6 +104,69 @@ impl Snapshot {
         reader.end()?;
         if format.is_none() { Err(SnapshotError::Format) } else { Ok(snapshot) }
     }
+}
+
+/// The bytes of a file, made in portions, so that whoever writes a large one can do something else in
+/// between. What they say is what the node had when they were begun.
+pub struct Portions {
+    head: Option<Vec<u8>>,
+    records: std::vec::IntoIter<(NodeId, Arc<SignedRecord>)>,
+    digest: Option<Sha256>,
+}
+
+impl Portions {
+    /// Begins with what a node has now, as [`Snapshot::of`] does.
+    pub fn of(node: &Node) -> Self {
+        let confirmed = node.store().records().filter(|(_, stored)| stored.is_confirmed());
+        let records: Vec<_> = confirmed
+            .take(SNAPSHOT_RECORDS_MAX)
+            .map(|(key, stored)| (key, Arc::clone(&stored.record)))
+            .collect();
+        let head = head(node.sequence(), &node.best_nodes(NODES_MAX), records.len());
+        Self {
+            head: Some(head.into_bytes()),
+            records: records.into_iter(),
+            digest: Some(Sha256::default()),
+        }
+    }
+
+    /// The next bytes, of at most so many records; none when the file is whole.
+    pub fn take(&mut self, records: usize) -> Option<Vec<u8>> {
+        let digest = self.digest.as_mut()?;
+        let mut writer = Writer::after(self.head.take().unwrap_or_default());
+        for (key, record) in self.records.by_ref().take(records) {
+            write_record(&mut writer, &key, &record);
+        }
+        let mut bytes = writer.into_bytes();
+        digest.update(&bytes);
+        if self.records.len() == 0
+            && let Some(digest) = self.digest.take()
+        {
+            bytes.extend_from_slice(&digest.finish());
+        }
+        Some(bytes)
+    }
+}
+
+impl std::fmt::Debug for Portions {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Portions").field("left", &self.records.len()).finish()
+    }
+}
+
+/// Everything in front of the records.
+fn head(sequence: u64, nodes: &[NodeInfo], records: usize) -> Writer {
+    let mut writer = Writer::default();
+    writer.map(4);
+    writer.unsigned(1_u8).unsigned(FORMAT);
+    writer.unsigned(2_u8).unsigned(sequence);
+    writer.unsigned(3_u8).list(Some(nodes), |writer, node| node.write(writer));
+    writer.unsigned(4_u8).array(records);
+    writer
+}
+
+fn write_record(writer: &mut Writer, key: &NodeId, record: &SignedRecord) {
+    record.write(writer.map(2).unsigned(1_u8).bytes(&key.0).unsigned(2_u8));
 }
 
 fn read_record(reader: &mut Reader<'_>) -> Result<(NodeId, SignedRecord), CborError> {

@@ -10,6 +10,7 @@ use crate::message::{self, Body, MessageType, TransactionId};
 use crate::node_id::NodeId;
 use crate::query::QueryId;
 use crate::record::RecordType;
+use crate::replication::PublishedName;
 use crate::time::{Millis, Now};
 
 /// What a question is asked for.
@@ -26,7 +27,7 @@ pub(super) enum Purpose {
     /// For a look-up.
     Query(QueryId),
     /// To have a published record kept.
-    Store((NodeId, NodeId)),
+    Store(PublishedName),
     /// To know whether a replica is still there.
     Probe,
     /// To tell a subscriber.

@@ -7,13 +7,14 @@
 mod answer;
 mod calls;
 mod lookups;
+mod own;
 mod replies;
 mod requests;
 mod statistics;
 mod upkeep;
 
 pub use answer::fit;
-pub use statistics::{DropReason, Statistics};
+pub use statistics::{DropReason, RefusalReason, Statistics};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -33,7 +34,8 @@ use crate::query::{Found, Query, QueryId};
 use crate::random::RandomSource;
 use crate::rate::RateLimits;
 use crate::recent::RecentMap;
-use crate::replication::Published;
+use crate::record::RecordType;
+use crate::replication::{Published, PublishedName};
 use crate::routing::RoutingTable;
 use crate::seen::SeenNodes;
 use crate::socket_address::{canonical, is_public};
@@ -128,12 +130,14 @@ pub struct Node {
     duplicates: RecentMap<[u8; 32], (Millis, u8)>,
     queries: BTreeMap<QueryId, Query>,
     /// Look-ups that serve what is published.
-    replications: BTreeMap<QueryId, (NodeId, NodeId)>,
+    replications: BTreeMap<QueryId, PublishedName>,
     next_query: u64,
-    published: BTreeMap<(NodeId, NodeId), Published>,
+    published: BTreeMap<PublishedName, Published>,
     stores: VecDeque<upkeep::DueStore>,
     next_store_at: Millis,
     sequence: u64,
+    /// What it publishes in its own name besides its endpoint record.
+    own: BTreeMap<(NodeId, RecordType), own::OwnPayload>,
     endpoint_due_at: Option<Millis>,
     upkeep_at: Millis,
     bootstrap_at: Millis,
@@ -179,6 +183,7 @@ impl Node {
             stores: VecDeque::new(),
             next_store_at: now.millis,
             sequence,
+            own: BTreeMap::new(),
             endpoint_due_at: (!config.endpoints.is_empty()).then_some(now.millis),
             upkeep_at: now.millis.plus(UPKEEP_MS),
             bootstrap_at: now.millis,
@@ -283,6 +288,7 @@ impl Node {
         if let Some(due_at) = self.endpoint_due_at {
             next = next.min(due_at);
         }
+        next = self.own_due_at().map_or(next, |due_at| next.min(due_at));
         let queries = self.queries.values().map(Query::deadline).min();
         next.min(queries.unwrap_or(next)).min(self.bootstrap_tick(next))
     }

@@ -10,6 +10,7 @@ use crate::node_id::NodeId;
 use crate::peers::Health;
 use crate::query::{Goal, QueryId};
 use crate::record::{RecordType, SignedRecord};
+use crate::replication::PublishedName;
 use crate::time::Now;
 
 impl Node {
@@ -183,7 +184,7 @@ impl Node {
 
     fn conclude_store(
         &mut self,
-        set: (NodeId, NodeId),
+        set: PublishedName,
         info: NodeInfo,
         stored: bool,
         already_had: bool,

@@ -189,10 +189,7 @@ impl Node {
         let contact = self.publisher_contact(&record, now);
         let for_push = self.subscriptions.has(&key).then(|| record.clone());
         let put = self.store.put(key, record, now);
-        match put {
-            Ok(_) => self.statistics.stores_kept += 1,
-            Err(_) => self.statistics.stores_refused += 1,
-        }
+        self.statistics.count_store(put);
         if let (Ok(Put::Stored { .. }), Some(record)) = (put, for_push) {
             self.push(key, &record, now);
         }

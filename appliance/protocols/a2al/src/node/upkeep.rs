@@ -16,14 +16,14 @@ use crate::payload::EndpointPayload;
 use crate::peers::Health;
 use crate::query::{Found, Goal};
 use crate::record::{RecordType, SignedRecord, Unsigned};
-use crate::replication::Published;
+use crate::replication::{Published, PublishedName};
 use crate::store::{Put, PutError};
 use crate::time::{Millis, Now};
 
 /// A STORE that waits for its turn.
 #[derive(Debug)]
 pub(super) struct DueStore {
-    set: (NodeId, NodeId),
+    set: PublishedName,
     info: NodeInfo,
 }
 
@@ -44,6 +44,7 @@ impl Node {
         if self.endpoint_due_at.is_some_and(|due_at| due_at <= now.millis) {
             self.publish_endpoint(now);
         }
+        self.renew_own(now);
         self.send_due_store(now);
         if self.table.is_empty() && self.bootstrap_at <= now.millis {
             self.bootstrap_at = now.millis.plus(REBOOTSTRAP_MS);
@@ -108,7 +109,7 @@ impl Node {
         record: SignedRecord,
         now: Now,
     ) -> Result<Put, PutError> {
-        let set = (key, record.address.node_id());
+        let set = PublishedName::of(key, &record);
         let is_new = !self.published.contains_key(&set);
         if is_new && self.published.len() >= PUBLISHED_MAX {
             return Err(PutError::TooMany);
@@ -127,7 +128,7 @@ impl Node {
 
     /// Stops renewing what an address publishes.
     pub fn withdraw(&mut self, publisher: &NodeId) {
-        self.published.retain(|(_, of), _| of != publisher);
+        self.published.retain(|of, _| of.publisher != *publisher);
     }
 
     /// The next moment at which an empty table asks for the network.
@@ -137,7 +138,7 @@ impl Node {
     }
 
     /// A look-up for a round of STOREs has ended.
-    pub(super) fn plan_round(&mut self, set: (NodeId, NodeId), near: &[NodeInfo], now: Now) {
+    pub(super) fn plan_round(&mut self, set: PublishedName, near: &[NodeInfo], now: Now) {
         let Some(published) = self.published.get_mut(&set) else {
             return;
         };
@@ -279,14 +280,14 @@ impl Node {
         }
     }
 
-    fn begin_round(&mut self, set: (NodeId, NodeId), now: Now) {
+    fn begin_round(&mut self, set: PublishedName, now: Now) {
         let is_under_way = self.replications.values().any(|under_way| *under_way == set)
             || self.stores.iter().any(|due| due.set == set);
         if is_under_way || self.table.is_empty() {
             return;
         }
         if self.config.is_passive {
-            let near = self.table.nearest(&set.0, REPLICAS_MAX, |entry| {
+            let near = self.table.nearest(&set.key, REPLICAS_MAX, |entry| {
                 self.peers.health(&entry.info.node_id) != Health::Bad
             });
             let near: Vec<NodeInfo> = near.into_iter().map(|entry| entry.info).collect();
@@ -296,13 +297,13 @@ impl Node {
         self.replicate(set, now);
     }
 
-    fn replicate(&mut self, set: (NodeId, NodeId), now: Now) {
+    fn replicate(&mut self, set: PublishedName, now: Now) {
         // The look-up may end at once, so it is told what it is for before it begins.
         let Some(id) = self.upcoming_query() else {
             return;
         };
         self.replications.insert(id, set);
-        if self.begin_look_up(set.0, Goal::Nodes, now).is_none() {
+        if self.begin_look_up(set.key, Goal::Nodes, now).is_none() {
             self.replications.remove(&id);
         }
     }

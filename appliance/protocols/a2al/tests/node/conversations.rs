@@ -139,10 +139,20 @@ fn is_alike(ours: &Message, theirs: &Message) -> bool {
     }
 }
 
-#[test]
-fn recorded_conversations_go_as_they_went_but_for_what_is_meant_to_differ() {
-    let captures = read("a2al-captures.json");
-    let (mut same, mut alike, mut different) = (0, 0, 0);
+/// How answers compared.
+#[derive(Clone, Copy, Debug, Default)]
+struct Comparison {
+    same: usize,
+    alike: usize,
+    different: usize,
+}
+
+/// Holds every conversation of a file again.
+///
+/// # Panics
+/// Where an answer is neither as it was nor different on purpose.
+fn replay(captures: &Value) -> Comparison {
+    let mut compared = Comparison::default();
     for conversation in captures["conversations"].as_array().unwrap() {
         if conversation["name"] == "bootstrap_from_us" {
             // There the node asks, with transactions of its own.
@@ -163,26 +173,52 @@ fn recorded_conversations_go_as_they_went_but_for_what_is_meant_to_differ() {
                 ("from_node", Some(theirs)) => {
                     let ours = play.taken_for(at);
                     if ours.as_ref() == Some(&theirs) {
-                        same += 1;
+                        compared.same += 1;
                         continue;
                     }
                     let is_alike = ours.is_some_and(|ours| {
                         Parsed::parse(&theirs).is_ok()
                             && is_alike(&read_message(&ours), &read_message(&theirs))
                     });
-                    alike += usize::from(is_alike);
-                    different += usize::from(!is_alike);
+                    compared.alike += usize::from(is_alike);
+                    compared.different += usize::from(!is_alike);
                     assert!(is_alike || expected_difference(&request), "{place}");
                 }
                 ("silence", _) => {
                     let is_silent = play.taken_for(at).is_none();
-                    different += usize::from(!is_silent);
+                    compared.different += usize::from(!is_silent);
                     assert!(is_silent || expected_difference(&request), "{place}");
                 }
                 other => panic!("an unknown step: {other:?}"),
             }
         }
     }
-    assert!(same >= 80, "{same} the same, {alike} alike, {different} different");
-    assert!(different <= 10, "{same} the same, {alike} alike, {different} different");
+    compared
+}
+
+#[test]
+fn recorded_conversations_go_as_they_went_but_for_what_is_meant_to_differ() {
+    let compared = replay(&read("a2al-captures.json"));
+    assert!(compared.same >= 80, "{compared:?}");
+    assert!(compared.different <= 10, "{compared:?}");
+}
+
+#[test]
+fn conversations_of_a_directory_that_the_environment_names_go_as_they_went() {
+    let Some(directory) = std::env::var_os("WAYSTATION_CONVERSATIONS") else {
+        println!("skipped: needs WAYSTATION_CONVERSATIONS, a directory of recorded conversations");
+        return;
+    };
+    let mut files: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        // Other protocols' conversations may lie there as well; these are told by their form.
+        let text = std::fs::read(&file).unwrap_or_default();
+        let Ok(captures) = serde_json::from_slice::<Value>(&text) else { continue };
+        let first = &captures["conversations"][0];
+        if first["node"]["seed"].is_string() && first["steps"][0]["dir"].is_string() {
+            println!("{}: {:?}", file.display(), replay(&captures));
+        }
+    }
 }

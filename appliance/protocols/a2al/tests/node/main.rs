@@ -4,6 +4,8 @@
 
 mod conversations;
 mod learning;
+mod mutations;
+mod own;
 mod requests;
 mod restarting;
 mod stage;

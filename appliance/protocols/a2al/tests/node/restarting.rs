@@ -2,8 +2,10 @@
 
 use waystation_a2al::message::Body;
 use waystation_a2al::node::{Event, NodeConfig};
+use waystation_a2al::payload::TopicPayload;
+use waystation_a2al::record::{RecordType, topic_key};
 use waystation_a2al::sha256;
-use waystation_a2al::snapshot::{Snapshot, SnapshotError};
+use waystation_a2al::snapshot::{Portions, Snapshot, SnapshotError};
 
 use super::stage::{Peer, STORED, Stage};
 
@@ -41,6 +43,29 @@ fn nodes_and_records_are_there_again_once_they_have_proved_themselves() {
     assert_eq!(again.node.table().len(), 1);
     again.sent();
     assert_eq!(again.read(&peer, peer.id()), [peer.record(5, b"kept", 1)]);
+}
+
+#[test]
+fn portions_of_any_size_make_the_same_file() {
+    let (mut stage, peer) = lived();
+    for sequence in 0..7 {
+        let topic = topic_key(&format!("topic {sequence}"));
+        let payload =
+            TopicPayload { topic: format!("topic {sequence}"), ..TopicPayload::default() };
+        let (kind, now) = (RecordType::TOPIC, stage.now);
+        stage.node.publish_own(topic, kind, payload.encode(), now).unwrap();
+    }
+    assert_eq!(stage.store(&peer, &peer.record(6, b"newer", 2), None), STORED);
+    let whole = Snapshot::of(&stage.node).encode();
+    for size in [1, 2, 3, 8, 100] {
+        let mut portions = Portions::of(&stage.node);
+        let pieces: Vec<_> = std::iter::from_fn(|| portions.take(size)).collect();
+        assert_eq!(pieces.concat(), whole, "{size}");
+    }
+    let mut none = Portions::of(&Stage::new(NodeConfig::default()).node);
+    let bytes = none.take(1).unwrap();
+    assert_eq!(Snapshot::decode(&bytes), Ok(Snapshot::default()));
+    assert_eq!(none.take(1), None);
 }
 
 #[test]
