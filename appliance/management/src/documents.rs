@@ -9,6 +9,7 @@ use crate::clock::Moment;
 use crate::config::Config;
 use crate::confinement::Confinement;
 use crate::counter_table::{CounterField, FIELDS, Kind};
+use crate::dht::DhtFigures;
 use crate::dialing::DialCounts;
 use crate::efficiency::Efficiency;
 use crate::floor_file::KnownFloor;
@@ -25,6 +26,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use waystation_astral::aead::choice::{AeadChoice, AeadCost};
 use waystation_astral::identity::Identity;
 use waystation_astral::limits::AEAD_TEXT_BYTES_MEASURED;
@@ -64,6 +66,8 @@ pub struct StatusExtra {
     pub floor: Option<KnownFloor>,
     /// What the program has given up; absent: it was not asked to give up anything.
     pub confinement: Option<Confinement>,
+    /// Figures of the DHT's node, if there is one.
+    pub dht: Option<Arc<DhtFigures>>,
 }
 
 /// What is counted about operating the node.
@@ -593,6 +597,15 @@ pub struct HistogramSelection {
     pub window: Option<Window>,
 }
 
+impl HistogramSelection {
+    /// Whether it includes what is of no stage of a data core, which has totals over all cores alone.
+    pub(crate) fn is_about_everything(&self) -> bool {
+        let is_merged = !matches!(self.scope, Some(Scope::Core(_)));
+        let is_total = self.window != Some(Window::Interval);
+        self.stage.is_none() && self.class.is_none() && is_merged && is_total
+    }
+}
+
 /// `/v1/histograms`: percentiles, buckets and the distribution of every selected histogram that is
 /// not empty.
 pub fn histograms(
@@ -657,7 +670,7 @@ fn histogram_entry(
 pub const PERCENTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("p9999", 0.9999)];
 
-fn percentiles(histogram: &Histogram<u64>) -> Value {
+pub(crate) fn percentiles(histogram: &Histogram<u64>) -> Value {
     let fields = PERCENTILES.iter().map(|(name, quantile)| {
         ((*name).to_owned(), json!(histogram.value_at_quantile(*quantile)))
     });
@@ -665,7 +678,7 @@ fn percentiles(histogram: &Histogram<u64>) -> Value {
 }
 
 /// `[upper bound, values]` of every bucket with values in it; the bound of the last one is null.
-fn buckets(histogram: &Histogram<u64>) -> Vec<Value> {
+pub(crate) fn buckets(histogram: &Histogram<u64>) -> Vec<Value> {
     let bounds = BUCKET_BOUNDS_NS.into_iter().map(Some).chain([None]);
     let counted = bounds.zip(bucket_counts(histogram)).filter(|(_, count)| *count > 0);
     counted.map(|(bound_ns, count)| json!([bound_ns, count])).collect()

@@ -119,6 +119,7 @@ pub(crate) fn extra() -> StatusExtra {
         },
         floor: Some(known_floor()),
         confinement: None,
+        dht: None,
     }
 }
 

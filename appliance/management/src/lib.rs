@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod confinement;
 pub mod counter_table;
+pub mod dht;
 pub mod dialing;
 pub mod directory;
 pub mod documents;

@@ -7,6 +7,7 @@
 use crate::accounts::NETWORKS;
 use crate::clock::Moment;
 use crate::counter_table::{CounterField, FIELDS, Kind, MetricUnit};
+use crate::dht::{self, DhtFigures, LookUpOutcome};
 use crate::dialing::FailureKind;
 use crate::documents::{StatusExtra, aead_reason};
 use crate::efficiency::Efficiency;
@@ -20,6 +21,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
+use std::sync::Arc;
 use waystation_engine::control::Network;
 use waystation_engine::floor::Floor;
 use waystation_engine::statistics::{Stage, TrafficClass};
@@ -31,6 +33,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 const PREFIX: &str = "waystation";
 const NS_PER_SECOND: f64 = 1e9;
+/// Hops of look-ups that have a bucket of their own.
+const HOP_BUCKETS: u64 = 16;
 
 /// Writes all metrics.
 ///
@@ -61,25 +65,26 @@ struct Snapshot {
     cores: Vec<CoreReport>,
     management_drops: DropCounters,
     durations: Vec<DurationHistogram>,
+    dht: Option<Arc<DhtFigures>>,
 }
 
 /// A number of the node as a whole.
 #[derive(Debug)]
-struct NodeNumber {
-    name: &'static str,
-    kind: Kind,
-    help: &'static str,
-    value: u64,
+pub(crate) struct NodeNumber {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) help: &'static str,
+    pub(crate) value: u64,
 }
 
 /// Numbers of the node as a whole, one for each value of a label.
 #[derive(Debug)]
-struct LabelledNumber {
-    name: &'static str,
-    kind: Kind,
-    label: &'static str,
-    help: &'static str,
-    values: Vec<(&'static str, u64)>,
+pub(crate) struct LabelledNumber {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) label: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) values: Vec<(&'static str, u64)>,
 }
 
 #[derive(Debug)]
@@ -94,6 +99,13 @@ struct DurationHistogram {
 
 impl Snapshot {
     fn take(observations: &Observations, extra: &StatusExtra, now: Moment) -> Self {
+        let (mut numbers, mut labelled) =
+            (node_numbers(extra), labelled_numbers(observations, extra));
+        if let Some(figures) = &extra.dht {
+            let (more_numbers, more_labelled) = dht::metric_numbers(figures);
+            numbers.extend(more_numbers);
+            labelled.extend(more_labelled);
+        }
         Self {
             version: extra.version,
             aead: [
@@ -101,13 +113,14 @@ impl Snapshot {
                 ("choice", aead_reason(&extra.aead).to_owned()),
             ],
             uptime_seconds: now.since(observations.started()).as_secs_f64(),
-            numbers: node_numbers(extra),
-            labelled: labelled_numbers(observations, extra),
+            numbers,
+            labelled,
             resident_bytes: extra.operations.resident_bytes,
             floor: extra.floor.as_ref().map(|known| known.floor),
             cores: observations.reports().cloned().collect(),
             management_drops: extra.gateway.refusals.clone(),
             durations: durations(observations),
+            dht: extra.dht.clone(),
         }
     }
 }
@@ -280,7 +293,8 @@ impl Collector for Snapshot {
             self.encode_field(&mut encoder, field)?;
         }
         self.encode_drops(&mut encoder)?;
-        self.encode_durations(&mut encoder)
+        self.encode_durations(&mut encoder)?;
+        self.encode_look_ups(&mut encoder)
     }
 }
 
@@ -419,6 +433,41 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Look-ups of the DHT: how long they took, and over how many nodes one after the other they went.
+    fn encode_look_ups(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(figures) = &self.dht else { return Ok(()) };
+        let help = "Duration of look-ups in the DHT";
+        let seconds = Some(&Unit::Seconds);
+        let kind = MetricType::Histogram;
+        let mut metric = encoder.encode_descriptor("dht_lookup_duration", help, seconds, kind)?;
+        for outcome in LookUpOutcome::ALL {
+            let histogram = figures.look_ups.durations(outcome);
+            let bounds = BUCKET_BOUNDS_NS.iter().map(|bound_ns| *bound_ns as f64 / NS_PER_SECOND);
+            let buckets: Vec<_> =
+                bounds.chain([f64::INFINITY]).zip(bucket_counts(histogram)).collect();
+            let sum = histogram.mean() * histogram.len() as f64 / NS_PER_SECOND;
+            let labels = [("outcome", outcome.name())];
+            let series = metric.encode_family(&labels)?;
+            encode_histogram(series, sum, histogram.len(), &buckets)?;
+        }
+        let help = "Nodes one after the other that look-ups in the DHT went over";
+        let mut metric = encoder.encode_descriptor("dht_lookup_hops", help, None, kind)?;
+        for outcome in LookUpOutcome::ALL {
+            let histogram = figures.look_ups.hops(outcome);
+            let mut buckets: Vec<(f64, u64)> = Vec::new();
+            for hops in 0..=HOP_BUCKETS {
+                buckets.push((hops as f64, histogram.count_at(hops)));
+            }
+            let counted: u64 = buckets.iter().map(|(_, count)| count).sum();
+            buckets.push((f64::INFINITY, histogram.len().saturating_sub(counted)));
+            let sum = histogram.mean() * histogram.len() as f64;
+            let labels = [("outcome", outcome.name())];
+            let series = metric.encode_family(&labels)?;
+            encode_histogram(series, sum, histogram.len(), &buckets)?;
+        }
+        Ok(())
+    }
+
     fn encode_durations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Time spent per stage and traffic class, over all cores";
         let seconds = Some(&Unit::Seconds);
@@ -461,6 +510,15 @@ fn encode_value(
         (Kind::Gauge, MetricUnit::Seconds) => metric.encode_gauge(&seconds),
         (Kind::Gauge, MetricUnit::Things | MetricUnit::Bytes) => metric.encode_gauge(&value),
     }
+}
+
+fn encode_histogram(
+    mut metric: MetricEncoder<'_>,
+    sum: f64,
+    count: u64,
+    buckets: &[(f64, u64)],
+) -> fmt::Result {
+    metric.encode_histogram::<NoLabelSet>(sum, count, buckets, None)
 }
 
 fn core_label(report: &CoreReport) -> [(&'static str, String); 1] {

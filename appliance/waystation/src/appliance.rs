@@ -15,6 +15,7 @@ use waystation_engine::cores::{BoundEngine, Engine, EngineSettings, PortChoice};
 use waystation_engine::port::{PortKind, PortLimits};
 use waystation_management::config::{self, Config};
 use waystation_management::confinement::Confinement;
+use waystation_management::dht::DhtFiles;
 use waystation_management::runtime::{Management, ReloadSource, RuntimeSettings, bind_metrics};
 use waystation_tuning::inventory::{Cpus, nic_node};
 use waystation_tuning::layout::{Wish, lay_out};
@@ -35,6 +36,8 @@ pub(crate) type Confine = Box<dyn FnOnce() -> anyhow::Result<Confinement>>;
 pub(crate) struct Surroundings {
     pub(crate) secret: SecretKey,
     pub(crate) socket: PathBuf,
+    /// The key and the snapshot of the DHT's node, if there is to be one.
+    pub(crate) dht: Option<DhtFiles>,
     /// Where registrations are kept over a restart, if anywhere.
     pub(crate) registrations: Option<PathBuf>,
     /// Where the floor of the machine is kept; absent: it is not asked for.
@@ -84,6 +87,7 @@ impl Appliance {
             listen,
             turn_listen,
             socket: around.socket.clone(),
+            dht: around.dht,
             registrations: around.registrations,
             version: env!("CARGO_PKG_VERSION"),
             aead,

@@ -43,6 +43,9 @@ pub(crate) enum Verb {
     /// What it relays over UDP
     #[command(subcommand)]
     Udp(UdpCommand),
+    /// Its node of the A2AL DHT
+    #[command(subcommand)]
+    Dht(DhtCommand),
     /// Whom it knows, and what they have used
     Peers(ListingArguments),
     /// What has happened to it lately, one JSON object on each line
@@ -257,6 +260,77 @@ pub(crate) enum UdpCommand {
         #[command(flatten)]
         socket: SocketArgument,
     },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum DhtCommand {
+    /// What the node is, knows and does
+    Status(ListingArguments),
+    /// Nodes that it knows
+    Peers(ListingArguments),
+    /// Records that it keeps
+    Records(ListingArguments),
+    /// How an address is reached, asked of the network
+    Lookup {
+        /// An address in any of its forms
+        #[arg(value_name = "ADDRESS")]
+        address: String,
+        #[command(flatten)]
+        listing: ListingArguments,
+    },
+    /// All records of a type under a key, asked of the network
+    Get {
+        #[command(flatten)]
+        place: DhtPlace,
+        #[command(flatten)]
+        listing: ListingArguments,
+    },
+    /// Publish something under a topic until the program ends; without a topic, everything of its own
+    /// anew
+    Publish(DhtPublishArguments),
+    /// Stop publishing something; the network forgets it within an hour
+    Withdraw {
+        #[command(flatten)]
+        place: DhtPlace,
+        #[command(flatten)]
+        socket: SocketArgument,
+    },
+}
+
+/// Where records stand.
+#[derive(Clone, Debug, Args)]
+#[group(id = "dht_place")]
+pub(crate) struct DhtPlace {
+    /// The key: 64 hex digits
+    #[arg(value_name = "KEY", required_unless_present = "topic", conflicts_with = "topic")]
+    pub(crate) key: Option<String>,
+    /// The key of this topic
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) topic: Option<String>,
+    /// The type of the records; absent: 16 for a topic, otherwise any
+    #[arg(long = "type", value_name = "NUMBER")]
+    pub(crate) record_type: Option<u8>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DhtPublishArguments {
+    /// To be found under this topic
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) topic: Option<String>,
+    /// What the offer is called
+    #[arg(long, value_name = "TEXT", requires = "topic", default_value = "")]
+    pub(crate) name: String,
+    /// A sentence about it, of up to 140 characters
+    #[arg(long, value_name = "TEXT", requires = "topic", default_value = "")]
+    pub(crate) brief: String,
+    /// A protocol that it speaks; may be repeated
+    #[arg(long, value_name = "NAME", requires = "topic")]
+    pub(crate) protocol: Vec<String>,
+    /// A tag; may be repeated
+    #[arg(long, value_name = "TAG", requires = "topic")]
+    pub(crate) tag: Vec<String>,
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -15,6 +15,7 @@ use std::io;
 use std::process::ExitCode;
 use waystation_engine::cores::EngineError;
 use waystation_management::config::ConfigError;
+use waystation_management::dht::DhtError;
 use waystation_management::runtime::RuntimeError;
 use waystation_management::stats_socket::BindError;
 use waystation_management::stats_socket::client::ClientError;
@@ -94,8 +95,12 @@ fn remedy(error: &anyhow::Error) -> Option<&'static str> {
             Some(RuntimeError::Metrics { .. }) => {
                 Some("choose another address with management.metrics_listen")
             }
+            Some(RuntimeError::Dht(DhtError::Listen { .. })) => {
+                Some("choose another address with dht.listen")
+            }
             Some(
                 RuntimeError::Socket(BindError::NotASocket { .. })
+                | RuntimeError::Dht(DhtError::Key)
                 | RuntimeError::Start(_)
                 | RuntimeError::CoreStopped { .. },
             )
@@ -143,7 +148,7 @@ fn code(error: &anyhow::Error) -> u8 {
         }
         if let Some(error) = cause.downcast_ref::<StateError>() {
             return match error {
-                StateError::KeyFile { .. } => CONFIGURATION,
+                StateError::KeyFile { .. } | StateError::DhtKey { .. } => CONFIGURATION,
                 StateError::KeyExposed { .. } => NO_PERMISSION,
                 StateError::Access { source, .. } => io_code(source),
                 StateError::NoHome => UNAVAILABLE,
@@ -187,9 +192,12 @@ fn code(error: &anyhow::Error) -> u8 {
         }
         match cause.downcast_ref::<RuntimeError>() {
             Some(RuntimeError::Socket(BindError::Refused { error, .. })) => return io_code(error),
-            Some(RuntimeError::Metrics { source, .. } | RuntimeError::Start(source)) => {
-                return io_code(source);
-            }
+            Some(
+                RuntimeError::Metrics { source, .. }
+                | RuntimeError::Dht(DhtError::Listen { source, .. })
+                | RuntimeError::Start(source),
+            ) => return io_code(source),
+            Some(RuntimeError::Dht(DhtError::Key)) => return CONFIGURATION,
             Some(RuntimeError::Socket(_)) => return UNAVAILABLE,
             Some(RuntimeError::CoreStopped { .. }) => return FAILURE,
             None => {}

@@ -3,6 +3,7 @@
 mod appliance;
 mod arguments;
 mod demo;
+mod dht;
 mod doctor;
 mod exit;
 mod floor;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Udp(UdpCommand::List(listing)) => questions::udp(&listing),
         Verb::Udp(UdpCommand::Open(open)) => orders::open_udp(&open),
         Verb::Udp(UdpCommand::Close { id, json, socket }) => orders::close_udp(id, json, &socket),
+        Verb::Dht(command) => dht::dht(&command),
         Verb::Peers(listing) => questions::peers(&listing),
         Verb::Events(events) => questions::events(&events),
         Verb::Top(top) => top::top(&top),

@@ -6,6 +6,7 @@
 use waystation_engine::limits::{CONTROL_MAX_BYTES, EARLY_BYTES_MAX, MESH_RING_SOCKETS};
 use waystation_engine::statistics::{Stage, TrafficClass};
 use waystation_management::config::Config;
+use waystation_management::dht::limits::TABLE_BYTES_MAX;
 use waystation_management::gateway::GatewayLimits;
 use waystation_management::limits::{EVENTS_KEPT_MAX, STATS_CONNECTIONS_MAX};
 use waystation_tuning::doctor::MemoryTerm;
@@ -40,6 +41,7 @@ pub(crate) fn terms(config: &Config, cores: usize) -> Vec<MemoryTerm> {
     let mut terms = pools(config, cores);
     terms.extend(peers(config, cores));
     terms.extend(management(config, cores));
+    terms.extend(dht(config));
     terms
 }
 
@@ -146,6 +148,23 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
             STATS_CONNECTIONS_MAX * LISTING_BYTES,
             "16 readers of the largest listing",
         ),
+    ]
+}
+
+/// What strangers can make the node of the DHT keep.
+fn dht(config: &Config) -> Vec<MemoryTerm> {
+    if !config.dht.enabled {
+        return Vec::new();
+    }
+    let term = |what, bytes: u64, derivation: &str| MemoryTerm {
+        what,
+        bytes,
+        derivation: derivation.to_owned(),
+        is_pool: false,
+    };
+    vec![
+        term("records of the DHT", config.dht.record_memory.as_u64(), "dht.record_memory"),
+        term("tables of the DHT", TABLE_BYTES_MAX as u64, "nodes, rates, repetitions, nodes met"),
     ]
 }
 

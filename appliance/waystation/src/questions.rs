@@ -172,7 +172,11 @@ fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-fn show(answer: &[u8], json: bool, render: impl Fn(&Value) -> String) -> anyhow::Result<()> {
+pub(crate) fn show(
+    answer: &[u8],
+    json: bool,
+    render: impl Fn(&Value) -> String,
+) -> anyhow::Result<()> {
     if json {
         return print(answer);
     }

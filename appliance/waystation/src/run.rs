@@ -44,6 +44,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let surroundings = Surroundings {
         secret,
         socket,
+        dht: config.dht.enabled.then(|| state::dht(&directory, &config.dht)).transpose()?,
         registrations: Some(directory.join("registrations")),
         floor: Some(crate::floor::file(&directory)),
         confine: Some(Box::new(move || confine(&privileges, &places))),
@@ -86,6 +87,10 @@ fn places(arguments: &RunArguments, config: &Config, written: &[&Path]) -> Place
     let files = [&arguments.config, &turn.users_file, &turn.secrets_file];
     files.into_iter().flatten().for_each(|file| places.read_again(file));
     written.iter().for_each(|directory| places.write_in(directory));
+    let snapshot = config.dht.snapshot_file.as_deref().filter(|_| config.dht.enabled);
+    if let Some(directory) = snapshot.and_then(Path::parent) {
+        places.write_in(directory);
+    }
     places
 }
 

@@ -8,9 +8,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use waystation_astral::identity::SecretKey;
 use waystation_astral::key_file::{self, KeyFileError};
+use waystation_management::config::DhtConfig;
+use waystation_management::dht::DhtFiles;
+use zeroize::Zeroizing;
 
 /// The key file's name, as stock nodes call it (spec §2).
 const KEY_FILE: &str = "node_key";
+/// The name of the DHT's key file, and of its snapshot.
+const DHT_KEY_FILE: &str = "dht_key";
+const DHT_SNAPSHOT: &str = "dht_snapshot";
 /// The stats socket's name.
 const SOCKET: &str = "waystation.sock";
 /// Longest key file that is read: the longest form has 70 bytes.
@@ -30,6 +36,12 @@ pub(crate) enum StateError {
     /// The key file holds no key.
     #[error("{}: {source}; restore it from a copy, or move it away to get a new key", path.display())]
     KeyFile { path: PathBuf, source: KeyFileError },
+    /// The DHT's key file holds no key.
+    #[error(
+        "{} does not hold 64 hex digits; restore it from a copy, or move it away to get a new key",
+        path.display()
+    )]
+    DhtKey { path: PathBuf },
     /// Others may read the key.
     #[error("{} may be read by others (mode {mode:04o}); run: chmod 600 {}", path.display(), path.display())]
     KeyExposed { path: PathBuf, mode: u32 },
@@ -103,21 +115,79 @@ pub(crate) fn key(directory: &Path) -> Result<(SecretKey, bool), StateError> {
 }
 
 fn read_key(path: &Path) -> Result<SecretKey, StateError> {
+    let bytes = read_secret(path)?;
+    key_file::read(&bytes).map_err(|source| StateError::KeyFile { path: path.to_owned(), source })
+}
+
+/// The bytes of a key file that others may not read.
+fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, StateError> {
     let access = |source| StateError::Access { path: path.to_owned(), source };
     let file = fs::File::open(path).map_err(access)?;
     let mode = file.metadata().map_err(access)?.permissions().mode();
     if mode & OTHERS != 0 {
         return Err(StateError::KeyExposed { path: path.to_owned(), mode: mode & 0o7777 });
     }
-    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX_BYTES as usize));
     file.take(KEY_FILE_MAX_BYTES).read_to_end(&mut bytes).map_err(access)?;
-    key_file::read(&bytes).map_err(|source| StateError::KeyFile { path: path.to_owned(), source })
+    Ok(bytes)
+}
+
+/// Reads the key of the DHT's node, or makes one, and says where the node's snapshot is kept.
+pub(crate) fn dht(directory: &Path, config: &DhtConfig) -> Result<DhtFiles, StateError> {
+    make_directory(directory)?;
+    let path = config.key_file.clone().unwrap_or_else(|| directory.join(DHT_KEY_FILE));
+    let seed = match read_dht_seed(&path) {
+        Err(StateError::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            write_new_dht_seed(&path)?
+        }
+        other => other?,
+    };
+    let snapshot = config.snapshot_file.clone();
+    Ok(DhtFiles { seed, snapshot: snapshot.unwrap_or_else(|| directory.join(DHT_SNAPSHOT)) })
+}
+
+fn read_dht_seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, StateError> {
+    let text = read_secret(path)?;
+    let (pairs, rest) = text.trim_ascii().as_chunks::<2>();
+    let mut seed = Zeroizing::new([0; 32]);
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    for (byte, [high, low]) in seed.iter_mut().zip(pairs) {
+        let pair = digit(*high).zip(digit(*low)).map(|(high, low)| high << 4 | low);
+        let pair = pair.and_then(|pair| u8::try_from(pair).ok());
+        *byte = pair.ok_or_else(|| StateError::DhtKey { path: path.to_owned() })?;
+    }
+    if pairs.len() != seed.len() || !rest.is_empty() {
+        return Err(StateError::DhtKey { path: path.to_owned() });
+    }
+    Ok(seed)
+}
+
+fn write_new_dht_seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, StateError> {
+    let mut seed = Zeroizing::new([0; 32]);
+    let filled = SystemRandom::new().fill(seed.as_mut());
+    filled.map_err(|_unspecified| StateError::Access {
+        path: path.to_owned(),
+        source: io::ErrorKind::Other.into(),
+    })?;
+    let digits = b"0123456789abcdef";
+    let mut text = Zeroizing::new(Vec::with_capacity(2 * seed.len() + 1));
+    for byte in seed.iter() {
+        text.extend([byte >> 4, byte & 15].map(|digit| digits[usize::from(digit)]));
+    }
+    text.push(b'\n');
+    if place_new(path, &text)? { Ok(seed) } else { read_dht_seed(path) }
 }
 
 /// Writes a fresh key under a name of its own first, so that a crash leaves no half of one.
 fn write_new_key(path: &Path) -> Result<SecretKey, StateError> {
     let access = |source| StateError::Access { path: path.to_owned(), source };
     let key = random_key().map_err(access)?;
+    if place_new(path, &key_file::write(&key))? { Ok(key) } else { read_key(path) }
+}
+
+/// Makes a file that only the owner may read. Says whether it is the one that is there now.
+fn place_new(path: &Path, bytes: &[u8]) -> Result<bool, StateError> {
+    let access = |source| StateError::Access { path: path.to_owned(), source };
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new()
         .write(true)
@@ -126,14 +196,14 @@ fn write_new_key(path: &Path) -> Result<SecretKey, StateError> {
         .mode(KEY_MODE)
         .open(&fresh)
         .map_err(access)?;
-    file.write_all(&key_file::write(&key)).map_err(access)?;
+    file.write_all(bytes).map_err(access)?;
     file.sync_all().map_err(access)?;
     // A link, unlike a rename, does not replace the key that another start has made meanwhile.
     let linked = fs::hard_link(&fresh, path);
     fs::remove_file(&fresh).map_err(access)?;
     match linked {
-        Ok(()) => Ok(key),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_key(path),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(access(error)),
     }
 }
@@ -142,7 +212,7 @@ fn write_new_key(path: &Path) -> Result<SecretKey, StateError> {
 pub(crate) fn random_key() -> io::Result<SecretKey> {
     let random = SystemRandom::new();
     loop {
-        let mut scalar = zeroize::Zeroizing::new([0; 32]);
+        let mut scalar = Zeroizing::new([0; 32]);
         random.fill(scalar.as_mut()).map_err(|_unspecified| io::ErrorKind::Other)?;
         // All but one in 2^128 values are valid.
         if let Ok(key) = SecretKey::from_bytes(&scalar) {

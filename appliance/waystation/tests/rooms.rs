@@ -23,7 +23,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waystation-engine", &["waystation-astral", "waystation-relay", "waystation-turn"]),
     (
         "waystation-management",
-        &["waystation-astral", "waystation-relay", "waystation-engine", "waystation-turn"],
+        &[
+            "waystation-a2al",
+            "waystation-astral",
+            "waystation-relay",
+            "waystation-engine",
+            "waystation-turn",
+        ],
     ),
     ("waystation-peer", &["waystation-astral", "waystation-turn"]),
     (

@@ -3,6 +3,7 @@
 //! The reader validates with it and the documented default is printed from it.
 
 use super::Config;
+use super::dht_keys;
 use super::rule::Rule;
 use super::{BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN};
 use crate::limits::{
@@ -698,6 +699,20 @@ pub const KEYS: &[Key] = &[
         "The best way datagrams may be sent. gso hands trains of equal ones over in one piece, where \
         the route takes that; plain hands over each by itself.",
     ),
+    dht_keys::ENABLED,
+    dht_keys::LISTEN,
+    dht_keys::BOOTSTRAP,
+    dht_keys::ADVERTISE,
+    dht_keys::KEY_FILE,
+    dht_keys::SNAPSHOT_FILE,
+    dht_keys::SNAPSHOT_INTERVAL,
+    dht_keys::PUBLISH_SERVICES,
+    dht_keys::TOPICS,
+    dht_keys::DIVERSE,
+    dht_keys::ALLOW_PRIVATE,
+    dht_keys::KEYS_MAX,
+    dht_keys::RECORD_MEMORY,
+    dht_keys::BEACON,
     key(
         "udp",
         "addresses",
@@ -852,7 +867,7 @@ pub const KEYS: &[Key] = &[
     ),
 ];
 
-const fn live(
+pub(super) const fn live(
     section: &'static str,
     name: &'static str,
     unit: &'static str,
@@ -862,7 +877,7 @@ const fn live(
     Key { section, name, meaning, unit, reload: Reload::Live, rule }
 }
 
-const fn key(
+pub(super) const fn key(
     section: &'static str,
     name: &'static str,
     unit: &'static str,

@@ -7,6 +7,8 @@
 mod announcement;
 mod changes;
 mod default_text;
+mod dht;
+mod dht_keys;
 pub mod keys;
 mod nodes;
 mod peer;
@@ -21,6 +23,7 @@ mod udp;
 pub use announcement::node_info;
 pub use changes::{Reloaded, reloaded, room};
 pub use default_text::documented_default;
+pub use dht::DhtConfig;
 pub use peer::{PEER_KEYS, PeerConfig};
 pub use problem::{Complaint, ConfigError, Problem};
 pub use reader::{parse, parse_as};
@@ -65,6 +68,7 @@ pub struct Config {
     pub turn: TurnConfig,
     pub udp: UdpConfig,
     pub privileges: PrivilegesConfig,
+    pub dht: DhtConfig,
     pub management: ManagementConfig,
     /// `[[peer]]`, each identity once, in the order of the file.
     #[serde(rename = "peer")]

@@ -256,6 +256,15 @@ pub enum Complaint {
     /// An end that no socket can send to.
     #[error("{address} is of a family that udp.addresses has no address of")]
     UdpEndOfNoFamily { address: SocketAddr },
+    /// A node of the DHT without a socket.
+    #[error("is empty; name an address for the DHT, for example \"0.0.0.0:4121\"")]
+    DhtWithoutAddress,
+    /// An address at which no node can be.
+    #[error("nobody can be asked at {address}; name the address and the port of a node of the DHT")]
+    NotADhtNode { address: SocketAddr },
+    /// An address for two things.
+    #[error("{address} is in turn.listen already; the DHT needs a port of its own")]
+    AddressOfTurn { address: SocketAddr },
     /// Pauses that shrink.
     #[error("{min} is longer than dial.backoff_max ({max})")]
     BackoffReversed { min: String, max: String },

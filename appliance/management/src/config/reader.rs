@@ -285,6 +285,9 @@ impl Reader<'_> {
         if let Some((key, complaint)) = config.udp.contradiction(&config.turn) {
             self.refuse(&[key, "udp.port_min", "udp.port_max", "udp.addresses"], complaint);
         }
+        if let Some((key, complaint)) = super::dht::contradiction(&config) {
+            self.refuse(&[key, "dht.enabled"], complaint);
+        }
         self.check_access(&config);
         self.check_peers(&config);
         self.check_sessions(&config);

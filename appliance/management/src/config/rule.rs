@@ -85,6 +85,12 @@ pub(super) enum Rule<C> {
         max_bytes: usize,
         at: fn(&mut C) -> &mut String,
     },
+    /// A list of texts that may be empty.
+    Texts {
+        max_bytes: usize,
+        entries_max: usize,
+        at: fn(&mut C) -> &mut Vec<String>,
+    },
     /// A list that may be empty.
     AddressesOrNone {
         at: fn(&mut C) -> &mut Vec<SocketAddr>,
@@ -202,6 +208,9 @@ impl<C: Clone> Rule<C> {
             Self::Text { min_bytes, max_bytes, at } => {
                 *at(config) = plain_text(value, min_bytes, max_bytes)?;
             }
+            Self::Texts { max_bytes, entries_max, at } => {
+                *at(config) = texts(value, max_bytes, entries_max)?;
+            }
             Self::Addresses { at } => *at(config) = addresses(value, 1)?,
             Self::AddressesOrNone { at } => *at(config) = addresses(value, 0)?,
             Self::IpAddresses { at } => *at(config) = ip_addresses(value)?,
@@ -249,6 +258,7 @@ impl<C: Clone> Rule<C> {
             Self::Addresses { at } | Self::AddressesOrNone { at } => {
                 at(to).clone_from(at(from));
             }
+            Self::Texts { at, .. } => at(to).clone_from(at(from)),
             Self::IpAddresses { at } => at(to).clone_from(at(from)),
             Self::Blocks { at } => at(to).clone_from(at(from)),
             Self::Tier { at } => *at(to) = *at(from),
@@ -290,6 +300,7 @@ impl<C: Clone> Rule<C> {
             Self::Addresses { at } | Self::AddressesOrNone { at } => {
                 list(at(config).iter().map(quoted))
             }
+            Self::Texts { at, .. } => list(at(config).iter().map(quoted)),
             Self::IpAddresses { at } => list(at(config).iter().map(quoted)),
             Self::Blocks { at } => list(at(config).iter().map(quoted)),
             Self::Tier { at } => quoted(at(config).name()),
@@ -333,6 +344,9 @@ impl<C: Clone> Rule<C> {
             Self::SpanOrNone { min, max, .. } => format!("{}, or \"{NONE}\"", spans(min, max)),
             Self::Text { min_bytes, max_bytes, .. } => {
                 format!("{min_bytes} to {max_bytes} bytes without control characters")
+            }
+            Self::Texts { max_bytes, entries_max, .. } => {
+                format!("up to {entries_max} texts of 1 to {max_bytes} bytes")
             }
             Self::Addresses { .. } => {
                 format!("1 to {LISTEN_ADDRESSES_MAX} of \"ADDRESS:PORT\"")
@@ -520,6 +534,23 @@ fn plain_text(value: &DeValue<'_>, min: usize, max: usize) -> Result<String, Com
         return Err(Complaint::ControlCharacter);
     }
     Ok(text.to_owned())
+}
+
+fn texts(
+    value: &DeValue<'_>,
+    max_bytes: usize,
+    entries_max: usize,
+) -> Result<Vec<String>, Complaint> {
+    let entries = entries(value, "a list of texts, for example [\"relay\"]", entries_max)?;
+    let mut texts: Vec<String> = Vec::with_capacity(entries.len());
+    for entry in entries.iter() {
+        let text = plain_text(entry.get_ref(), 1, max_bytes)?;
+        if texts.contains(&text) {
+            return Err(Complaint::DuplicateEntry { value: quoted(text) });
+        }
+        texts.push(text);
+    }
+    Ok(texts)
 }
 
 fn addresses(value: &DeValue<'_>, min: usize) -> Result<Vec<SocketAddr>, Complaint> {

@@ -32,6 +32,10 @@ pub const SECTIONS: &[Section] = &[
             [[udp.session]]s, and opened by command. No port is open unless a session has it.",
     },
     Section {
+        name: "dht",
+        meaning: "A node of the A2AL DHT on the management core. There is none unless it is enabled.",
+    },
+    Section {
         name: "privileges",
         meaning: "What the program gives up once everything is loaded and bound. To switch any of it \
             off is for debugging.",

@@ -41,6 +41,7 @@ fn companions(path: &str) -> &'static str {
         "management.metrics_listen" => "metrics_anywhere = true\n",
         "gateway.idle_dead_after" => "idle_ping_interval = \"5s\"\n",
         "turn.listen" => "users_file = \"/etc/waystation/turn-users\"\n",
+        "dht.enabled" => "listen = [\"0.0.0.0:4121\"]\n",
         "access.mode" => IDENTITIES_LINE,
         "access.identities" => "mode = \"denylist\"\n",
         _ => "",
@@ -139,11 +140,44 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("privileges.core_dumps", "true"),
     ("management.cpu", "1"),
     ("management.socket", "\"/run/waystation/other.sock\""),
+    ("dht.enabled", "true"),
+    ("dht.listen", "[\"0.0.0.0:4121\", \"[::]:4121\"]"),
+    ("dht.bootstrap", "[\"192.0.2.1:4121\"]"),
+    ("dht.advertise", "[\"192.0.2.2:4121\"]"),
+    ("dht.key_file", "\"/etc/waystation/dht_key\""),
+    ("dht.snapshot_file", "\"/srv/dht_snapshot\""),
+    ("dht.snapshot_interval", "\"1m\""),
+    ("dht.publish_services", "false"),
+    ("dht.topics", "[\"relay\", \"ü\"]"),
+    ("dht.diverse", "false"),
+    ("dht.allow_private", "true"),
+    ("dht.keys_max", "5000000"),
+    ("dht.record_memory", "\"1GiB\""),
+    ("dht.beacon", "true"),
     ("management.metrics_listen", "\"192.0.2.1:9790\""),
     ("management.metrics_anywhere", "true"),
     ("management.log", "\"warn,waystation_engine::turn=trace\""),
     ("management.log_format", "\"json\""),
 ];
+
+#[test]
+fn a_dht_that_cannot_be_is_named() {
+    for (text, words) in [
+        ("[dht]\nenabled = true", "dht.listen: is empty; name an address"),
+        ("[dht]\nadvertise = [\"0.0.0.0:4121\"]", "nobody can dial 0.0.0.0:4121"),
+        ("[dht]\nbootstrap = [\"192.0.2.1:0\"]", "nobody can be asked at 192.0.2.1:0"),
+        ("[dht]\ntopics = [\"a\", \"a\"]", "\"a\" is there twice"),
+        ("[dht]\ntopics = [\"\"]", "not between 1 and 64"),
+        (
+            "[turn]\nlisten = [\"192.0.2.1:3478\"]\nusers_file = \"/u\"\n[dht]\nenabled = true\n\
+             listen = [\"192.0.2.1:3478\"]",
+            "is in turn.listen already",
+        ),
+    ] {
+        let error = error_of(text);
+        assert!(error.contains(words), "{error}");
+    }
+}
 
 #[test]
 fn every_field_is_a_key_and_every_key_is_a_field() {
@@ -516,7 +550,7 @@ const BROKEN: &[(&str, &str)] = &[
         "[engin]\ncores = 2",
         "waystation.toml:1: engin: unknown section; did you mean [engine]?; the sections are \
          [node], [listen], [engine], [relay], [gateway], [access], [limits], [dial], \
-         [turn], [udp], [privileges], [management], [[peer]]",
+         [turn], [udp], [dht], [privileges], [management], [[peer]]",
     ),
     (
         "engine = 3",

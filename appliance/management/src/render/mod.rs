@@ -4,6 +4,7 @@
 //! client one version ahead or behind still prints what it can.
 
 mod comparison;
+pub mod dht;
 mod histogram;
 mod table;
 pub mod top;

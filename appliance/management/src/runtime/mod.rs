@@ -9,6 +9,7 @@ use crate::accounts::{AccountSettings, Accounts};
 use crate::clock;
 use crate::config::{self, Config};
 use crate::confinement::Confinement;
+use crate::dht::{Dht, DhtError, DhtFiles, DhtSettings};
 use crate::dialing::{DialSettings, Dialer};
 use crate::documents::{CoreCapacity, Operations, Readiness, StatusExtra};
 use crate::floor_file::KnownFloor;
@@ -76,6 +77,8 @@ pub struct RuntimeSettings {
     pub turn_listen: Vec<SocketAddr>,
     /// Where the stats socket is made.
     pub socket: PathBuf,
+    /// What the program has of the DHT's node; absent: there is none.
+    pub dht: Option<DhtFiles>,
     /// Where registrations are kept over a restart; absent: nowhere.
     pub registrations: Option<PathBuf>,
     pub version: &'static str,
@@ -110,6 +113,9 @@ pub enum RuntimeError {
     /// The metrics address cannot be listened on.
     #[error("cannot serve metrics on {address}: {source}")]
     Metrics { address: SocketAddr, source: io::Error },
+    /// The DHT's node cannot be.
+    #[error(transparent)]
+    Dht(#[from] DhtError),
     /// The kernel gave no thread, runtime or signal.
     #[error("cannot start the management core: {0}")]
     Start(#[source] io::Error),
@@ -195,8 +201,9 @@ async fn serve(
     let doorbell = pipe::Receiver::from_owned_fd(hearing).map_err(RuntimeError::Start)?;
     let mut signals = Signals::new(settings.handle_signals).map_err(RuntimeError::Start)?;
     let (server, requests) = stats_socket::channel(StatsLimits::default());
+    let dht = start_dht(&mut settings)?;
     let on_ready = std::mem::replace(&mut settings.on_ready, Box::new(|| {}));
-    let mut core = ManagementCore::new(settings, end, on_ready);
+    let mut core = ManagementCore::new(settings, end, dht, on_ready);
     let serving = serve_stats(server, listener, metrics);
     // Whoever started this thread waits for nothing else.
     let _ = started.send(());
@@ -207,6 +214,13 @@ async fn serve(
     // The socket of a program that has ended only misleads; failing to remove it changes nothing.
     let _ = std::fs::remove_file(&socket);
     outcome
+}
+
+fn start_dht(settings: &mut RuntimeSettings) -> Result<Option<Dht>, RuntimeError> {
+    let Some(files) = settings.dht.take() else { return Ok(None) };
+    let (config, identity) = (&settings.config, settings.identity);
+    let (listen, turn_listen) = (&settings.listen, &settings.turn_listen);
+    Ok(Some(Dht::start(DhtSettings::of(config, files, identity, listen, turn_listen))?))
 }
 
 /// Listens on the address that serves metrics, if there is to be one.
@@ -243,6 +257,7 @@ struct ManagementCore {
     end: ManagementEnd,
     node: Node,
     dialer: Dialer,
+    dht: Option<Dht>,
     /// Taken up once every core serves.
     dial_settings: Option<DialSettings>,
     observations: Observations,
@@ -299,6 +314,7 @@ impl ManagementCore {
     fn new(
         settings: RuntimeSettings,
         end: ManagementEnd,
+        dht: Option<Dht>,
         on_ready: Box<dyn FnOnce() + Send>,
     ) -> Self {
         let config = &settings.config;
@@ -318,6 +334,7 @@ impl ManagementCore {
             aead: settings.aead,
             floor: settings.floor,
             confinement: settings.confinement,
+            dht: None,
         };
         let mut node = Node::new(settings.identity, cores, NodeSettings::of(config, &extra.listen));
         let registrations = settings
@@ -328,6 +345,7 @@ impl ManagementCore {
             end,
             node,
             dialer: Dialer::new(settings.identity, cores),
+            dht,
             dial_settings: Some(DialSettings::of(config)),
             registrations,
             observations: Observations::new(cores, clock::now()),
@@ -412,6 +430,9 @@ impl ManagementCore {
     async fn stop(&mut self, doorbell: &pipe::Receiver) -> Result<(), RuntimeError> {
         self.extra.readiness = Readiness::Stopping;
         self.save_registrations();
+        if let Some(dht) = &mut self.dht {
+            dht.begin_stop();
+        }
         self.dial(Dialer::stop);
         for core in self.cores() {
             self.backlog.push_back((core, Command::Shutdown));
@@ -424,6 +445,9 @@ impl ManagementCore {
                 _ = doorbell.readable() => self.hear(doorbell),
                 () = sleep_until(pause) => {}
             }
+        }
+        if let Some(dht) = &mut self.dht {
+            dht.stopped().await;
         }
         self.failure.take().map_or(Ok(()), Err)
     }

@@ -2,6 +2,7 @@
 
 use super::ManagementCore;
 use crate::clock;
+use crate::dht::DhtQuestion;
 use crate::dialing::DialAnswer;
 use crate::documents::{CoreListing, SCHEMA};
 use crate::journal::{EventKind, fields};
@@ -173,6 +174,16 @@ impl ManagementCore {
                 answer(reply, Document::failed("dial_failed", &message));
             }
             None => answer(reply, Document::unavailable("unavailable", "the node is stopping")),
+        }
+    }
+
+    pub(super) fn ask_dht(&mut self, question: DhtQuestion, reply: oneshot::Sender<Document>) {
+        match &self.dht {
+            Some(dht) => dht.ask(question, reply),
+            None => {
+                let message = "there is no node of the DHT here; set dht.enabled and dht.listen";
+                answer(reply, Document::not_found("no_dht", message));
+            }
         }
     }
 

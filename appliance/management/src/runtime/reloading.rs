@@ -6,6 +6,7 @@
 use super::ManagementCore;
 use crate::clock;
 use crate::config::{self, Config, Reloaded, core_snapshot, reloaded};
+use crate::dht::DhtLive;
 use crate::dialing::DialSettings;
 use crate::documents::CoreCapacity;
 use crate::journal::{EventKind, fields};
@@ -98,6 +99,11 @@ impl ManagementCore {
             // Not every core serves yet; they are taken up then.
             Some(settings) => *settings = dials,
             None => self.dial(|dialer, around| dialer.set_settings(around, dials)),
+        }
+        if let Some(dht) = &self.dht {
+            let extra = &self.extra;
+            let (listen, turn_listen) = (&extra.listen, &extra.turn_listen);
+            dht.reload(DhtLive::of(&self.config, extra.identity, listen, turn_listen));
         }
         self.extra.capacity = CoreCapacity::from(&self.config);
         self.extra.node_info =

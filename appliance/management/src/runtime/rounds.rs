@@ -2,6 +2,7 @@
 
 use super::ManagementCore;
 use crate::clock;
+use crate::dht::Dht;
 use crate::documents::{CoreListing, Readiness};
 use crate::journal::{EventFields, EventKind};
 use crate::limits::CORE_ANSWER_TIMEOUT;
@@ -39,6 +40,7 @@ impl ManagementCore {
             | Question::Peers { .. } => {
                 self.answer(request);
             }
+            Question::Dht(question) => self.ask_dht(question, request.reply),
             Question::Events { after, follow } => self.on_events(after, follow, request.reply),
             Question::Order(order) => self.on_order(order, request.reply),
             Question::Status
@@ -51,6 +53,7 @@ impl ManagementCore {
 
     fn answer(&mut self, request: StatsRequest) {
         self.extra.observed = self.node.observed_endpoints();
+        self.extra.dht = self.dht.as_ref().map(Dht::figures);
         let listing = request.answer(&self.observations, &self.extra, clock::now());
         self.listings.extend(listing);
     }

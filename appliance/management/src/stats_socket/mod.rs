@@ -9,6 +9,7 @@
 mod asked;
 mod bind;
 pub mod client;
+mod dht_routes;
 mod event_stream;
 mod request;
 mod routes;

@@ -1,12 +1,13 @@
 //! What the HTTP side asks the runtime, and how the runtime answers.
 
 use crate::clock::Moment;
+use crate::dht::{self, DhtQuestion};
 use crate::documents::{self, CoreListing, HistogramSelection, StatusExtra};
 use crate::hlog::{self, LogSelection};
 use crate::journal::EventLines;
 use crate::limits::LISTING_ROWS_MAX;
 use crate::metrics;
-use crate::observations::{Observations, Scope};
+use crate::observations::{Observations, Scope, Window};
 use crate::opaque::{OpaqueTable, Wish};
 use crate::recent::{Recent, RowOrder};
 use crate::same_core::SameCoreShares;
@@ -58,6 +59,8 @@ pub enum Question {
     Peers { limit: usize },
     /// `/v1/events` behind this number; `follow`: answered when there is one.
     Events { after: Option<u64>, follow: bool },
+    /// `/v1/dht` and what is below it.
+    Dht(DhtQuestion),
     /// Something to do.
     Order(Order),
     /// `/v1/drops`; `all`: also reasons that never occurred.
@@ -106,11 +109,13 @@ impl StatsRequest {
                 return Some(ListingRequest { kind, limit, order, reply: self.reply });
             }
             // These are about what the runtime keeps itself, and it answers them.
-            Question::Events { .. } | Question::Order(_) => internal("asked of the wrong side"),
+            Question::Events { .. } | Question::Dht(_) | Question::Order(_) => {
+                internal("asked of the wrong side")
+            }
             Question::Ready => ready(extra),
             Question::Status => Document::json(&documents::status(observations, extra, now)),
             Question::Drops { all } => Document::json(&documents::drops(observations, extra, all)),
-            Question::Histograms(selection) => histograms(observations, &selection, now),
+            Question::Histograms(selection) => histograms(observations, extra, &selection, now),
             Question::HistogramLog(selection) => histogram_log(observations, &selection, now),
             Question::Metrics => metrics_text(observations, extra, now),
         };
@@ -309,11 +314,22 @@ fn ready(extra: &StatusExtra) -> Document {
 
 fn histograms(
     observations: &Observations,
+    extra: &StatusExtra,
     selection: &HistogramSelection,
     now: Moment,
 ) -> Document {
-    no_such_core(observations, selection.scope)
-        .unwrap_or_else(|| Document::json(&documents::histograms(observations, selection, now)))
+    if let Some(refusal) = no_such_core(observations, selection.scope) {
+        return refusal;
+    }
+    let mut document = documents::histograms(observations, selection, now);
+    if let Some(figures) = extra.dht.as_deref().filter(|_| selection.is_about_everything())
+        && let Some(entries) = document["histograms"].as_array_mut()
+    {
+        let span = observations.span(Window::Total, now);
+        let length_ms = u64::try_from(span.length.as_millis()).unwrap_or(u64::MAX);
+        entries.extend(dht::histograms(figures, span.start.unix_ms(), length_ms));
+    }
+    Document::json(&document)
 }
 
 fn histogram_log(observations: &Observations, selection: &LogSelection, now: Moment) -> Document {

@@ -1,7 +1,9 @@
 //! From a path and its parameters to a question, or to what is wrong with them.
 
+use super::dht_routes;
 use super::request::{Document, Order, Question};
 use crate::config::{Rate, UdpEnd, UdpProtocol, parse_public_key, rate_limit};
+use crate::dht::DhtQuestion;
 use crate::documents::{self, HistogramSelection};
 use crate::hlog::LogSelection;
 use crate::limits::{LISTING_ROWS_DEFAULT, LISTING_ROWS_MAX};
@@ -190,6 +192,55 @@ const ROUTES: &[Route] = &[
         question: histograms,
     },
     Route {
+        path: "/v1/dht",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &[],
+        question: |_| Ok(Question::Dht(DhtQuestion::Status)),
+    },
+    Route {
+        path: "/v1/dht/peers",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &["limit"],
+        question: |given| Ok(Question::Dht(DhtQuestion::Peers { limit: limit(given)? })),
+    },
+    Route {
+        path: "/v1/dht/records",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &["limit"],
+        question: |given| Ok(Question::Dht(DhtQuestion::Records { limit: limit(given)? })),
+    },
+    Route {
+        path: "/v1/dht/lookup",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["address"],
+        question: dht_routes::look_up,
+    },
+    Route {
+        path: "/v1/dht/get",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["key", "type"],
+        question: dht_routes::get,
+    },
+    Route {
+        path: "/v1/dht/publish",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["key", "type", "payload"],
+        question: dht_routes::publish,
+    },
+    Route {
+        path: "/v1/dht/withdraw",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["key", "type"],
+        question: dht_routes::withdraw,
+    },
+    Route {
         path: "/metrics",
         verb: Verb::Get,
         on: BOTH,
@@ -278,7 +329,7 @@ pub(super) fn question(
 
 /// Parameters by name, in the order given. No value that is understood needs escaping, so there is
 /// none.
-struct Parameters<'q>(Vec<(&'q str, &'q str)>);
+pub(super) struct Parameters<'q>(Vec<(&'q str, &'q str)>);
 
 impl<'q> Parameters<'q> {
     fn parse(query: &'q str, known: &'static [&'static str]) -> Result<Self, Refusal> {
@@ -296,7 +347,7 @@ impl<'q> Parameters<'q> {
         Ok(Self(given))
     }
 
-    fn value(&self, name: &str) -> Option<&'q str> {
+    pub(super) fn value(&self, name: &str) -> Option<&'q str> {
         self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| *value)
     }
 }
@@ -450,6 +501,6 @@ fn one_of<T: Copy, const N: usize>(
     })
 }
 
-fn refuse(name: &'static str, value: &str, wanted: String) -> Refusal {
+pub(super) fn refuse(name: &'static str, value: &str, wanted: String) -> Refusal {
     Refusal::Value { name, value: value.to_owned(), wanted }
 }

@@ -9,6 +9,7 @@
 use super::event_stream::{self, EventStream};
 use super::request::{Document, Order, Question, StatsRequest};
 use super::routes::{self, Refusal, Surface};
+use crate::dht::limits::LOOK_UP_TIMEOUT;
 use crate::limits::{
     EVENT_FOLLOWERS_MAX, EVENT_READER_TIMEOUT, EVENT_WAIT, STATS_ACCEPT_PAUSE,
     STATS_CONNECTION_TIMEOUT, STATS_CONNECTIONS_MAX, STATS_DIAL_TIMEOUT, STATS_HEAD_TIMEOUT,
@@ -211,6 +212,11 @@ impl StatsServer {
             Ok(question @ Question::Order(Order::Dial { .. })) => {
                 let _lasting = client.last();
                 self.ask_within(question, STATS_DIAL_TIMEOUT).await
+            }
+            Ok(Question::Dht(question)) if question.asks_the_network() => {
+                let _lasting = client.last();
+                // The node answers in any case; a little later than it gives up itself.
+                self.ask_within(Question::Dht(question), 2 * LOOK_UP_TIMEOUT).await
             }
             Ok(question) => self.ask(question).await,
             Err(refusal) => {

@@ -53,6 +53,7 @@ pub(crate) fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
     let around = Surroundings {
         secret,
         socket: socket.clone(),
+        dht: None,
         registrations: None,
         floor: None,
         // A signal ends the appliance, then the nodes notice, then the directory goes.
