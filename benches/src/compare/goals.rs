@@ -316,7 +316,7 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 18,
         name: "udp",
-        workload: "TURN over UDP: 4 flows of 1000 B between clients' channels and peers, 32 in \
+        workload: "TURN over UDP: 4 flows of 1000 B between clients' channels and peers, 16 in \
                    flight, sent in trains of 16 and one by one; relays with one thread",
         goals: &[
             goal(TRAINS, COST, WAYSTATION, COTURN, AtMost(0.10)),

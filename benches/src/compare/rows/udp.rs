@@ -7,9 +7,10 @@ use crate::datagrams::flow::DatagramShape;
 use anyhow::Result;
 use waystation_engine::port::datagrams::UdpTier;
 
-/// Media-sized messages; what is under way of a flow fits the memory that relays give a socket.
+/// Media-sized messages. What is under way of all flows fits the 208 KiB that a socket has by default,
+/// since a relay may receive all of it through one.
 const SHAPE: DatagramShape =
-    DatagramShape { flows: 4, message_bytes: 1000, in_flight: 32, train: 1 };
+    DatagramShape { flows: 4, message_bytes: 1000, in_flight: 16, train: 1 };
 
 /// Row 18.
 pub(super) fn udp(setting: &Setting) -> Result<Outcome> {
