@@ -725,15 +725,15 @@ pub const KEYS: &[Key] = &[
         "udp",
         "port_min",
         "port",
-        Rule::Count { min: 1, max: 65_535, at: |config| &mut config.udp.port_min },
+        Rule::Count { min: 1024, max: 65_535, at: |config| &mut config.udp.port_min },
         "The lowest port of sessions. Those opened by command get free ones of the range; a \
-        [[udp.session]] names its own.",
+        [[udp.session]] names its own. Lower ones would need a privilege that is given up before.",
     ),
     key(
         "udp",
         "port_max",
         "port",
-        Rule::Count { min: 1, max: 65_535, at: |config| &mut config.udp.port_max },
+        Rule::Count { min: 1024, max: 65_535, at: |config| &mut config.udp.port_max },
         "The highest.",
     ),
     key(
