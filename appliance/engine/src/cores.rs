@@ -17,7 +17,10 @@ use crate::port::uring::{UringError, UringPort};
 use crate::port::waker::Waker;
 use crate::port::{Port, PortKind, PortLimits};
 use crate::snapshot::CoreSnapshot;
-use rustix::thread::{CpuSet, sched_getaffinity, set_current_timer_slack};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, CpuSet, capabilities, sched_getaffinity, set_capabilities,
+    set_current_timer_slack,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -322,6 +325,7 @@ impl CoreSeed {
     }
 
     fn run_core<P: Port>(self, port: P, cpu: Option<usize>) -> Result<(), CoreError> {
+        give_up_locked_memory();
         let parts = CoreParts {
             secret: self.secret,
             aead: self.aead,
@@ -335,6 +339,17 @@ impl CoreSeed {
         };
         DataCore::new(port, self.listeners, parts)?.run()
     }
+}
+
+/// Gives up, on the calling thread, the capability that makes rings count against no limit on locked
+/// memory. A thread needs it no longer once it has made its ring, or if it makes none.
+pub fn give_up_locked_memory() {
+    let Ok(has) = capabilities(None) else { return };
+    let lock = CapabilitySet::IPC_LOCK;
+    let (effective, permitted) = (has.effective - lock, has.permitted - lock);
+    let sets = CapabilitySets { effective, permitted, inheritable: has.inheritable - lock };
+    // Nobody is refused to have less.
+    let _ = set_capabilities(None, sets);
 }
 
 /// Pins the calling thread to a CPU. `None`: it runs elsewhere, whatever the call said.

@@ -11,7 +11,9 @@ use waystation_astral::aead::choice::{self, AeadChoice};
 use waystation_astral::identity::SecretKey;
 use waystation_engine::clock;
 use waystation_engine::core::CoreLimits;
-use waystation_engine::cores::{BoundEngine, Engine, EngineSettings, PortChoice};
+use waystation_engine::cores::{
+    BoundEngine, Engine, EngineSettings, PortChoice, give_up_locked_memory,
+};
 use waystation_engine::port::{PortKind, PortLimits};
 use waystation_management::config::{self, Config};
 use waystation_management::confinement::Confinement;
@@ -76,6 +78,8 @@ impl Appliance {
         let metrics = bind_metrics(config.management.metrics_listen)?;
         let confinement = around.confine.map(|confine| confine()).transpose()?;
         let (engine, end) = bound.start()?;
+        // The management thread inherits what this one has.
+        give_up_locked_memory();
         if let Some(reason) = engine.port_reason() {
             tracing::warn!(reason, port = engine.port().name(), "io_uring is not used");
         }

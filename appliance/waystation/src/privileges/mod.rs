@@ -23,13 +23,18 @@ use waystation_management::config::PrivilegesConfig;
 use waystation_management::confinement::{Confinement, FileConfinement};
 
 /// What is needed until everything is loaded and bound: ports below 1024, XDP programs and their
-/// maps. Taking capabilities away for good needs one itself.
+/// maps, rings. Taking capabilities away for good needs one itself.
 const NEEDED_AT_START: CapabilitySet = CapabilitySet::NET_BIND_SERVICE
     .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::NET_RAW)
     .union(CapabilitySet::BPF)
     .union(CapabilitySet::PERFMON)
+    .union(CapabilitySet::IPC_LOCK)
     .union(CapabilitySet::SETPCAP);
+/// What the data cores keep until each has made its ring: from Linux 6.14 on the rings of all
+/// processes of a user count against its limit on locked memory, unless their makers have this.
+/// Each thread gives it up itself (`engine::cores::give_up_locked_memory`).
+const NEEDED_FOR_RINGS: CapabilitySet = CapabilitySet::IPC_LOCK;
 /// Where the kernel lists the threads of this process.
 const THREADS: &str = "/proc/self/task";
 
@@ -102,10 +107,11 @@ pub(crate) fn confine(
     if !config.core_dumps {
         forbid_core_dumps()?;
     }
+    let has = capabilities(None).map_err(refused("read capabilities"))?;
     let no_new_privileges = rustix::thread::no_new_privs().map_err(refused("read its privileges"));
     Ok(Confinement {
         user: rustix::process::geteuid().as_raw(),
-        capabilities: names(capabilities(None).map_err(refused("read capabilities"))?.permitted),
+        capabilities: names(has.permitted - NEEDED_FOR_RINGS),
         no_new_privileges: no_new_privileges?,
         files,
         core_dumps: config.core_dumps,
@@ -154,11 +160,12 @@ fn drop_capabilities() -> Result<(), PrivilegeError> {
         Ok(()) | Err(rustix::io::Errno::INVAL) => {}
         Err(errno) => return Err(refused("clear ambient capabilities")(errno)),
     }
-    let none = CapabilitySet::empty();
-    let nothing = CapabilitySets { effective: none, permitted: none, inheritable: none };
-    set_capabilities(None, nothing).map_err(refused("drop capabilities"))?;
+    let kept = had.permitted & NEEDED_FOR_RINGS;
+    let sets =
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).map_err(refused("drop capabilities"))?;
     let has = capabilities(None).map_err(refused("read capabilities"))?;
-    let left = has.effective | has.permitted | has.inheritable;
+    let left = (has.effective | has.permitted | has.inheritable) - NEEDED_FOR_RINGS;
     if left.is_empty() { Ok(()) } else { Err(PrivilegeError::Left { left }) }
 }
 
