@@ -7,7 +7,9 @@
 mod turn_sockets;
 
 use crate::control::{Command, Report};
-use crate::core::{CoreError, CoreLimits, CoreParts, DataCore, OpaqueSettings, TurnParts};
+use crate::core::{
+    CoreError, CoreLimits, CoreParts, DataCore, OpaqueSettings, StreamLimits, TurnParts,
+};
 use crate::limits::TIMER_SLACK_NS;
 use crate::management_end::{CoreEnd, ManagementEnd};
 use crate::mesh::{self, MeshEnd};
@@ -68,12 +70,25 @@ pub struct EngineSettings {
 pub struct TurnSettings {
     /// Where clients send to.
     pub listen: Vec<SocketAddr>,
+    /// Where clients connect to.
+    pub listen_tcp: Vec<SocketAddr>,
+    /// How many of them may, on each core.
+    pub stream_limits: StreamLimits,
     /// The ports of each relayed address; cores get equal shares of them.
     pub server: ServerConfig,
     /// Relayed addresses that others know by another one: that one, and the one of this machine.
     pub behind: Vec<(IpAddr, IpAddr)>,
     /// The best way datagrams may be sent.
     pub tier: UdpTier,
+}
+
+/// The addresses of a TURN server, with the ports that the kernel chose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TurnListen {
+    /// Where clients send datagrams to.
+    pub udp: Vec<SocketAddr>,
+    /// Where clients connect to.
+    pub tcp: Vec<SocketAddr>,
 }
 
 /// Why the engine cannot start.
@@ -104,7 +119,7 @@ pub enum EngineError {
 pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     listen: Vec<SocketAddr>,
-    turn_listen: Vec<SocketAddr>,
+    turn_listen: TurnListen,
     port: PortKind,
     port_reason: Option<String>,
 }
@@ -115,7 +130,7 @@ pub struct BoundEngine {
     settings: EngineSettings,
     listen: Vec<SocketAddr>,
     listeners: Vec<Vec<TcpListener>>,
-    turn_listen: Vec<SocketAddr>,
+    turn_listen: TurnListen,
     turn_parts: Vec<TurnParts>,
 }
 
@@ -133,7 +148,7 @@ impl BoundEngine {
         let (listen, listeners) = bind_all(&settings.listen, count)?;
         let (turn_listen, turn_parts) = match settings.turn.take() {
             Some(turn) => turn_sockets::prepare(&turn, count)?,
-            None => (Vec::new(), Vec::new()),
+            None => (TurnListen::default(), Vec::new()),
         };
         turn_sockets::check_opaque(settings.opaque.as_ref())?;
         Ok(Self { settings, listen, listeners, turn_listen, turn_parts })
@@ -188,8 +203,8 @@ impl Engine {
         &self.listen
     }
 
-    /// The addresses that TURN clients send to, with the ports the kernel chose.
-    pub fn turn_listen(&self) -> &[SocketAddr] {
+    /// The addresses of the TURN server.
+    pub fn turn_listen(&self) -> &TurnListen {
         &self.turn_listen
     }
 

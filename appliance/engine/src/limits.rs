@@ -133,6 +133,36 @@ pub const UDP_MOVES_AFTER_NS: u64 = 10_000_000;
 /// Such sessions told of per turn.
 pub const UDP_MOVES_TOLD_MAX: usize = 64;
 
+/// Messages of TURN clients over TCP that one turn deals with, as many as datagrams.
+pub const TURN_STREAM_MESSAGES_PER_TURN: usize = DATAGRAMS_PER_TURN;
+
+/// Messages of one such client in a turn before others come: a buffer of 64 KiB holds 53 messages of
+/// 1200 bytes, but 16 384 empty ones.
+pub const TURN_STREAM_SHARE_MESSAGES: usize = 64;
+
+/// Bytes of the longest message of a TCP client that has had no allocation: name, realm, nonce and
+/// integrity are less than 1 KiB, and what else a request holds less than that. It holds no payload.
+pub const TURN_REQUEST_BYTES_MAX: usize = 2048;
+
+/// Bytes of memory for a message cut by the end of a buffer that a stream keeps for the next one:
+/// a datagram that fits an Ethernet frame, so that these cost no allocation.
+pub const TURN_CUT_KEPT_BYTES: usize = 2048;
+
+/// Bytes of cut messages of one core's TURN streams; the stream that goes beyond is closed. Enough
+/// for 256 of the longest, and for what 8192 streams may keep.
+pub const TURN_CUT_BYTES_MAX: usize = 16 << 20;
+
+/// One part in so many of a core's blocks may be full of payload for TURN clients over TCP.
+pub const TURN_BLOCKS_SHARE: usize = 2;
+
+/// Bytes that the kernel takes for a TURN client over TCP before it has sent them
+/// (`TCP_NOTSENT_LOWAT`, Linux 3.12): payload that would wait longer is worth little.
+pub const TURN_UNSENT_BYTES: u32 = 128 * 1024;
+
+/// How long a TCP connection to the TURN server lives without an allocation, as in coturn; between
+/// this and twice as long after it has had one.
+pub const TURN_WITHOUT_ALLOCATION: Duration = Duration::from_secs(60);
+
 /// Incidents reported per turn; the rest is only counted.
 pub const INCIDENTS_PER_TURN: usize = 16;
 

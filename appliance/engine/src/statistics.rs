@@ -251,6 +251,11 @@ pub struct CoreCounters {
     pub turn_bytes_to_peers: u64,
     pub turn_datagrams_to_clients: u64,
     pub turn_bytes_to_clients: u64,
+    /// Clients that came over TCP, and messages in their streams.
+    pub turn_streams_open: u64,
+    pub turn_streams_accepted: u64,
+    pub turn_stream_receives: u64,
+    pub turn_stream_messages: u64,
     pub opaque_sessions_open: u64,
     pub opaque_sessions_opened: u64,
     /// Payload that was passed on.

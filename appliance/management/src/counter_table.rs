@@ -138,6 +138,14 @@ pub const FIELDS: &[CounterField] = &[
         "Datagrams relayed from peers to TURN clients"),
     field!(Counter turn_bytes_to_clients as "turn_to_clients" Bytes:
         "Payload relayed from peers to TURN clients"),
+    field!(Gauge turn_streams_open as "turn_open_streams" Things:
+        "TCP connections of TURN clients that there are"),
+    field!(Counter turn_streams_accepted as "turn_accepted_streams" Things:
+        "TCP connections of TURN clients accepted"),
+    field!(Counter turn_stream_receives as "turn_stream_receives" Things:
+        "Receives completed on TCP connections of TURN clients"),
+    field!(Counter turn_stream_messages as "turn_stream_messages" Things:
+        "Messages in the streams of TURN clients"),
     field!(Gauge opaque_sessions_open as "opaque_open_sessions" Things:
         "Opaque UDP sessions that there are"),
     field!(Counter opaque_sessions_opened as "opaque_opened_sessions" Things:
@@ -231,20 +239,24 @@ mod tests {
             turn_bytes_to_peers: 56,
             turn_datagrams_to_clients: 57,
             turn_bytes_to_clients: 58,
-            opaque_sessions_open: 59,
-            opaque_sessions_opened: 60,
-            opaque_datagrams: 61,
-            opaque_bytes: 62,
-            opaque_answers: 63,
-            udp_sockets_open: 64,
-            udp_messages_received: 65,
-            udp_datagrams_received: 66,
-            udp_datagrams_sent_plainly: 67,
-            udp_datagrams_sent_in_trains: 68,
-            udp_trains_sent: 69,
-            udp_trains_refused: 70,
-            udp_syscalls: 71,
-            udp_watch_failures: 72,
+            turn_streams_open: 59,
+            turn_streams_accepted: 60,
+            turn_stream_receives: 61,
+            turn_stream_messages: 62,
+            opaque_sessions_open: 63,
+            opaque_sessions_opened: 64,
+            opaque_datagrams: 65,
+            opaque_bytes: 66,
+            opaque_answers: 67,
+            udp_sockets_open: 68,
+            udp_messages_received: 69,
+            udp_datagrams_received: 70,
+            udp_datagrams_sent_plainly: 71,
+            udp_datagrams_sent_in_trains: 72,
+            udp_trains_sent: 73,
+            udp_trains_refused: 74,
+            udp_syscalls: 75,
+            udp_watch_failures: 76,
         }
     }
 

@@ -31,6 +31,7 @@ use waystation_astral::aead::choice::{AeadChoice, AeadCost};
 use waystation_astral::identity::Identity;
 use waystation_astral::limits::AEAD_TEXT_BYTES_MEASURED;
 use waystation_engine::control::{LinkRow, Listing, SessionKind, SessionRow};
+use waystation_engine::cores::TurnListen;
 use waystation_engine::floor::{ARRIVAL_BYTES, Floor};
 use waystation_engine::statistics::{CoreCounters, Stage, TrafficClass};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
@@ -51,8 +52,8 @@ pub struct StatusExtra {
     pub node_info: String,
     /// Addresses that connections are accepted on, with the ports the kernel gave.
     pub listen: Vec<SocketAddr>,
-    /// Addresses that TURN clients send to.
-    pub turn_listen: Vec<SocketAddr>,
+    /// Addresses of the TURN server.
+    pub turn_listen: TurnListen,
     pub readiness: Readiness,
     pub gateway: GatewayCounts,
     pub queries: QueryCounts,
@@ -169,7 +170,8 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "identity": extra.identity.to_string(),
         "node_info": extra.node_info,
         "listen": extra.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
-        "turn_listen": extra.turn_listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
+        "turn_listen": extra.turn_listen.udp.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
+        "turn_listen_tcp": extra.turn_listen.tcp.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
         "ready": extra.readiness.is_ready(),
         "readiness": ready(&extra.readiness),
         "started_unix_ms": observations.started().unix_ms(),

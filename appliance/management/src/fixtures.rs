@@ -12,6 +12,7 @@ use waystation_astral::aead::choice::{AeadChoice, AeadCost, AeadUnusable};
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::{LinkRow, LinkTraffic, Listing, SessionKind, SessionRow};
+use waystation_engine::cores::TurnListen;
 use waystation_engine::floor::{ARRIVAL_BYTES, Floor};
 use waystation_engine::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
@@ -85,7 +86,10 @@ pub(crate) fn extra() -> StatusExtra {
         identity: peer(),
         node_info: "node1example".to_owned(),
         listen: vec!["0.0.0.0:1791".parse().unwrap()],
-        turn_listen: vec!["0.0.0.0:3478".parse().unwrap()],
+        turn_listen: TurnListen {
+            udp: vec!["0.0.0.0:3478".parse().unwrap()],
+            tcp: vec!["0.0.0.0:3479".parse().unwrap()],
+        },
         readiness: Readiness::Ready,
         queries: QueryCounts {
             prepared: 1,

@@ -201,7 +201,7 @@ mod tests {
     fn rendered_rows_fit_a_terminal() {
         let text = crate::render::udp(&udp(&listings(), &table(), 10));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        for part in ["192.0.2.7:4242", "198.51.100.1:50000", "alice", "gso"] {
+        for part in ["192.0.2.7:4242", "198.51.100.1:50000", "alice", "gso", "turn/udp"] {
             assert!(text.contains(part), "{text}");
         }
     }

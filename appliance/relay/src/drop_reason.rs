@@ -167,6 +167,18 @@ pub enum DropReason {
     TurnIcmpType,
     /// Payload to a port of this machine that is no relayed address.
     TurnPeerDenied,
+    /// A TCP connection to the TURN server beyond those that one address may have.
+    TurnStreamsPerSource,
+    /// A TURN client's stream whose next byte starts no message; it was closed.
+    TurnStreamUnframed,
+    /// A message longer than a client without an allocation sends; its stream was closed.
+    TurnStreamOversize,
+    /// A TURN client's stream that ended in the middle of a message.
+    TurnStreamTorn,
+    /// A TURN client's stream without an allocation for too long; it was closed.
+    TurnStreamIdle,
+    /// Payload for a TURN client over TCP that does not read what waits for it.
+    TurnClientNotReading,
     /// A datagram that the kernel had no room to send.
     UdpNoRoom,
     /// A datagram that is longer than its way takes.
@@ -177,7 +189,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 82] = [
+    pub const ALL: [Self; 88] = [
         Self::TooManyConnections,
         Self::HandshakeRejected,
         Self::HandshakeTimeout,
@@ -257,6 +269,12 @@ impl DropReason {
         Self::TurnOversize,
         Self::TurnIcmpType,
         Self::TurnPeerDenied,
+        Self::TurnStreamsPerSource,
+        Self::TurnStreamUnframed,
+        Self::TurnStreamOversize,
+        Self::TurnStreamTorn,
+        Self::TurnStreamIdle,
+        Self::TurnClientNotReading,
         Self::UdpNoRoom,
         Self::UdpTooLong,
         Self::UdpUnreachable,
@@ -347,6 +365,12 @@ impl DropReason {
             Self::TurnOversize => "turn_oversize",
             Self::TurnIcmpType => "turn_icmp_type",
             Self::TurnPeerDenied => "turn_peer_denied",
+            Self::TurnStreamsPerSource => "turn_streams_per_source",
+            Self::TurnStreamUnframed => "turn_stream_unframed",
+            Self::TurnStreamOversize => "turn_stream_oversize",
+            Self::TurnStreamTorn => "turn_stream_torn",
+            Self::TurnStreamIdle => "turn_stream_idle",
+            Self::TurnClientNotReading => "turn_client_not_reading",
             Self::UdpNoRoom => "udp_no_room",
             Self::UdpTooLong => "udp_too_long",
             Self::UdpUnreachable => "udp_unreachable",

@@ -12,7 +12,7 @@ use waystation_astral::identity::SecretKey;
 use waystation_engine::clock;
 use waystation_engine::core::CoreLimits;
 use waystation_engine::cores::{
-    BoundEngine, Engine, EngineSettings, PortChoice, give_up_locked_memory,
+    BoundEngine, Engine, EngineSettings, PortChoice, TurnListen, give_up_locked_memory,
 };
 use waystation_engine::port::{PortKind, PortLimits};
 use waystation_management::config::{self, Config};
@@ -83,7 +83,7 @@ impl Appliance {
         if let Some(reason) = engine.port_reason() {
             tracing::warn!(reason, port = engine.port().name(), "io_uring is not used");
         }
-        let (listen, turn_listen) = (engine.listen().to_vec(), engine.turn_listen().to_vec());
+        let (listen, turn_listen) = (engine.listen().to_vec(), engine.turn_listen().clone());
         let runtime = RuntimeSettings {
             config,
             cpu: management_cpu,
@@ -112,8 +112,8 @@ impl Appliance {
         self.engine.listen()
     }
 
-    /// The addresses that TURN clients send to.
-    pub(crate) fn turn_listen(&self) -> &[SocketAddr] {
+    /// The addresses of the TURN server.
+    pub(crate) fn turn_listen(&self) -> &TurnListen {
         self.engine.turn_listen()
     }
 
@@ -195,7 +195,8 @@ pub(crate) fn aead_choice(forced: Option<AeadBackend>) -> anyhow::Result<AeadCho
 
 fn port_limits(config: &Config) -> PortLimits {
     let engine = &config.engine;
-    let streams = engine.links_max + engine.half_open_max + engine.sockets_max;
+    let links = engine.links_max + engine.half_open_max + engine.sockets_max;
+    let streams = links + config.turn.streams_room();
     PortLimits {
         receive_buffers: u16::try_from(engine.receive_buffers).unwrap_or(u16::MAX),
         receive_buffer_bytes: u32::try_from(engine.receive_buffer_size.as_u64())

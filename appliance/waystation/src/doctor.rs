@@ -74,6 +74,7 @@ fn examined(
     let plan = plan(&machine, &Catalog::read(Some(profiles))?, &scope)?;
     let cores = core_layout(config).len();
     let streams = engine.links_max + engine.half_open_max + engine.sockets_max;
+    let streams = streams + config.turn.streams_room();
     let datagrams = config.turn.sockets_max().saturating_add(config.udp.sockets_max());
     let needs = Needs {
         uring: probe::probe().err().map(|error| error.to_string()),

@@ -63,8 +63,12 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     for address in appliance.listen() {
         tracing::info!(%address, port = appliance.port().name(), "listening");
     }
-    for address in appliance.turn_listen() {
-        tracing::info!(%address, "TURN server");
+    let turn = appliance.turn_listen();
+    for address in &turn.udp {
+        tracing::info!(%address, transport = "udp", "TURN server");
+    }
+    for address in &turn.tcp {
+        tracing::info!(%address, transport = "tcp", "TURN server");
     }
     tracing::info!(socket = %appliance.socket().display(), "stats socket");
     appliance.wait()

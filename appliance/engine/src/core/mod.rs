@@ -27,7 +27,7 @@ mod waiting;
 
 pub(crate) use opaque::is_without_family;
 pub use opaque::{OpaqueOpenError, OpaqueSettings, PortError};
-pub use turn::{TurnError, TurnParts};
+pub use turn::{StreamLimits, TurnError, TurnParts};
 
 use crate::block::BlockPool;
 use crate::clock;
@@ -55,7 +55,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 use traffic::TrafficWalk;
-use turn::TurnServer;
+use turn::{Around, TurnServer};
 use waiting::{Waiting, Work};
 use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
@@ -195,7 +195,7 @@ impl<P: Port> DataCore<P> {
             port.add_listener(listener).map_err(|source| CoreError::Listen { core, source })?;
         }
         let turn = parts.turn.zip(parts.snapshot.turn.as_ref());
-        let turn = turn.map(|(turn, snapshot)| TurnServer::new(turn, snapshot));
+        let turn = turn.map(|(turn, snapshot)| TurnServer::new(turn, snapshot, &mut port));
         let turn = turn.transpose().map_err(|source| CoreError::Turn { core, source })?;
         let peers = &parts.snapshot.udp_peers;
         let opaque = parts.opaque.map(|it| OpaqueSessions::new(core, &it, Arc::clone(peers)));
@@ -381,26 +381,43 @@ impl<P: Port> DataCore<P> {
             opaque.serve(self.now_ns, &mut self.fabric);
             opaque.attend(self.now_ns, &mut self.fabric);
         }
+        self.with_turn(TurnServer::serve_streams);
+    }
+
+    /// Has the TURN server do something about its streams.
+    fn with_turn(&mut self, act: impl FnOnce(&mut TurnServer, &mut Around<'_, P>)) {
+        let stalled_until_ns = self.after(self.snapshot.limits.send_stall_timeout);
+        let Some(turn) = &mut self.turn else { return };
+        let Self { port, fabric, closing, now_ns, .. } = self;
+        act(turn, &mut Around { port, fabric, closing, now_ns: *now_ns, stalled_until_ns });
+    }
+
+    fn is_of_turn(&self, stream: StreamKey) -> bool {
+        self.turn.as_ref().is_some_and(|turn| turn.owns(stream))
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Accepted { stream, remote, .. } => self.accepted.push_back((stream, remote)),
+            Event::Accepted { listener, stream, remote } => match &mut self.turn {
+                Some(turn) if turn.listens_on(listener) => turn.note_accepted(stream, remote),
+                _ => self.accepted.push_back((stream, remote)),
+            },
             Event::AcceptFailed { .. } => self.fabric.count_drop(DropReason::AcceptFailed, 0),
             Event::Received { stream, buffer } => match self.slot_of(stream) {
                 Some(slot) => self.on_received(slot, buffer),
+                None if self.is_of_turn(stream) => {
+                    self.with_turn(|turn, around| turn.note_received(stream, buffer, around));
+                }
                 None => self.port.release(buffer),
             },
-            Event::EndOfStream { stream } => {
-                if let Some(slot) = self.slot_of(stream) {
-                    self.on_receive_end(slot, Ended::Cleanly);
-                }
-            }
-            Event::ReceiveFailed { stream, .. } => {
-                if let Some(slot) = self.slot_of(stream) {
-                    self.on_receive_end(slot, Ended::ByError);
-                }
-            }
+            Event::EndOfStream { stream } => match self.slot_of(stream) {
+                Some(slot) => self.on_receive_end(slot, Ended::Cleanly),
+                None => self.with_turn(|turn, around| turn.stream_ended(stream, false, around)),
+            },
+            Event::ReceiveFailed { stream, .. } => match self.slot_of(stream) {
+                Some(slot) => self.on_receive_end(slot, Ended::ByError),
+                None => self.with_turn(|turn, around| turn.stream_ended(stream, true, around)),
+            },
             Event::Sent { stream, segments, result } => self.on_sent(stream, segments, result),
             // Its place was forgotten when it was closed.
             Event::Closed { .. } => {}
@@ -434,7 +451,9 @@ impl<P: Port> DataCore<P> {
     fn on_sent(&mut self, stream: StreamKey, segments: Segments, result: io::Result<()>) {
         self.recycle(segments);
         let Some(slot) = self.slot_of(stream) else {
-            if !self.port.is_sending(stream) {
+            if self.is_of_turn(stream) {
+                self.with_turn(|turn, around| turn.stream_sent(stream, &result, around));
+            } else if !self.port.is_sending(stream) {
                 self.closing.end(stream);
             }
             return;
@@ -590,7 +609,8 @@ impl<P: Port> DataCore<P> {
             counters.empty_spins_ns += elapsed_ns;
         }
         // A core that only relays datagrams is as busy as one that only has links.
-        let receives = counters.receives + counters.udp_messages_received;
+        let receives =
+            counters.receives + counters.udp_messages_received + counters.turn_stream_receives;
         self.waiting.turn_ended(ended_ns, receives);
         if self.waiting.window_is_over(ended_ns) {
             let work = Work {

@@ -1,10 +1,10 @@
-//! What each core's TURN server starts with: listening sockets, and a share of the relayed ports.
+//! What each core's TURN server starts with: listening sockets and a share of the relayed ports.
 //!
 //! Called once, on the program's main thread, before any core runs. All sockets of an address are
 //! bound before the first datagram is read, and in one order, because the kernel chooses among them
 //! by a hash of both ends and their number.
 
-use super::{EngineError, TurnSettings};
+use super::{EngineError, TurnListen, TurnSettings};
 use crate::core::{OpaqueSettings, TurnParts, is_without_family};
 use crate::port::datagrams::{Role, bind};
 use std::net::{SocketAddr, UdpSocket};
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 pub(super) fn prepare(
     settings: &TurnSettings,
     cores: usize,
-) -> Result<(Vec<SocketAddr>, Vec<TurnParts>), EngineError> {
+) -> Result<(TurnListen, Vec<TurnParts>), EngineError> {
     let nonce_key = Zeroizing::new(crate::entropy::Entropy::default().bytes::<NONCE_KEY_BYTES>());
     let mut parts = Vec::with_capacity(cores);
     for core in (0..cores).rev() {
@@ -27,6 +27,8 @@ pub(super) fn prepare(
         }
         parts.push(TurnParts {
             sockets: Vec::with_capacity(settings.listen.len()),
+            listeners: Vec::with_capacity(settings.listen_tcp.len()),
+            stream_limits: settings.stream_limits,
             server,
             nonce_key: nonce_key.clone(),
             behind: settings.behind.clone(),
@@ -34,8 +36,12 @@ pub(super) fn prepare(
         });
     }
     check_relayed(settings)?;
-    let listen = bind_all(&settings.listen, &mut parts)?;
-    Ok((listen, parts))
+    let udp = bind_all(&settings.listen, &mut parts)?;
+    let (tcp, listeners) = super::bind_all(&settings.listen_tcp, cores)?;
+    for (part, listeners) in parts.iter_mut().zip(listeners) {
+        part.listeners = listeners;
+    }
+    Ok((TurnListen { udp, tcp }, parts))
 }
 
 /// A share of a range for one core: an even number of ports, so that pairs stay together when the

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use waystation_astral::aead::AeadSuite;
-use waystation_engine::core::{CoreLimits, CoreParts, DataCore, TurnParts};
+use waystation_engine::core::{CoreLimits, CoreParts, DataCore, StreamLimits, TurnParts};
 use waystation_engine::management_end::ManagementEnd;
 use waystation_engine::mesh;
 use waystation_engine::port::datagrams::{Role, UdpTier, bind};
@@ -69,6 +69,8 @@ impl<P: Port> TurnBench<P> {
             management: ends.pop().unwrap(),
             cpu: None,
             turn: Some(TurnParts {
+                listeners: Vec::new(),
+                stream_limits: StreamLimits { streams_max: 1, streams_per_source_max: 1 },
                 sockets: vec![listening],
                 server: ServerConfig::new(vec![range]),
                 nonce_key: Zeroizing::new([3; 32]),

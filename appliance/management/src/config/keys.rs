@@ -562,8 +562,30 @@ pub const KEYS: &[Key] = &[
         "listen",
         "ADDRESS:PORT",
         Rule::AddressesOrNone { at: |config| &mut config.turn.listen },
-        "Addresses that TURN clients send to, over UDP; the port for it is 3478. Empty: there is no \
-        TURN server.",
+        "Addresses that TURN clients send to, over UDP; the port for it is 3478. Empty: none; there \
+        is no TURN server if listen_tcp is empty too.",
+    ),
+    key(
+        "turn",
+        "listen_tcp",
+        "ADDRESS:PORT",
+        Rule::AddressesOrNone { at: |config| &mut config.turn.listen_tcp },
+        "Addresses that TURN clients connect to, over TCP, where UDP is blocked; the port for it is \
+        3478. Peers are reached over UDP all the same. Empty: none.",
+    ),
+    key(
+        "turn",
+        "streams_max",
+        "connections per core",
+        Rule::Count { min: 1, max: 65_536, at: |config| &mut config.turn.streams_max },
+        "TCP connections of TURN clients on one data core.",
+    ),
+    key(
+        "turn",
+        "streams_per_address_max",
+        "connections per address and core",
+        Rule::Count { min: 1, max: 65_536, at: |config| &mut config.turn.streams_per_address_max },
+        "Those of one IPv4 address, or of one /64 of IPv6.",
     ),
     live(
         "turn",
@@ -601,7 +623,7 @@ pub const KEYS: &[Key] = &[
         "ADDRESS",
         Rule::IpAddresses { at: |config| &mut config.turn.relay_addresses },
         "Addresses of this machine that clients are given ports of, one of IPv4, one of IPv6, or \
-        both. Empty: those of listen.",
+        both. Empty: those of listen and listen_tcp.",
     ),
     key(
         "turn",

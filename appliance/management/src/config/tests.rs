@@ -40,7 +40,7 @@ fn companions(path: &str) -> &'static str {
     match path {
         "management.metrics_listen" => "metrics_anywhere = true\n",
         "gateway.idle_dead_after" => "idle_ping_interval = \"5s\"\n",
-        "turn.listen" => "users_file = \"/etc/waystation/turn-users\"\n",
+        "turn.listen" | "turn.listen_tcp" => "users_file = \"/etc/waystation/turn-users\"\n",
         "dht.enabled" => "listen = [\"0.0.0.0:4121\"]\n",
         "access.mode" => IDENTITIES_LINE,
         "access.identities" => "mode = \"denylist\"\n",
@@ -110,6 +110,9 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("dial.backoff_min", "\"100ms\""),
     ("dial.backoff_max", "\"1h\""),
     ("turn.listen", "[\"192.0.2.1:3478\", \"[2001:db8::1]:3478\"]"),
+    ("turn.listen_tcp", "[\"192.0.2.1:3478\", \"[2001:db8::1]:3478\"]"),
+    ("turn.streams_max", "5"),
+    ("turn.streams_per_address_max", "6"),
     ("turn.realm", "\"example.org\""),
     ("turn.users_file", "\"/etc/waystation/turn-users\""),
     ("turn.secrets_file", "\"/etc/waystation/turn-secrets\""),

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use waystation_engine::core::StreamLimits;
 use waystation_engine::cores::TurnSettings;
 use waystation_engine::port::datagrams::UdpTier;
 use waystation_engine::snapshot::TurnSnapshot;
@@ -21,10 +22,13 @@ use waystation_turn::credentials::{Credentials, CredentialsError};
 use waystation_turn::limits as turn_limits;
 use waystation_turn::server::{RelayedRange, ServerConfig};
 
-/// See the module. Without an address in `listen` there is no TURN server.
+/// See the module. Without an address to listen on there is no TURN server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TurnConfig {
     pub listen: Vec<SocketAddr>,
+    pub listen_tcp: Vec<SocketAddr>,
+    pub streams_max: usize,
+    pub streams_per_address_max: usize,
     pub realm: String,
     /// Absent: no static users.
     #[serde(serialize_with = "super::serialize_path")]
@@ -83,6 +87,9 @@ impl Default for TurnConfig {
         let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
         Self {
             listen: Vec::new(),
+            listen_tcp: Vec::new(),
+            streams_max: 4096,
+            streams_per_address_max: 256,
             realm: "waystation".to_owned(),
             users_file: None,
             secrets_file: None,
@@ -107,7 +114,7 @@ impl Default for TurnConfig {
 impl TurnConfig {
     /// Whether there is to be a server.
     pub fn is_enabled(&self) -> bool {
-        !self.listen.is_empty()
+        !self.listen.is_empty() || !self.listen_tcp.is_empty()
     }
 
     /// UDP sockets that a core may have: listening ones, one of each family for each allocation,
@@ -120,12 +127,18 @@ impl TurnConfig {
         relayed.saturating_add(self.listen.len() + turn_limits::RESERVATIONS_MAX)
     }
 
+    /// TCP connections of clients that a core may have.
+    pub fn streams_room(&self) -> usize {
+        if self.listen_tcp.is_empty() { 0 } else { self.streams_max }
+    }
+
     /// The addresses of this machine that are relayed from.
     pub(super) fn relayed_from(&self) -> Vec<IpAddr> {
         if !self.relay_addresses.is_empty() {
             return self.relay_addresses.clone();
         }
-        let mut bound: Vec<IpAddr> = self.listen.iter().map(SocketAddr::ip).collect();
+        let listen = self.listen.iter().chain(&self.listen_tcp);
+        let mut bound: Vec<IpAddr> = listen.map(SocketAddr::ip).collect();
         bound.sort_unstable();
         bound.dedup();
         bound
@@ -240,7 +253,17 @@ pub fn turn_settings(config: &Config) -> Option<TurnSettings> {
         ..ServerConfig::new(relayed)
     };
     let behind = known.into_iter().zip(bound).filter(|(known, bound)| known != bound).collect();
-    Some(TurnSettings { listen: turn.listen.clone(), server, behind, tier: turn.tier })
+    Some(TurnSettings {
+        listen: turn.listen.clone(),
+        listen_tcp: turn.listen_tcp.clone(),
+        stream_limits: StreamLimits {
+            streams_max: turn.streams_max,
+            streams_per_source_max: turn.streams_per_address_max,
+        },
+        server,
+        behind,
+        tier: turn.tier,
+    })
 }
 
 /// What data cores take of it, anew with every reload.
@@ -288,6 +311,21 @@ mod tests {
         let text = format!("[turn]\nlisten = [\"9.9.9.9:3478\"]\n{USERS}allocations_max = 5000");
         let turn = parse(&text, "x").unwrap().turn;
         assert_eq!(turn.sockets_max(), 1 + 10_000 + turn_limits::RESERVATIONS_MAX);
+    }
+
+    #[test]
+    fn a_server_may_listen_for_tcp_alone() {
+        let text = format!("[turn]\nlisten_tcp = [\"9.9.9.9:3478\"]\n{USERS}streams_max = 50");
+        let config = parse(&text, "x").unwrap();
+        assert_eq!(config.turn.streams_room(), 50);
+        let settings = turn_settings(&config).unwrap();
+        assert_eq!(settings.server.relayed[0].ip, IpAddr::from([9, 9, 9, 9]));
+        assert_eq!(settings.listen_tcp, ["9.9.9.9:3478".parse().unwrap()]);
+        // Relayed ports are UDP's, so the same one of TCP disturbs nobody.
+        let text = format!("[turn]\nlisten_tcp = [\"9.9.9.9:50000\"]\n{USERS}");
+        assert!(parse(&text, "x").is_ok());
+        let udp_alone = format!("[turn]\nlisten = [\"9.9.9.9:3478\"]\n{USERS}");
+        assert_eq!(parse(&udp_alone, "x").unwrap().turn.streams_room(), 0);
     }
 
     #[test]

@@ -429,7 +429,7 @@ fn allocations(rows: &[&Value]) -> String {
     for row in rows {
         let relayed: Vec<_> = array(&row["relayed"]).iter().map(text).collect();
         table.row(vec![
-            text(&row["kind"]),
+            kind(row),
             text(&row["client"]),
             text(&row["user"]),
             relayed.join(" "),
@@ -440,6 +440,14 @@ fn allocations(rows: &[&Value]) -> String {
         ]);
     }
     table.render()
+}
+
+/// What a row is of, and how its client reaches us where there is a choice.
+fn kind(row: &Value) -> String {
+    match row["transport"].as_str() {
+        Some(transport) => format!("{}/{transport}", text(&row["kind"])),
+        None => text(&row["kind"]),
+    }
 }
 
 /// The cause, in a word that leaves room for the other columns.

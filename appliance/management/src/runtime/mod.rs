@@ -48,7 +48,7 @@ use traffic::TrafficRound;
 use waystation_astral::aead::choice::AeadChoice;
 use waystation_astral::identity::Identity;
 use waystation_engine::control::Command;
-use waystation_engine::cores::pin;
+use waystation_engine::cores::{TurnListen, pin};
 use waystation_engine::management_end::ManagementEnd;
 use waystation_engine::statistics::CoreStatistics;
 use waystation_relay::drop_reason::DropCounters;
@@ -73,8 +73,8 @@ pub struct RuntimeSettings {
     pub cpu: Option<usize>,
     pub identity: Identity,
     pub listen: Vec<SocketAddr>,
-    /// Where TURN clients send to.
-    pub turn_listen: Vec<SocketAddr>,
+    /// The addresses of the TURN server.
+    pub turn_listen: TurnListen,
     /// Where the stats socket is made.
     pub socket: PathBuf,
     /// What the program has of the DHT's node; absent: there is none.
@@ -219,7 +219,7 @@ async fn serve(
 fn start_dht(settings: &mut RuntimeSettings) -> Result<Option<Dht>, RuntimeError> {
     let Some(files) = settings.dht.take() else { return Ok(None) };
     let (config, identity) = (&settings.config, settings.identity);
-    let (listen, turn_listen) = (&settings.listen, &settings.turn_listen);
+    let (listen, turn_listen) = (&settings.listen, &settings.turn_listen.udp);
     Ok(Some(Dht::start(DhtSettings::of(config, files, identity, listen, turn_listen))?))
 }
 

@@ -102,7 +102,7 @@ impl ManagementCore {
         }
         if let Some(dht) = &self.dht {
             let extra = &self.extra;
-            let (listen, turn_listen) = (&extra.listen, &extra.turn_listen);
+            let (listen, turn_listen) = (&extra.listen, &extra.turn_listen.udp);
             dht.reload(DhtLive::of(&self.config, extra.identity, listen, turn_listen));
         }
         self.extra.capacity = CoreCapacity::from(&self.config);

@@ -205,6 +205,11 @@ impl Server {
         }
     }
 
+    /// Whether a client has an allocation.
+    pub fn has_allocation(&self, tuple: &FiveTuple) -> bool {
+        self.table.index_of_client(tuple).is_some()
+    }
+
     /// Ends the allocation of a client whose connection has ended.
     pub fn disconnected(&mut self, tuple: &FiveTuple, host: &mut dyn Host) {
         if let Some(index) = self.table.index_of_client(tuple) {

@@ -83,7 +83,7 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     super::surroundings::leave_cpus(&stats.data_cpus()?);
     let share = Duration::from_secs(arguments.seconds) / 2;
-    let Some(&server) = appliance.turn_listen().first() else {
+    let Some(&server) = appliance.turn_listen().udp.first() else {
         return Err(Unmet("the TURN server listens nowhere".to_owned()).into());
     };
     let mut turn = TurnEnds::make(server)?;

@@ -5,6 +5,7 @@ mod bench;
 mod moves;
 mod pipes;
 mod sockets;
+mod turn_streams;
 
 use super::{CoreLimits, CoreParts, DataCore};
 use crate::block::BLOCK_BYTES;

@@ -5,6 +5,7 @@
 
 use super::Direction;
 use crate::entropy::Entropy;
+use crate::port::StreamKey;
 use crate::port::datagrams::{DatagramKey, Role, Sockets, bind};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,8 @@ pub(super) struct Tally {
     /// Which allocation in this place.
     generation: u32,
     sockets: [Option<DatagramKey>; 2],
+    /// Its client's stream, if it came in one.
+    stream: Option<StreamKey>,
     pub(super) datagrams_to_peers: u64,
     pub(super) bytes_to_peers: u64,
     pub(super) datagrams_to_client: u64,
@@ -62,6 +65,8 @@ pub(super) struct Hosting {
     /// The destination that was judged last, and where it is sent to.
     judged: Option<(SocketAddr, Option<SocketAddr>)>,
     opened: u64,
+    /// The stream whose message the server is at, and whether it got an allocation by it.
+    at: Option<(StreamKey, bool)>,
 }
 
 impl Hosting {
@@ -82,6 +87,7 @@ impl Hosting {
             behind,
             judged: None,
             opened: 0,
+            at: None,
         }
     }
 
@@ -137,6 +143,32 @@ impl Hosting {
         tally.sockets[usize::from(is_ipv6)]
     }
 
+    /// The server is about to be given a message of a stream.
+    pub(super) fn begin_stream(&mut self, stream: StreamKey) {
+        self.at = Some((stream, false));
+    }
+
+    /// It has dealt with it. Returns whether the stream got an allocation by it.
+    pub(super) fn end_stream(&mut self) -> bool {
+        self.at.take().is_some_and(|(_, is_allocated)| is_allocated)
+    }
+
+    /// The stream that an allocation's client came in.
+    pub(super) fn stream_of(&self, allocation: AllocationId) -> Option<StreamKey> {
+        let tally = self.tallies.get(allocation.index as usize)?;
+        if tally.generation != allocation.generation {
+            return None;
+        }
+        tally.stream
+    }
+
+    /// Counts payload that went by itself.
+    pub(super) fn count(&mut self, allocation: AllocationId, direction: Direction, bytes: usize) {
+        if let Some(tally) = self.tallies.get_mut(allocation.index as usize) {
+            tally.count(direction, bytes, false);
+        }
+    }
+
     /// The address of this machine behind one that others know.
     fn bound(&self, known: IpAddr) -> IpAddr {
         let behind = self.behind.iter().find(|(other, _)| *other == known);
@@ -189,7 +221,12 @@ impl Host for Hosting {
         match *change {
             Change::Allocated { allocation, relayed, .. } => {
                 let key = self.relayed.get(&relayed).copied();
+                let stream = self.at.as_mut().map(|(stream, is_allocated)| {
+                    *is_allocated = true;
+                    *stream
+                });
                 if let Some(tally) = self.tally_of(allocation) {
+                    tally.stream = stream;
                     tally.sockets[usize::from(relayed.is_ipv6())] = key;
                 }
             }

@@ -4,23 +4,29 @@
 //! the same one each time, so an allocation, its relayed addresses and its client are all of one
 //! core. The core calls [`TurnServer::serve`] when its port says that datagrams are there, and
 //! [`TurnServer::expire`] when a deadline has come. Relayed payload is sent from the memory it was
-//! received into; only requests allocate.
+//! received into; only requests allocate. Clients that come over TCP are in [`streams`].
 
 mod hosting;
 mod listing;
+mod streams;
+
+pub(super) use streams::Around;
+pub use streams::StreamLimits;
 
 use crate::clock;
 use crate::fabric::Fabric;
 use crate::limits::{DATAGRAM_BURSTS_PER_TURN, DATAGRAMS_PER_TURN};
+use crate::port::Port;
 use crate::port::datagrams::{
     BURST_MESSAGES, Burst, DatagramKey, Departure, Outgoing, SendFailure, Sent, Sockets, UdpTier,
 };
 use crate::snapshot::TurnSnapshot;
 use hosting::{Hosting, Owner};
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::Range;
 use std::sync::Arc;
+use streams::ClientStreams;
 use waystation_relay::drop_reason::DropReason;
 use waystation_turn::discard::Discard;
 use waystation_turn::limits::{ANSWER_BYTES_MAX, NONCE_KEY_BYTES};
@@ -35,6 +41,10 @@ use zeroize::Zeroizing;
 pub struct TurnParts {
     /// A bound socket for each listening address.
     pub sockets: Vec<UdpSocket>,
+    /// A listener for each address that clients connect to.
+    pub listeners: Vec<TcpListener>,
+    /// How many of them may.
+    pub stream_limits: StreamLimits,
     /// With the ports that are this core's alone.
     pub server: ServerConfig,
     /// The same for all cores.
@@ -50,7 +60,7 @@ pub struct TurnParts {
 #[derive(Debug, thiserror::Error)]
 pub enum TurnError {
     /// The kernel refuses a descriptor, or to watch one.
-    #[error("UDP sockets cannot be watched: {0}")]
+    #[error("sockets of the TURN server cannot be watched: {0}")]
     Watch(#[from] io::Error),
     /// The operator's numbers contradict each other.
     #[error("the TURN server cannot be configured so: {0}")]
@@ -73,13 +83,18 @@ pub(super) struct TurnServer {
     burst: Burst,
     outgoing: Outgoing,
     answer: Box<[u8; ANSWER_BYTES_MAX]>,
+    streams: ClientStreams,
     /// The kernel may have more.
     has_more: bool,
 }
 
 impl TurnServer {
-    /// A server; its sockets have to be watched by the port.
-    pub(super) fn new(parts: TurnParts, snapshot: &TurnSnapshot) -> Result<Self, TurnError> {
+    /// A server whose listeners the port accepts on; its sockets have to be watched by the port.
+    pub(super) fn new(
+        parts: TurnParts,
+        snapshot: &TurnSnapshot,
+        port: &mut impl Port,
+    ) -> Result<Self, TurnError> {
         let allocations_max = parts.server.allocations_max;
         let credentials = Arc::clone(&snapshot.credentials);
         let server = Server::new(parts.server, credentials, &parts.nonce_key)?;
@@ -93,6 +108,8 @@ impl TurnServer {
             // Listening addresses are few.
             owners.push(Owner::Listener(index));
         }
+        let watched = parts.listeners.into_iter().map(|listener| port.add_listener(listener));
+        let streams = ClientStreams::new(watched.collect::<io::Result<_>>()?, parts.stream_limits);
         let peers = Arc::clone(&snapshot.peers);
         Ok(Self {
             server,
@@ -101,6 +118,7 @@ impl TurnServer {
             burst: Burst::new(),
             outgoing: Outgoing::new(parts.tier),
             answer: Box::new([0; ANSWER_BYTES_MAX]),
+            streams,
             has_more: false,
         })
     }
@@ -117,7 +135,7 @@ impl TurnServer {
 
     /// Whether there may be something to receive without the kernel saying so again.
     pub(super) fn has_more(&self) -> bool {
-        self.has_more
+        self.has_more || self.streams.has_input()
     }
 
     /// Takes up other credentials and another policy. Permissions that it does not give end.
@@ -177,9 +195,10 @@ impl TurnServer {
         fabric.statistics.counters.udp_datagrams_received - before
     }
 
-    /// When [`Self::expire`] has something to do.
+    /// When [`Self::expire`] or [`Self::serve_streams`] has something to do.
     pub(super) fn next_deadline_ns(&self) -> Option<u64> {
-        self.server.next_deadline_ns()
+        let stream_ns = self.streams.next_deadline_ns();
+        self.server.next_deadline_ns().into_iter().chain(stream_ns).min()
     }
 
     /// Ends what has come to its end.
@@ -189,10 +208,17 @@ impl TurnServer {
         }
     }
 
+    /// How many allocations there are, for tests.
+    #[cfg(test)]
+    pub(super) fn allocations_len(&self) -> usize {
+        self.server.allocations_len()
+    }
+
     /// Brings counters up to date that are kept here.
     pub(super) fn update_counters(&self, counters: &mut crate::statistics::CoreCounters) {
         counters.turn_allocations_open = self.server.allocations_len() as u64;
         counters.turn_allocations_opened = self.hosting.opened();
+        counters.turn_streams_open = self.streams.len() as u64;
         counters.udp_sockets_open = self.hosting.sockets.len() as u64;
         counters.udp_syscalls = self.hosting.sockets.syscalls();
         (counters.udp_trains_sent, counters.udp_trains_refused) = self.outgoing.trains();
@@ -300,6 +326,9 @@ impl TurnServer {
         fabric: &mut Fabric,
     ) {
         let client = to_client.client;
+        if client.transport.is_stream() {
+            return self.queue_to_stream(to_client, payload, fabric);
+        }
         let (Some((socket, from)), Ok(head)) =
             (self.listening_socket(client.server), to_client.head.as_slice().try_into())
         else {
@@ -335,34 +364,43 @@ impl TurnServer {
 
     /// Sends what is queued, and counts what became of it.
     fn send(&mut self, fabric: &mut Fabric) {
-        let Hosting { sockets, tallies, .. } = &mut self.hosting;
-        self.outgoing.send(sockets, self.burst.memory(), |tag, bytes, sent| {
-            let (allocation, direction) = of_tag(tag);
-            let counters = &mut fabric.statistics.counters;
-            let tally = tallies.get_mut(allocation);
-            match sent {
-                Sent::Plainly => counters.udp_datagrams_sent_plainly += 1,
-                Sent::InTrain => counters.udp_datagrams_sent_in_trains += 1,
-                Sent::Not(failure) => {
-                    fabric.count_drop(reason_of_failure(failure), bytes);
-                    return;
-                }
-            }
-            let (datagrams_total, bytes_total) = match direction {
-                Direction::ToPeer => {
-                    (&mut counters.turn_datagrams_to_peers, &mut counters.turn_bytes_to_peers)
-                }
-                Direction::ToClient => {
-                    (&mut counters.turn_datagrams_to_clients, &mut counters.turn_bytes_to_clients)
-                }
-            };
-            *datagrams_total += 1;
-            *bytes_total += bytes as u64;
-            if let Some(tally) = tally {
-                tally.count(direction, bytes, sent == Sent::InTrain);
-            }
-        });
+        send_queued(&mut self.outgoing, &mut self.hosting, self.burst.memory(), fabric);
     }
+
+    /// The same for payload that lies elsewhere.
+    fn send_from(&mut self, memory: &[u8], fabric: &mut Fabric) {
+        send_queued(&mut self.outgoing, &mut self.hosting, memory, fabric);
+    }
+}
+
+fn send_queued(outgoing: &mut Outgoing, hosting: &mut Hosting, memory: &[u8], fabric: &mut Fabric) {
+    let Hosting { sockets, tallies, .. } = hosting;
+    outgoing.send(sockets, memory, |tag, bytes, sent| {
+        let (allocation, direction) = of_tag(tag);
+        let counters = &mut fabric.statistics.counters;
+        let tally = tallies.get_mut(allocation);
+        match sent {
+            Sent::Plainly => counters.udp_datagrams_sent_plainly += 1,
+            Sent::InTrain => counters.udp_datagrams_sent_in_trains += 1,
+            Sent::Not(failure) => {
+                fabric.count_drop(reason_of_failure(failure), bytes);
+                return;
+            }
+        }
+        let (datagrams_total, bytes_total) = match direction {
+            Direction::ToPeer => {
+                (&mut counters.turn_datagrams_to_peers, &mut counters.turn_bytes_to_peers)
+            }
+            Direction::ToClient => {
+                (&mut counters.turn_datagrams_to_clients, &mut counters.turn_bytes_to_clients)
+            }
+        };
+        *datagrams_total += 1;
+        *bytes_total += bytes as u64;
+        if let Some(tally) = tally {
+            tally.count(direction, bytes, sent == Sent::InTrain);
+        }
+    });
 }
 
 /// What may still be received, counted in both ways that cost time.
