@@ -20,6 +20,17 @@ pub fn switches_off() -> impl Iterator<Item = &'static str> {
     SWITCHES.into_iter().filter(is_off)
 }
 
+/// Turns some of the switches off again.
+///
+/// # Errors
+/// When one cannot be written.
+pub fn switch_off(switches: &[&'static str]) -> io::Result<()> {
+    for switch in switches.iter().filter(|switch| Path::new(switch).exists()) {
+        fs::write(switch, "0")?;
+    }
+    Ok(())
+}
+
 /// Turns forwarding on for loopback, as `sysctl -w net.ipv4.conf.lo.forwarding=1` and the same for
 /// `ipv6` do, in the network namespace of the calling thread.
 ///

@@ -10,6 +10,7 @@
 pub mod attach;
 pub mod classifier;
 pub mod forwarding;
+pub mod interfaces;
 pub mod object;
 pub mod pins;
 pub mod programs;

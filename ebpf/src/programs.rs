@@ -125,6 +125,11 @@ impl Programs {
         Ok(Ran { frame: out, action: result.return_value, duration: result.duration })
     }
 
+    /// The number that `bpftool prog` knows the program by.
+    pub fn id(&mut self) -> Option<u32> {
+        xdp(&mut self.object)?.info().ok().map(|info| info.id())
+    }
+
     /// Lets the selecting program choose among the sockets that share a port with `socket`. Which
     /// socket is whose stands in [`Tables::sockets`].
     ///

@@ -4,11 +4,12 @@
 
 use crate::{abi, programs::LoadError};
 use abi::{Address, Counter, Port, PortKinds, Session, SessionKey, Settings, Verdict};
+pub use aya::maps::MapError;
 use aya::{
     Ebpf,
     maps::{
-        Array, CpuMap, DevMapHash, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray,
-        ReusePortSockArray, lpm_trie::Key, xdp::XdpMapError,
+        Array, CpuMap, DevMapHash, HashMap, LpmTrie, Map, MapData, PerCpuArray, ReusePortSockArray,
+        lpm_trie::Key, xdp::XdpMapError,
     },
 };
 use std::{fmt, net::IpAddr, ops::RangeInclusive, os::fd::AsRawFd};

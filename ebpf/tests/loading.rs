@@ -1,6 +1,10 @@
 //! Loading in a process that gets signals.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that fails says where; a thread that signals pauses in between"
+)]
 
 mod support;
 

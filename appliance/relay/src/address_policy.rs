@@ -131,6 +131,16 @@ impl Block {
         is_whole.then_some(mapped.unwrap_or(block)).ok_or(PolicyError::Block)
     }
 
+    /// The first of its addresses.
+    pub fn first(&self) -> IpAddr {
+        self.first
+    }
+
+    /// How many leading bits its addresses share.
+    pub fn prefix_bits(&self) -> u8 {
+        self.prefix_bits
+    }
+
     /// Whether an address is in it.
     pub fn contains(&self, ip: IpAddr) -> bool {
         ip.is_ipv4() == self.first.is_ipv4() && self.masked(ip) == self.first

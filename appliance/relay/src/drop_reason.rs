@@ -407,6 +407,16 @@ impl DropCounters {
         }
     }
 
+    /// Counts several events that lost `bytes` bytes together.
+    pub fn count_many(&mut self, reason: DropReason, events: u64, bytes: u64) {
+        if let (Some(counted), Some(lost)) =
+            (self.events.get_mut(reason.index()), self.bytes.get_mut(reason.index()))
+        {
+            *counted += events;
+            *lost += bytes;
+        }
+    }
+
     /// Events so far.
     pub fn events(&self, reason: DropReason) -> u64 {
         self.events.get(reason.index()).copied().unwrap_or_default()
