@@ -4,7 +4,12 @@
 //! from the view of loopback, which is that of the machine's own packets: forwarding has to be on
 //! for loopback alone, where nothing is ever forwarded, and the machine does not become a router.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
 
 /// Index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX` in the kernel).
 pub const LOOPBACK_INTERFACE: u32 = 1;
@@ -20,15 +25,35 @@ pub fn switches_off() -> impl Iterator<Item = &'static str> {
     SWITCHES.into_iter().filter(is_off)
 }
 
-/// Turns some of the switches off again.
-///
-/// # Errors
-/// When one cannot be written.
-pub fn switch_off(switches: &[&'static str]) -> io::Result<()> {
-    for switch in switches.iter().filter(|switch| Path::new(switch).exists()) {
-        fs::write(switch, "0")?;
+/// Switches that were off before, held open so that they can be turned off again by a process that
+/// may open nothing by then.
+#[derive(Debug, Default)]
+pub struct SwitchedOn {
+    switches: Vec<File>,
+}
+
+impl SwitchedOn {
+    /// Turns on what is off.
+    ///
+    /// # Errors
+    /// When a switch is there and cannot be written.
+    pub fn now() -> io::Result<Self> {
+        let mut switches = Vec::new();
+        for path in switches_off() {
+            let switch = OpenOptions::new().write(true).open(path)?;
+            switch.write_all_at(b"1", 0)?;
+            switches.push(switch);
+        }
+        Ok(Self { switches })
     }
-    Ok(())
+
+    /// Turns the same off again.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as it does to a process without CAP_NET_ADMIN.
+    pub fn off(self) -> io::Result<()> {
+        self.switches.into_iter().try_for_each(|switch| switch.write_all_at(b"0", 0))
+    }
 }
 
 /// Turns forwarding on for loopback, as `sysctl -w net.ipv4.conf.lo.forwarding=1` and the same for

@@ -4,6 +4,7 @@
 //! finds the ring full is counted, and its query is answered with code 1 on the spot. Nobody waits.
 
 use crate::core::OpaqueOpenError;
+use crate::offload::{Offloaded, PathChange};
 use crate::port::datagrams::UdpTier;
 use crate::snapshot::CoreSnapshot;
 use crate::statistics::CoreStatistics;
@@ -149,6 +150,11 @@ pub enum Command {
     ReportStatistics { recycled: Option<Box<CoreStatistics>>, closes_interval: bool },
     /// Fills the vectors up to their capacity and sends them back as [`Report::Listing`].
     ReportListing { listing: Box<Listing> },
+    /// From now on, sends [`Report::Paths`] about UDP that can be relayed without this core,
+    /// beginning with all there is; or does so no longer.
+    TellPaths { wanted: bool },
+    /// What was relayed without this core.
+    NoteOffloaded { offloaded: Box<[Offloaded]> },
     /// Closes everything and ends the thread.
     Shutdown,
 }
@@ -186,6 +192,8 @@ impl Command {
             | Self::ReportLinkTraffic
             | Self::ReportStatistics { .. }
             | Self::ReportListing { .. }
+            | Self::TellPaths { .. }
+            | Self::NoteOffloaded { .. }
             | Self::Shutdown => {}
         }
     }
@@ -256,6 +264,8 @@ pub enum Report {
     Statistics(Box<CoreStatistics>),
     /// Answer to [`Command::ReportLinkTraffic`].
     LinkTraffic { core: CoreId, links: Vec<LinkTraffic> },
+    /// UDP that can be relayed without this core, after [`Command::TellPaths`].
+    Paths { core: CoreId, changes: Box<[PathChange]> },
     /// Answer to [`Command::ReportListing`].
     Listing { core: CoreId, listing: Box<Listing> },
     /// [`Command::JoinSockets`] found no caller any more, or the caller ended on its way to another
@@ -416,6 +426,10 @@ pub struct AllocationRow {
     pub bytes_to_client: u64,
     /// Of both directions.
     pub datagrams_in_trains: u64,
+    /// Of both directions, those that the XDP program relayed; told about once a second.
+    pub datagrams_offloaded: u64,
+    /// Directions of its channels that the XDP program relays.
+    pub directions_offloaded: u32,
 }
 
 /// One link in a listing.

@@ -154,6 +154,11 @@ impl BoundEngine {
         Ok(Self { settings, listen, listeners, turn_listen, turn_parts })
     }
 
+    /// The addresses that TURN clients send to.
+    pub fn turn_listen(&self) -> &TurnListen {
+        &self.turn_listen
+    }
+
     /// Starts all cores and returns the management core's end of their rings. Which port they use is
     /// found out here, with the privileges that are left, since rings are made with those too.
     ///

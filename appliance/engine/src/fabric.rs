@@ -510,6 +510,14 @@ impl Fabric {
         }
     }
 
+    /// Tells what can be told again later. `false`: there is no room now, and nothing was told.
+    pub fn report_if_room(&mut self, report: impl FnOnce() -> Report) -> bool {
+        if !self.unsent_reports.is_empty() || self.management.reports.is_full() {
+            return false;
+        }
+        self.try_report(report())
+    }
+
     /// A query is not worth waiting for: its caller gets an answer now.
     fn try_report(&mut self, report: Report) -> bool {
         self.reported = true;

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod management_end;
 pub mod marks;
 pub mod mesh;
+pub mod offload;
 pub mod output;
 #[allow(unsafe_code, reason = "the ring and its buffers are shared with the kernel")]
 pub mod port;

@@ -132,6 +132,15 @@ pub const UDP_MOVES_AFTER_NS: u64 = 10_000_000;
 
 /// Such sessions told of per turn.
 pub const UDP_MOVES_TOLD_MAX: usize = 64;
+/// Changes of paths that wait to be told, besides two allocations with all of their channels: those
+/// of the requests of one turn. Beyond it they are forgotten and all paths told anew; 190 KiB.
+pub const PATH_CHANGES_WAITING_MAX: usize = 1024;
+
+/// Changes of paths in one report: a few reports for a busy turn, 12 KiB each.
+pub const PATH_CHANGES_PER_REPORT: usize = 64;
+
+/// Reports of changes of paths in one turn.
+pub const PATH_REPORTS_PER_TURN: usize = 4;
 
 /// Messages of TURN clients over TCP that one turn deals with, as many as datagrams.
 pub const TURN_STREAM_MESSAGES_PER_TURN: usize = DATAGRAMS_PER_TURN;

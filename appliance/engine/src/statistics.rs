@@ -270,6 +270,8 @@ pub struct CoreCounters {
     /// Relayed datagrams by how they were sent.
     pub udp_datagrams_sent_plainly: u64,
     pub udp_datagrams_sent_in_trains: u64,
+    /// Those that the XDP program relayed; told about once a second.
+    pub udp_datagrams_offloaded: u64,
     pub udp_trains_sent: u64,
     /// Trains that a route did not take; their datagrams were sent plainly.
     pub udp_trains_refused: u64,

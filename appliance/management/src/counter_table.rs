@@ -164,6 +164,8 @@ pub const FIELDS: &[CounterField] = &[
         "Relayed datagrams sent each by itself: tier plain"),
     field!(Counter udp_datagrams_sent_in_trains as "udp_gso_datagrams" Things:
         "Relayed datagrams sent in trains: tier gso"),
+    field!(Counter udp_datagrams_offloaded as "udp_xdp_datagrams" Things:
+        "Datagrams that the XDP program relayed: tier xdp"),
     field!(Counter udp_trains_sent as "udp_gso_trains" Things: "Trains of datagrams sent"),
     field!(Counter udp_trains_refused as "udp_refused_trains" Things:
         "Trains that a route did not take, sent as single datagrams instead"),
@@ -253,10 +255,11 @@ mod tests {
             udp_datagrams_received: 70,
             udp_datagrams_sent_plainly: 71,
             udp_datagrams_sent_in_trains: 72,
-            udp_trains_sent: 73,
-            udp_trains_refused: 74,
-            udp_syscalls: 75,
-            udp_watch_failures: 76,
+            udp_datagrams_offloaded: 73,
+            udp_trains_sent: 74,
+            udp_trains_refused: 75,
+            udp_syscalls: 76,
+            udp_watch_failures: 77,
         }
     }
 

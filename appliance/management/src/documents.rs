@@ -22,6 +22,7 @@ use crate::observations::{
 };
 use crate::recent::{Growth, Ranked};
 use crate::same_core::SameCoreShares;
+use crate::xdp::{self, XdpStatus};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -69,6 +70,8 @@ pub struct StatusExtra {
     pub confinement: Option<Confinement>,
     /// Figures of the DHT's node, if there is one.
     pub dht: Option<Arc<DhtFigures>>,
+    /// The XDP program, as of the last second.
+    pub xdp: XdpStatus,
 }
 
 /// What is counted about operating the node.
@@ -192,6 +195,7 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "observed_addresses":
             extra.observed.iter().map(|row| observed(row, now)).collect::<Vec<_>>(),
         "moves": moves(extra),
+        "xdp": xdp::summary(&extra.xdp),
         "drops": dropped_events(&all_drops(observations, extra)),
     })
 }
@@ -392,10 +396,11 @@ fn observed(row: &ObservedRow, now: Moment) -> Value {
     })
 }
 
-/// Drops of the data cores and of the management core.
+/// Drops of the data cores, of the management core, and of the XDP program.
 fn all_drops(observations: &Observations, extra: &StatusExtra) -> DropCounters {
     let mut drops = observations.drops();
     drops.add(&extra.gateway.refusals);
+    drops.add(&extra.xdp.drops);
     drops
 }
 
@@ -445,6 +450,10 @@ fn drops_of(
         "management": {
             "events": extra.gateway.refusals.events(reason),
             "bytes": extra.gateway.refusals.bytes(reason),
+        },
+        "xdp": {
+            "events": extra.xdp.drops.events(reason),
+            "bytes": extra.xdp.drops.bytes(reason),
         },
     })
 }

@@ -82,6 +82,7 @@ pub(crate) fn extra() -> StatusExtra {
     let mut refusals = DropCounters::default();
     refusals.count(DropReason::UnknownQuery, 0);
     StatusExtra {
+        xdp: crate::xdp::XdpStatus::default(),
         version: "0.1.0",
         identity: peer(),
         node_info: "node1example".to_owned(),

@@ -34,6 +34,7 @@ pub mod stats_socket;
 pub mod top;
 mod udp_document;
 pub mod units;
+pub mod xdp;
 
 #[cfg(test)]
 mod fixtures;

@@ -20,6 +20,13 @@ pub const ALIAS_BYTES_MAX: usize = 255;
 pub const LISTEN_ADDRESSES_MAX: usize = 16;
 /// Blocks of peers that are opened or denied: what a policy holds.
 pub use waystation_relay::limits::ALLOWED_BLOCKS_MAX as PEER_BLOCKS_MAX;
+/// Interfaces that the XDP program is put on: those of a large relay box, bonds taken apart.
+pub const XDP_INTERFACES_MAX: usize = 16;
+/// Bytes of an interface's name (`IFNAMSIZ` less its end).
+pub const INTERFACE_NAME_BYTES_MAX: usize = 15;
+/// Blocks that the XDP program takes nothing from: a list kept by hand; its maps hold 16 384 of each
+/// family.
+pub const XDP_DENIED_MAX: usize = 4096;
 /// Relayed addresses: one of each family.
 pub const RELAY_ADDRESSES_MAX: usize = 2;
 /// Bytes of a file of TURN users or secrets: as many users as there may be, with names and passwords

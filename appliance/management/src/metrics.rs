@@ -1,7 +1,7 @@
 //! OpenMetrics text for `/metrics`, made from a copy of what was observed.
 //!
 //! Called on the management thread. Labels are `core`, `reason`, `stage`, `class`, `port`,
-//! `outcome`, `kind`, `network` and `cause` only, and `version`, `suite` and `choice` on the one metric each
+//! `outcome`, `kind`, `network`, `verdict` and `cause` only, and `version`, `suite` and `choice` on the one metric each
 //! that says it: never a peer, so the number of series is bounded.
 
 use crate::accounts::NETWORKS;
@@ -64,6 +64,7 @@ struct Snapshot {
     floor: Option<Floor>,
     cores: Vec<CoreReport>,
     management_drops: DropCounters,
+    xdp_drops: DropCounters,
     durations: Vec<DurationHistogram>,
     dht: Option<Arc<DhtFigures>>,
 }
@@ -119,6 +120,7 @@ impl Snapshot {
             floor: extra.floor.as_ref().map(|known| known.floor),
             cores: observations.reports().cloned().collect(),
             management_drops: extra.gateway.refusals.clone(),
+            xdp_drops: extra.xdp.drops.clone(),
             durations: durations(observations),
             dht: extra.dht.clone(),
         }
@@ -206,6 +208,21 @@ fn node_numbers(extra: &StatusExtra) -> Vec<NodeNumber> {
             extra.operations.events_held_back,
         ),
         gauge("active_dials", "Dials under way", extra.operations.dials.active as u64),
+        gauge(
+            "xdp_interfaces",
+            "Interfaces that the XDP program is on",
+            extra.xdp.interfaces.iter().filter(|it| it.mode.is_some()).count() as u64,
+        ),
+        gauge(
+            "xdp_session_directions",
+            "Directions of sessions that the XDP program relays",
+            extra.xdp.entries.directions as u64,
+        ),
+        total(
+            "xdp_refused_entries",
+            "Sessions and clients that found no room in the map of the XDP program",
+            extra.xdp.entries.refused_total,
+        ),
         total("started_dials", "Dials started", extra.operations.dials.started_total),
     ]
 }
@@ -256,6 +273,18 @@ fn labelled_numbers(observations: &Observations, extra: &StatusExtra) -> Vec<Lab
             label: "network",
             help: "Open links over all cores",
             values: networks.zip(links).collect(),
+        },
+        LabelledNumber {
+            name: "xdp_frames",
+            kind: Kind::Counter,
+            label: "verdict",
+            help: "Frames seen by the XDP program, by what it decided",
+            values: extra
+                .xdp
+                .verdicts
+                .iter()
+                .map(|(verdict, counter)| (verdict.name(), counter.packets))
+                .collect(),
         },
         LabelledNumber {
             name: "links_limited",
@@ -414,7 +443,8 @@ impl Snapshot {
         self.encode_reasons(&mut lost, DropCounters::bytes)
     }
 
-    /// One series per core and reason that occurred; the management core's own are labelled so.
+    /// One series per core and reason that occurred; the management core's own are labelled so, and
+    /// those of the XDP program.
     fn encode_reasons(
         &self,
         metric: &mut MetricEncoder<'_>,
@@ -422,7 +452,8 @@ impl Snapshot {
     ) -> fmt::Result {
         let cores = self.cores.iter().map(|report| (report.core.to_string(), &report.drops));
         let management = ("management".to_owned(), &self.management_drops);
-        for (core, drops) in cores.chain([management]) {
+        let xdp = ("xdp".to_owned(), &self.xdp_drops);
+        for (core, drops) in cores.chain([management, xdp]) {
             for reason in DropReason::ALL.into_iter().filter(|reason| drops.events(*reason) > 0) {
                 let labels = [("core", core.as_str()), ("reason", reason.name())];
                 let value = read(drops, reason);

@@ -74,12 +74,14 @@ fn allocation(row: &AllocationRow) -> Value {
         "permissions": row.permissions,
         "channels": row.channels,
         "expires_in_ns": row.left_ns,
-        "tier": row.tier.name(),
+        "tier": if row.directions_offloaded > 0 { "xdp" } else { row.tier.name() },
         "datagrams_to_peers": row.datagrams_to_peers,
         "bytes_to_peers": row.bytes_to_peers,
         "datagrams_to_client": row.datagrams_to_client,
         "bytes_to_client": row.bytes_to_client,
         "datagrams_in_trains": row.datagrams_in_trains,
+        "datagrams_offloaded": row.datagrams_offloaded,
+        "directions_offloaded": row.directions_offloaded,
     })
 }
 
@@ -115,6 +117,8 @@ mod tests {
             datagrams_to_client: 20,
             bytes_to_client: 24_000,
             datagrams_in_trains: 25,
+            datagrams_offloaded: 3,
+            directions_offloaded: 0,
         };
         let listing =
             Listing { allocations: vec![row], allocations_total: 3, ..Listing::default() };
@@ -195,6 +199,15 @@ mod tests {
         assert_eq!(row["relayed"], json!(["198.51.100.1:50000"]));
         assert_eq!((&row["tier"], &row["user"]), (&json!("gso"), &json!("alice")));
         assert_eq!(row["datagrams_in_trains"], 25);
+    }
+
+    #[test]
+    fn an_allocation_with_a_channel_in_the_kernel_is_of_tier_xdp() {
+        let mut listings = listings();
+        let listing = listings[0].listing.as_mut().unwrap();
+        listing.allocations[0].directions_offloaded = 2;
+        let row = &udp(&listings, &table(), 10)["udp"][0];
+        assert_eq!((&row["tier"], &row["datagrams_offloaded"]), (&json!("xdp"), &json!(3)));
     }
 
     #[test]

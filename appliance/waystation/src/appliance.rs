@@ -19,6 +19,7 @@ use waystation_management::config::{self, Config};
 use waystation_management::confinement::Confinement;
 use waystation_management::dht::DhtFiles;
 use waystation_management::runtime::{Management, ReloadSource, RuntimeSettings, bind_metrics};
+use waystation_management::xdp::Xdp;
 use waystation_tuning::inventory::{Cpus, nic_node};
 use waystation_tuning::layout::{Wish, lay_out};
 use waystation_tuning::machine::Machine;
@@ -74,8 +75,11 @@ impl Appliance {
             turn: config::turn_settings(&config),
             opaque: config::opaque_settings(&config),
         };
+        let owners = settings.cpus.clone();
         let bound = BoundEngine::bind(settings)?;
         let metrics = bind_metrics(config.management.metrics_listen)?;
+        // It needs capabilities, and its maps are written later by threads that have none.
+        let xdp = Xdp::start(&config, &bound.turn_listen().udp, &owners);
         let confinement = around.confine.map(|confine| confine()).transpose()?;
         let (engine, end) = bound.start()?;
         // The management thread inherits what this one has.
@@ -98,6 +102,7 @@ impl Appliance {
             floor,
             confinement,
             metrics,
+            xdp,
             handle_signals: around.handle_signals,
             reload: around.reload,
             on_ready: around.on_ready,

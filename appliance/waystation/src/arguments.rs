@@ -46,6 +46,9 @@ pub(crate) enum Verb {
     /// Its node of the A2AL DHT
     #[command(subcommand)]
     Dht(DhtCommand),
+    /// The program that relays UDP before the kernel's network stack
+    #[command(subcommand)]
+    Xdp(XdpCommand),
     /// Whom it knows, and what they have used
     Peers(ListingArguments),
     /// What has happened to it lately, one JSON object on each line
@@ -378,6 +381,12 @@ const UDP_OPEN_HELP: &str = "An end with an address is heard from there and nowh
 One that is learned proves a token, which is printed once, or shakes hands with --wireguard.
 Until then learn:ADDRESS:PORT is sent to that address. Sessions opened so end with the program;
 a [[udp.session]] of the configuration is there again after a restart.";
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum XdpCommand {
+    /// Where it is, what it relays, and what it decided how often
+    Status(ListingArguments),
+}
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EventsArguments {

@@ -19,7 +19,7 @@ mod turn_files;
 
 use arguments::{
     Arguments, ConfigCommand, LinkCommand, LinksArguments, LinksCommand, SessionsArguments,
-    SessionsCommand, UdpCommand, Verb,
+    SessionsCommand, UdpCommand, Verb, XdpCommand,
 };
 use clap::Parser;
 use std::process::ExitCode;
@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Udp(UdpCommand::Open(open)) => orders::open_udp(&open),
         Verb::Udp(UdpCommand::Close { id, json, socket }) => orders::close_udp(id, json, &socket),
         Verb::Dht(command) => dht::dht(&command),
+        Verb::Xdp(XdpCommand::Status(listing)) => questions::xdp(&listing),
         Verb::Peers(listing) => questions::peers(&listing),
         Verb::Events(events) => questions::events(&events),
         Verb::Top(top) => top::top(&top),

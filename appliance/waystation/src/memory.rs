@@ -5,10 +5,11 @@
 
 use waystation_engine::limits::{CONTROL_MAX_BYTES, EARLY_BYTES_MAX, MESH_RING_SOCKETS};
 use waystation_engine::statistics::{Stage, TrafficClass};
-use waystation_management::config::Config;
+use waystation_management::config::{Config, XdpMode};
 use waystation_management::dht::limits::TABLE_BYTES_MAX;
 use waystation_management::gateway::GatewayLimits;
 use waystation_management::limits::{EVENTS_KEPT_MAX, STATS_CONNECTIONS_MAX};
+use waystation_management::xdp::{SESSION_ENTRIES_MAX, STRANGERS_MAX};
 use waystation_tuning::doctor::MemoryTerm;
 
 /// A histogram of two digits from a nanosecond to a minute.
@@ -33,6 +34,14 @@ const DATAGRAM_BYTES: usize = 1280 * 1024;
 /// An opaque session in its core's tables: `relay::limits::UDP_SESSION_BYTES_MAX`, its places of
 /// the index, and what it has carried; and in the management core's.
 const UDP_SESSION_BYTES: usize = 2048;
+/// Entries of the map of sessions, and what each takes in the kernel and in its mirror: a key of 40 B,
+/// a value of 136 B, and the heads of both tables.
+const XDP_ENTRIES_MAX: usize = SESSION_ENTRIES_MAX as usize;
+const XDP_ENTRY_BYTES: usize = 240;
+const XDP_MIRROR_BYTES: usize = 250;
+/// Sources without a session that are remembered, and what each takes.
+const XDP_STRANGERS_MAX: usize = STRANGERS_MAX as usize;
+const XDP_STRANGER_BYTES: usize = 90;
 /// The largest answer of the stats socket (`management::limits::LISTING_ROWS_MAX`).
 const LISTING_BYTES: usize = 20 << 20;
 
@@ -131,7 +140,7 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
         derivation: derivation.to_owned(),
         is_pool: false,
     };
-    vec![
+    let mut terms = vec![
         term(
             "tables of the gateway",
             gateway.table_bytes_max(raw_sockets),
@@ -148,7 +157,20 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
             STATS_CONNECTIONS_MAX * LISTING_BYTES,
             "16 readers of the largest listing",
         ),
-    ]
+    ];
+    if config.xdp.mode != XdpMode::Off {
+        terms.push(term(
+            "sessions of the XDP program",
+            XDP_ENTRIES_MAX * (XDP_ENTRY_BYTES + XDP_MIRROR_BYTES),
+            "65536 entries of 240 B in the kernel and of 250 B here",
+        ));
+        terms.push(term(
+            "strangers the XDP program remembers",
+            XDP_STRANGERS_MAX * XDP_STRANGER_BYTES,
+            "65536 of 90 B, in the kernel",
+        ));
+    }
+    terms
 }
 
 /// What strangers can make the node of the DHT keep.

@@ -48,6 +48,12 @@ pub(crate) fn udp(arguments: &ListingArguments) -> anyhow::Result<()> {
     show(&answer, arguments.json, render::udp)
 }
 
+/// `waystation xdp status`
+pub(crate) fn xdp(arguments: &ListingArguments) -> anyhow::Result<()> {
+    let answer = client::get(&socket(&arguments.socket)?, "/v1/xdp")?;
+    show(&answer, arguments.json, render::xdp)
+}
+
 /// `waystation peers`
 pub(crate) fn peers(arguments: &ListingArguments) -> anyhow::Result<()> {
     let answer = client::get(&socket(&arguments.socket)?, "/v1/peers")?;

@@ -15,10 +15,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 use waystation_astral::identity::Identity;
-use waystation_management::config::{self, Config, LogFormat, PrivilegesConfig};
+use waystation_management::config::{self, Config, LogFormat, PrivilegesConfig, XdpMode};
 use waystation_management::confinement::{Confinement, FileConfinement};
 use waystation_management::limits::CONFIG_BYTES_MAX;
 use waystation_management::runtime::{ReloadSource, ReloadStage, SetLog};
+
+/// Which processors there may be: counters of BPF programs are read with that number.
+const POSSIBLE_PROCESSORS: &str = "/sys/devices/system/cpu/possible";
 
 /// Runs the appliance until a signal or a failure ends it.
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
@@ -94,6 +97,12 @@ fn places(arguments: &RunArguments, config: &Config, written: &[&Path]) -> Place
     let snapshot = config.dht.snapshot_file.as_deref().filter(|_| config.dht.enabled);
     if let Some(directory) = snapshot.and_then(Path::parent) {
         places.write_in(directory);
+    }
+    if config.xdp.mode != XdpMode::Off {
+        // Its counters are one for each of so many processors.
+        places.read_again(Path::new(POSSIBLE_PROCESSORS));
+        // What is kept there is removed when the program goes.
+        config.xdp.pin_directory.iter().for_each(|directory| places.write_in(directory));
     }
     places
 }

@@ -26,8 +26,9 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "waystation-a2al",
             "waystation-astral",
-            "waystation-relay",
+            "waystation-ebpf",
             "waystation-engine",
+            "waystation-relay",
             "waystation-turn",
         ],
     ),

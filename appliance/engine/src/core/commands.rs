@@ -91,6 +91,16 @@ impl<P: Port> DataCore<P> {
             }
             Command::ReportLinkTraffic => self.begin_traffic_walk(),
             Command::ReportListing { listing } => self.begin_listing(listing),
+            Command::TellPaths { wanted } => {
+                if let Some(turn) = &mut self.turn {
+                    turn.tell_paths(wanted);
+                }
+            }
+            Command::NoteOffloaded { offloaded } => {
+                if let Some(turn) = &mut self.turn {
+                    turn.note_offloaded(&offloaded, &mut self.fabric.statistics.counters);
+                }
+            }
             Command::Shutdown => self.shut_down(),
         }
         self.fabric.apply_effects();

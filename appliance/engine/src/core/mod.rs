@@ -338,7 +338,9 @@ impl<P: Port> DataCore<P> {
 
     /// Whether a ring to another thread is full.
     fn has_unsent(&self) -> bool {
-        self.fabric.mesh.is_backed_up() || self.fabric.has_unsent_reports()
+        self.fabric.mesh.is_backed_up()
+            || self.fabric.has_unsent_reports()
+            || self.turn.as_ref().is_some_and(|turn| turn.has_paths_to_tell())
     }
 
     // Open and route
@@ -373,6 +375,7 @@ impl<P: Port> DataCore<P> {
             }
             turn.serve(self.now_ns, &mut self.fabric);
             turn.expire(self.now_ns);
+            turn.report_paths(&mut self.fabric);
         }
         if let Some(opaque) = &mut self.opaque {
             if is_ready {

@@ -5,17 +5,18 @@
 use super::Config;
 use super::dht_keys;
 use super::rule::Rule;
+pub use super::sections::{SECTIONS, Section};
+use super::udp_keys;
+use super::xdp_keys;
 use super::{BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN};
 use crate::limits::{
     ACCOUNTS_KEPT_MAX, ACCOUNTS_KEPT_MIN, ALIAS_BYTES_MAX, CORES_MAX, NETWORK_LINKS_MAX,
-    USER_NAME_BYTES_MAX,
+    PEER_BLOCKS_MAX, USER_NAME_BYTES_MAX,
 };
 use crate::units::ByteSize;
 use std::time::Duration;
-use waystation_relay::limits::{UDP_SESSIONS_MAX, WINDOW_MAX_BYTES, WINDOW_MIN_BYTES};
+use waystation_relay::limits::{WINDOW_MAX_BYTES, WINDOW_MIN_BYTES};
 use waystation_turn::limits::REALM_BYTES_MAX;
-
-pub use super::sections::{SECTIONS, Section};
 
 /// One key, whose value lives in `C`: in the configuration itself or in one of its peers.
 #[derive(Clone, Copy, Debug)]
@@ -701,7 +702,7 @@ pub const KEYS: &[Key] = &[
         "turn",
         "allow_peers",
         "blocks",
-        Rule::Blocks { at: |config| &mut config.turn.allow_peers },
+        Rule::Blocks { entries_max: PEER_BLOCKS_MAX, at: |config| &mut config.turn.allow_peers },
         "Blocks of addresses that peers may have besides those of the public network: exactly these \
         private, shared or loopback ones. Never a whole network that others than peers are in.",
     ),
@@ -709,7 +710,7 @@ pub const KEYS: &[Key] = &[
         "turn",
         "deny_peers",
         "blocks",
-        Rule::Blocks { at: |config| &mut config.turn.deny_peers },
+        Rule::Blocks { entries_max: PEER_BLOCKS_MAX, at: |config| &mut config.turn.deny_peers },
         "Blocks that no peer may have an address in, whatever else is said. Permissions that a \
         reload takes back end at once.",
     ),
@@ -735,63 +736,20 @@ pub const KEYS: &[Key] = &[
     dht_keys::KEYS_MAX,
     dht_keys::RECORD_MEMORY,
     dht_keys::BEACON,
-    key(
-        "udp",
-        "addresses",
-        "ADDRESS",
-        Rule::IpAddresses { at: |config| &mut config.udp.addresses },
-        "Addresses of this machine that the ports of sessions are on, one of IPv4, one of IPv6, or \
-        both. 0.0.0.0 and :: take all there are. Empty: there are no sessions.",
-    ),
-    key(
-        "udp",
-        "port_min",
-        "port",
-        Rule::Count { min: 1024, max: 65_535, at: |config| &mut config.udp.port_min },
-        "The lowest port of sessions. Those opened by command get free ones of the range; a \
-        [[udp.session]] names its own. Lower ones would need a privilege that is given up before.",
-    ),
-    key(
-        "udp",
-        "port_max",
-        "port",
-        Rule::Count { min: 1024, max: 65_535, at: |config| &mut config.udp.port_max },
-        "The highest.",
-    ),
-    key(
-        "udp",
-        "sessions_max",
-        "sessions per core",
-        Rule::Count { min: 1, max: UDP_SESSIONS_MAX, at: |config| &mut config.udp.sessions_max },
-        "Opaque sessions of one data core, each with a descriptor for each leg and address.",
-    ),
-    live(
-        "udp",
-        "idle",
-        "duration",
-        Rule::Span {
-            min: Duration::from_secs(60),
-            max: Duration::from_secs(7 * 24 * 3600),
-            at: |config| &mut config.udp.idle,
-        },
-        "How long nothing may pass before a session that was opened by command ends, unless the \
-        command says otherwise. A [[udp.session]] begins anew when nothing has passed for a week.",
-    ),
-    live(
-        "udp",
-        "allow_peers",
-        "blocks",
-        Rule::Blocks { at: |config| &mut config.udp.allow_peers },
-        "Blocks of addresses that ends may have besides those of the public network: exactly these \
-        private, shared or loopback ones. Ends that a reload takes back are sent to no more.",
-    ),
-    key(
-        "udp",
-        "tier",
-        "name",
-        Rule::Tier { at: |config| &mut config.udp.tier },
-        "The best way datagrams may be sent, as turn.tier.",
-    ),
+    udp_keys::ADDRESSES,
+    udp_keys::PORT_MIN,
+    udp_keys::PORT_MAX,
+    udp_keys::SESSIONS_MAX,
+    udp_keys::IDLE,
+    udp_keys::ALLOW_PEERS,
+    udp_keys::TIER,
+    xdp_keys::MODE,
+    xdp_keys::INTERFACES,
+    xdp_keys::PIN_DIRECTORY,
+    xdp_keys::DENY,
+    xdp_keys::STRANGER_RATE,
+    xdp_keys::NEWCOMER_RATE,
+    xdp_keys::STEER,
     key(
         "privileges",
         "user",

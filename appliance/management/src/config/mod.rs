@@ -19,6 +19,9 @@ mod sections;
 mod snapshot;
 mod turn;
 mod udp;
+mod udp_keys;
+mod xdp;
+mod xdp_keys;
 
 pub use announcement::node_info;
 pub use changes::{Reloaded, reloaded, room};
@@ -33,6 +36,7 @@ pub use udp::{
     UDP_SESSION_KEYS, UdpConfig, UdpEnd, UdpProtocol, UdpSessionConfig, opaque_settings,
     parse_public_key, rate_limit,
 };
+pub use xdp::{XdpConfig, XdpMode};
 
 use crate::dialing;
 use crate::gateway;
@@ -69,6 +73,7 @@ pub struct Config {
     pub udp: UdpConfig,
     pub privileges: PrivilegesConfig,
     pub dht: DhtConfig,
+    pub xdp: XdpConfig,
     pub management: ManagementConfig,
     /// `[[peer]]`, each identity once, in the order of the file.
     #[serde(rename = "peer")]

@@ -94,6 +94,9 @@ pub enum Complaint {
     /// No address with a port.
     #[error("\"{value}\" is not ADDRESS:PORT, for example \"192.0.2.1:1791\" or \"[::]:1791\"")]
     NotAnAddress { value: String },
+    /// A text that names no interface.
+    #[error("\"{value}\" is no name of an interface; `ip link` shows them, for example \"eth0\"")]
+    NotAnInterface { value: String },
     /// An empty list that must not be empty.
     #[error("is an empty list; name at least one")]
     NoEntries,

@@ -6,10 +6,11 @@
 use super::nodes::{self, endpoints, identities, identity};
 use super::problem::Complaint;
 use super::udp::{PublicKeyText, UdpEnd, UdpProtocol, parse_public_key};
-use super::{AccessMode, LogFormat, PlacementChoice, PortChoice, Rate};
+use super::{AccessMode, LogFormat, PlacementChoice, PortChoice, Rate, XdpMode};
 use crate::limits::{
-    ACCESS_IDENTITIES_MAX, FILE_PATH_BYTES_MAX, LISTEN_ADDRESSES_MAX, LOG_FILTER_BYTES_MAX,
-    PEER_BLOCKS_MAX, PEER_ENDPOINTS_MAX, RELAY_ADDRESSES_MAX, SOCKET_PATH_BYTES_MAX,
+    ACCESS_IDENTITIES_MAX, FILE_PATH_BYTES_MAX, INTERFACE_NAME_BYTES_MAX, LISTEN_ADDRESSES_MAX,
+    LOG_FILTER_BYTES_MAX, PEER_ENDPOINTS_MAX, RELAY_ADDRESSES_MAX, SOCKET_PATH_BYTES_MAX,
+    XDP_INTERFACES_MAX,
 };
 use crate::units::{ByteSize, format_duration, parse_duration};
 use std::fmt::Display;
@@ -99,7 +100,14 @@ pub(super) enum Rule<C> {
         at: fn(&mut C) -> &mut Vec<IpAddr>,
     },
     Blocks {
+        entries_max: usize,
         at: fn(&mut C) -> &mut Vec<Block>,
+    },
+    Interfaces {
+        at: fn(&mut C) -> &mut Vec<String>,
+    },
+    Xdp {
+        at: fn(&mut C) -> &mut XdpMode,
     },
     FilePath {
         at: fn(&mut C) -> &mut Option<PathBuf>,
@@ -173,6 +181,12 @@ const TIERS: [(&str, UdpTier); 2] =
     [(UdpTier::Gso.name(), UdpTier::Gso), (UdpTier::Plain.name(), UdpTier::Plain)];
 const UDP_PROTOCOLS: [(&str, UdpProtocol); 2] =
     [("opaque", UdpProtocol::Opaque), ("wireguard", UdpProtocol::Wireguard)];
+const XDP_MODES: [(&str, XdpMode); 4] = [
+    ("off", XdpMode::Off),
+    ("auto", XdpMode::Auto),
+    ("native", XdpMode::Native),
+    ("generic", XdpMode::Generic),
+];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const MODES: [(&str, AccessMode); 3] = [
     ("everyone", AccessMode::Everyone),
@@ -214,7 +228,9 @@ impl<C: Clone> Rule<C> {
             Self::Addresses { at } => *at(config) = addresses(value, 1)?,
             Self::AddressesOrNone { at } => *at(config) = addresses(value, 0)?,
             Self::IpAddresses { at } => *at(config) = ip_addresses(value)?,
-            Self::Blocks { at } => *at(config) = blocks(value)?,
+            Self::Blocks { entries_max, at } => *at(config) = blocks(value, entries_max)?,
+            Self::Interfaces { at } => *at(config) = interfaces(value)?,
+            Self::Xdp { at } => *at(config) = choice(value, &XDP_MODES)?,
             Self::FilePath { at } => *at(config) = path(value, FILE_PATH_BYTES_MAX)?,
             Self::Tier { at } => *at(config) = choice(value, &TIERS)?,
             Self::OptionalAddress { dialable, at } => {
@@ -260,7 +276,9 @@ impl<C: Clone> Rule<C> {
             }
             Self::Texts { at, .. } => at(to).clone_from(at(from)),
             Self::IpAddresses { at } => at(to).clone_from(at(from)),
-            Self::Blocks { at } => at(to).clone_from(at(from)),
+            Self::Blocks { at, .. } => at(to).clone_from(at(from)),
+            Self::Interfaces { at } => at(to).clone_from(at(from)),
+            Self::Xdp { at } => *at(to) = *at(from),
             Self::Tier { at } => *at(to) = *at(from),
             Self::OptionalAddress { at, .. } | Self::Proxy { at } => *at(to) = *at(from),
             Self::SocketPath { at } | Self::FilePath { at } => at(to).clone_from(at(from)),
@@ -302,7 +320,9 @@ impl<C: Clone> Rule<C> {
             }
             Self::Texts { at, .. } => list(at(config).iter().map(quoted)),
             Self::IpAddresses { at } => list(at(config).iter().map(quoted)),
-            Self::Blocks { at } => list(at(config).iter().map(quoted)),
+            Self::Blocks { at, .. } => list(at(config).iter().map(quoted)),
+            Self::Interfaces { at } => list(at(config).iter().map(quoted)),
+            Self::Xdp { at } => quoted(name_of(&XDP_MODES, *at(config))),
             Self::Tier { at } => quoted(at(config).name()),
             Self::OptionalAddress { at, .. } | Self::Proxy { at } => {
                 at(config).map_or_else(|| quoted(""), quoted)
@@ -355,7 +375,11 @@ impl<C: Clone> Rule<C> {
                 format!("up to {LISTEN_ADDRESSES_MAX} of \"ADDRESS:PORT\"")
             }
             Self::IpAddresses { .. } => format!("up to {RELAY_ADDRESSES_MAX} of \"ADDRESS\""),
-            Self::Blocks { .. } => format!("up to {PEER_BLOCKS_MAX} of \"ADDRESS/BITS\""),
+            Self::Blocks { entries_max, .. } => {
+                format!("up to {entries_max} of \"ADDRESS/BITS\"")
+            }
+            Self::Interfaces { .. } => format!("up to {XDP_INTERFACES_MAX} names of interfaces"),
+            Self::Xdp { .. } => choices(&XDP_MODES),
             Self::FilePath { .. } => {
                 format!("an absolute path of up to {FILE_PATH_BYTES_MAX} bytes, or \"\"")
             }
@@ -583,9 +607,29 @@ fn ip_addresses(value: &DeValue<'_>) -> Result<Vec<IpAddr>, Complaint> {
     entries.iter().map(|entry| parsed(text(entry.get_ref())?)).collect()
 }
 
-fn blocks(value: &DeValue<'_>) -> Result<Vec<Block>, Complaint> {
+fn interfaces(value: &DeValue<'_>) -> Result<Vec<String>, Complaint> {
+    let wanted = "a list of interfaces, for example [\"eth0\"]";
+    let mut names: Vec<String> = Vec::new();
+    for entry in entries(value, wanted, XDP_INTERFACES_MAX)?.iter() {
+        let name = text(entry.get_ref())?;
+        // What the kernel takes as a name (`dev_valid_name`).
+        let is_name = (1..=INTERFACE_NAME_BYTES_MAX).contains(&name.len())
+            && !matches!(name, "." | "..")
+            && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+        if !is_name {
+            return Err(Complaint::NotAnInterface { value: name.to_owned() });
+        }
+        if names.iter().any(|known| known == name) {
+            return Err(Complaint::DuplicateEntry { value: quoted(name) });
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
+fn blocks(value: &DeValue<'_>, entries_max: usize) -> Result<Vec<Block>, Complaint> {
     let wanted = "a list of blocks, for example [\"10.0.0.0/8\"]";
-    let entries = entries(value, wanted, PEER_BLOCKS_MAX)?;
+    let entries = entries(value, wanted, entries_max)?;
     let parsed = |text: &str| {
         text.parse().map_err(|_no_block| Complaint::NotABlock { value: text.to_owned() })
     };

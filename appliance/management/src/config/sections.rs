@@ -36,6 +36,12 @@ pub const SECTIONS: &[Section] = &[
         meaning: "A node of the A2AL DHT on the management core. There is none unless it is enabled.",
     },
     Section {
+        name: "xdp",
+        meaning: "The program that filters and relays UDP before the kernel's network stack. It \
+            needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; without them everything works \
+            without it, and `waystation xdp status` says why.",
+    },
+    Section {
         name: "privileges",
         meaning: "What the program gives up once everything is loaded and bound. To switch any of it \
             off is for debugging.",

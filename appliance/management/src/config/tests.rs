@@ -141,6 +141,13 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("privileges.drop_capabilities", "false"),
     ("privileges.restrict_files", "false"),
     ("privileges.core_dumps", "true"),
+    ("xdp.mode", "\"native\""),
+    ("xdp.interfaces", "[\"eth0\", \"wan.7\"]"),
+    ("xdp.pin_directory", "\"/sys/fs/bpf/waystation\""),
+    ("xdp.deny", "[\"203.0.113.0/24\", \"2001:db8::/32\"]"),
+    ("xdp.stranger_rate", "0"),
+    ("xdp.newcomer_rate", "0"),
+    ("xdp.steer", "true"),
     ("management.cpu", "1"),
     ("management.socket", "\"/run/waystation/other.sock\""),
     ("dht.enabled", "true"),
@@ -553,7 +560,7 @@ const BROKEN: &[(&str, &str)] = &[
         "[engin]\ncores = 2",
         "waystation.toml:1: engin: unknown section; did you mean [engine]?; the sections are \
          [node], [listen], [engine], [relay], [gateway], [access], [limits], [dial], \
-         [turn], [udp], [dht], [privileges], [management], [[peer]]",
+         [turn], [udp], [dht], [xdp], [privileges], [management], [[peer]]",
     ),
     (
         "engine = 3",

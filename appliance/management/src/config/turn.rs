@@ -133,7 +133,7 @@ impl TurnConfig {
     }
 
     /// The addresses of this machine that are relayed from.
-    pub(super) fn relayed_from(&self) -> Vec<IpAddr> {
+    pub(crate) fn relayed_from(&self) -> Vec<IpAddr> {
         if !self.relay_addresses.is_empty() {
             return self.relay_addresses.clone();
         }

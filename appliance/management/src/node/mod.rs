@@ -184,6 +184,7 @@ impl Node {
             | Report::UdpOpened { .. }
             | Report::UdpMoved(_)
             | Report::UdpEnded(_)
+            | Report::Paths { .. }
             | Report::Statistics(_)
             | Report::Incident { .. }
             | Report::Adopted { .. }

@@ -8,9 +8,11 @@ pub mod dht;
 mod histogram;
 mod table;
 pub mod top;
+mod xdp;
 
 pub use comparison::comparison;
 pub use histogram::histogram;
+pub use xdp::xdp;
 
 use crate::units::{human_bytes, human_count, human_ns};
 use serde_json::Value;
@@ -72,6 +74,7 @@ pub fn status(document: &Value) -> String {
             bytes(&memory["link_state_bytes_per_link"]),
         ),
     );
+    out.push_str(&xdp::summary(&document["xdp"]));
     out.push_str(&aead(&document["aead"]));
     out.push_str(&floor(&document["floor"]));
     let dropped = document["drops"].as_object().into_iter().flatten();

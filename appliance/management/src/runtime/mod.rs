@@ -25,6 +25,7 @@ use crate::same_core::SameCoreShares;
 use crate::stats_socket::{
     self, BindError, Document, ListingRequest, StatsLimits, StatsRequest, StatsServer,
 };
+use crate::xdp::Xdp;
 use moving::Moves;
 use opaque::OpaqueSessions;
 use orders::{Closing, DialedByHand};
@@ -63,6 +64,7 @@ mod reports;
 mod rounds;
 mod signals;
 mod traffic;
+mod xdp;
 
 pub use reloading::{ReloadSource, ReloadStage, SetLog};
 
@@ -90,6 +92,8 @@ pub struct RuntimeSettings {
     pub confinement: Option<Confinement>,
     /// A TCP address that serves metrics, bound already: the port may be a privileged one.
     pub metrics: Option<TcpListener>,
+    /// The XDP program, if it is at work.
+    pub xdp: Xdp,
     /// Whether `SIGINT` and `SIGTERM` stop the program.
     pub handle_signals: bool,
     /// How the configuration is read again; absent: it is not.
@@ -306,6 +310,7 @@ struct ManagementCore {
     hand_dials: JoinSet<DialedByHand>,
     moves: Moves,
     opaque: OpaqueSessions,
+    xdp: Xdp,
     /// Who waits for events newer than this.
     followers: Vec<(u64, oneshot::Sender<Document>)>,
 }
@@ -335,6 +340,7 @@ impl ManagementCore {
             floor: settings.floor,
             confinement: settings.confinement,
             dht: None,
+            xdp: settings.xdp.status().clone(),
         };
         let mut node = Node::new(settings.identity, cores, NodeSettings::of(config, &extra.listen));
         let registrations = settings
@@ -382,6 +388,7 @@ impl ManagementCore {
             hand_dials: JoinSet::new(),
             moves: Moves::default(),
             opaque,
+            xdp: settings.xdp,
             followers: Vec::new(),
         }
     }
@@ -393,6 +400,7 @@ impl ManagementCore {
         signals: &mut Signals,
         stop: &Notify,
     ) -> Result<(), RuntimeError> {
+        self.begin_xdp();
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -403,6 +411,7 @@ impl ManagementCore {
                     self.save_registrations();
                     self.note_dials(clock::now());
                     self.extra.operations.resident_bytes = resident_bytes();
+                    self.tick_xdp();
                 }
                 Some(request) = requests.recv() => self.on_request(request),
                 () = sleep_until(self.next_deadline()) => {}
@@ -449,6 +458,7 @@ impl ManagementCore {
         if let Some(dht) = &mut self.dht {
             dht.stopped().await;
         }
+        self.xdp.stop();
         self.failure.take().map_or(Ok(()), Err)
     }
 
@@ -461,6 +471,7 @@ impl ManagementCore {
     /// Everything that can be done without waiting.
     fn work(&mut self) {
         self.send_backlog();
+        self.xdp.work();
         self.drain_reports();
         self.tick_node();
         self.dial(Dialer::tick);
@@ -501,7 +512,7 @@ impl ManagementCore {
         if let Some(reload) = &self.reload {
             next = next.min(reload.deadline);
         }
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() || self.xdp.has_work() {
             next = next.min(now + COMMAND_RETRY_PAUSE);
         }
         next

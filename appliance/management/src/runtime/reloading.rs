@@ -109,6 +109,7 @@ impl ManagementCore {
         self.extra.node_info =
             config::node_info(&self.config, self.extra.identity, &self.extra.listen);
         self.govern_peers_again(&before);
+        self.take_up_xdp(&before);
         self.epoch += 1;
         let snapshot = Arc::new(core_snapshot(&self.config, self.epoch));
         for core in self.cores() {

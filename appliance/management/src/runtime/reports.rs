@@ -64,6 +64,7 @@ impl ManagementCore {
                 self.on_listing(CoreListing { core, listing: Some(listing) });
             }
             Report::Adopted { core, epoch } => self.on_adopted(core, epoch),
+            Report::Paths { core, changes } => self.on_paths(core, &changes),
             Report::JoinFailed { idle } => {
                 let reason = DropReason::HandoffTimeout;
                 self.command(idle.core, Command::CloseSocket { socket: idle, reason });
@@ -211,6 +212,7 @@ fn log_report(report: &Report) {
         | Report::UdpEnded(_)
         | Report::Statistics(_)
         | Report::Listing { .. }
+        | Report::Paths { .. }
         | Report::Stopped { error: None, .. } => {}
     }
 }

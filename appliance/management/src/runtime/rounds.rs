@@ -33,7 +33,7 @@ impl ManagementCore {
     pub(super) fn on_request(&mut self, request: StatsRequest) {
         match request.what {
             // These say what is known; the others ask the cores first.
-            Question::Ready => self.answer(request),
+            Question::Ready | Question::Xdp => self.answer(request),
             Question::Links { .. }
             | Question::Sessions { .. }
             | Question::Udp { .. }

@@ -12,6 +12,7 @@ use crate::opaque::{OpaqueTable, Wish};
 use crate::recent::{Recent, RowOrder};
 use crate::same_core::SameCoreShares;
 use crate::udp_document;
+use crate::xdp;
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -55,6 +56,8 @@ pub enum Question {
     Sessions { limit: usize, order: RowOrder },
     /// `/v1/udp`, at most so many rows.
     Udp { limit: usize },
+    /// `/v1/xdp`
+    Xdp,
     /// `/v1/peers`, at most so many rows.
     Peers { limit: usize },
     /// `/v1/events` behind this number; `follow`: answered when there is one.
@@ -114,6 +117,7 @@ impl StatsRequest {
             }
             Question::Ready => ready(extra),
             Question::Status => Document::json(&documents::status(observations, extra, now)),
+            Question::Xdp => Document::json(&xdp::document(&extra.xdp)),
             Question::Drops { all } => Document::json(&documents::drops(observations, extra, all)),
             Question::Histograms(selection) => histograms(observations, extra, &selection, now),
             Question::HistogramLog(selection) => histogram_log(observations, &selection, now),

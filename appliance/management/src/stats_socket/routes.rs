@@ -106,6 +106,13 @@ const ROUTES: &[Route] = &[
         question: |given| Ok(Question::Udp { limit: limit(given)? }),
     },
     Route {
+        path: "/v1/xdp",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &[],
+        question: |_| Ok(Question::Xdp),
+    },
+    Route {
         path: "/v1/peers",
         verb: Verb::Get,
         on: UNIX,

@@ -266,6 +266,16 @@ impl Server {
         self.table.iter().flat_map(Allocation::paths)
     }
 
+    /// The same of one allocation, by its place.
+    pub fn paths_of(&self, place: usize) -> impl Iterator<Item = (Path, bool)> {
+        self.table.get(place).into_iter().flat_map(Allocation::paths)
+    }
+
+    /// How many channels one allocation may have.
+    pub fn channels_max(&self) -> usize {
+        self.config.channels_max
+    }
+
     /// Ends whatever of an allocation has come to its end, and the allocation if nothing is left.
     fn sweep(&mut self, index: usize, now_ns: u64, host: &mut dyn Host) {
         let Some(allocation) = self.table.get_mut(index) else {

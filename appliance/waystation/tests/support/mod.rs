@@ -17,6 +17,7 @@ pub mod measure;
 pub mod nodes;
 pub mod process;
 pub mod streams;
+pub mod streets;
 
 use std::time::{Duration, Instant};
 

@@ -4,14 +4,16 @@
 //! on its thread; the server calls it in the middle of its work.
 
 use super::Direction;
+use super::paths::{self, PathChanges};
 use crate::entropy::Entropy;
+use crate::offload::{OffloadPath, PathChange};
 use crate::port::StreamKey;
 use crate::port::datagrams::{DatagramKey, Role, Sockets, bind};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use waystation_relay::peer_policy::PeerPolicy;
-use waystation_turn::server::{AllocationId, Change, Host};
+use waystation_turn::server::{AllocationId, Change, Host, Path};
 
 /// Whose a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub(super) struct Tally {
     pub(super) datagrams_to_client: u64,
     pub(super) bytes_to_client: u64,
     pub(super) datagrams_in_trains: u64,
+    pub(super) datagrams_offloaded: u64,
+    pub(super) directions_offloaded: u32,
 }
 
 impl Tally {
@@ -67,6 +71,8 @@ pub(super) struct Hosting {
     opened: u64,
     /// The stream whose message the server is at, and whether it got an allocation by it.
     at: Option<(StreamKey, bool)>,
+    /// What the management core is to know about paths.
+    pub(super) changes: PathChanges,
 }
 
 impl Hosting {
@@ -75,7 +81,7 @@ impl Hosting {
         owners: Vec<Owner>,
         peers: Arc<PeerPolicy>,
         behind: Vec<(IpAddr, IpAddr)>,
-        allocations_max: usize,
+        (allocations_max, channels_max): (usize, usize),
     ) -> Self {
         Self {
             sockets,
@@ -88,6 +94,40 @@ impl Hosting {
             judged: None,
             opened: 0,
             at: None,
+            changes: PathChanges::new(channels_max),
+        }
+    }
+
+    /// What the management core is told of a path: nothing if its packets may not be sent, or do
+    /// not leave this machine.
+    pub(super) fn offload_path(&self, path: &Path) -> Option<OffloadPath> {
+        let leaves = self.bound(path.peer.ip()) == path.peer.ip();
+        let goes = leaves && self.peers.admits_destination(path.peer);
+        goes.then(|| paths::with_addresses(path, |known| self.bound(known))).flatten()
+    }
+
+    /// Nothing is relayed by anybody else any more.
+    pub(super) fn forget_offloaded(&mut self) {
+        for tally in &mut self.tallies {
+            tally.directions_offloaded = 0;
+        }
+    }
+
+    /// The tally of an allocation that is there.
+    pub(super) fn tally_if_there(&mut self, allocation: AllocationId) -> Option<&mut Tally> {
+        let tally = self.tallies.get_mut(allocation.index as usize)?;
+        (tally.generation == allocation.generation).then_some(tally)
+    }
+
+    fn tell_path(&mut self, path: &Path, told: impl FnOnce(OffloadPath) -> PathChange) {
+        if let Some(path) = paths::with_addresses(path, |known| self.bound(known)) {
+            self.changes.push(told(path));
+        }
+    }
+
+    fn tell_open(&mut self, path: &Path, is_two_way: bool) {
+        if let Some(path) = self.offload_path(path) {
+            self.changes.push(PathChange::Open { path, is_two_way });
         }
     }
 
@@ -219,7 +259,7 @@ impl Host for Hosting {
 
     fn changed(&mut self, change: &Change<'_>) {
         match *change {
-            Change::Allocated { allocation, relayed, .. } => {
+            Change::Allocated { allocation, relayed, client, .. } => {
                 let key = self.relayed.get(&relayed).copied();
                 let stream = self.at.as_mut().map(|(stream, is_allocated)| {
                     *is_allocated = true;
@@ -229,19 +269,26 @@ impl Host for Hosting {
                     tally.stream = stream;
                     tally.sockets[usize::from(relayed.is_ipv6())] = key;
                 }
-            }
-            Change::Ended { allocation, relayed, .. } => {
-                if let Some(tally) = self.tally_of(allocation) {
-                    tally.sockets[usize::from(relayed.is_ipv6())] = None;
+                if let Some(change) = paths::client(&client, true) {
+                    self.changes.push(change);
                 }
             }
-            // The server looks these up itself; they are for tiers that move packets without it.
-            Change::Permitted { .. }
-            | Change::Forbidden { .. }
-            | Change::Bound(_)
-            | Change::Paused(_)
-            | Change::Resumed(_)
-            | Change::Unbound(_) => {}
+            Change::Ended { allocation, relayed, client } => {
+                let mut is_gone = false;
+                if let Some(tally) = self.tally_of(allocation) {
+                    tally.sockets[usize::from(relayed.is_ipv6())] = None;
+                    is_gone = tally.sockets == [None; 2];
+                }
+                if let Some(change) = paths::client(&client, false).filter(|_| is_gone) {
+                    self.changes.push(change);
+                }
+            }
+            // A channel is bound together with a permission for its peer.
+            Change::Bound(path) | Change::Resumed(path) => self.tell_open(&path, true),
+            Change::Paused(path) => self.tell_open(&path, false),
+            Change::Unbound(path) => self.tell_path(&path, |path| PathChange::Closed { path }),
+            // Permissions alone name no port, so no packet can be told by them.
+            Change::Permitted { .. } | Change::Forbidden { .. } => {}
         }
     }
 }

@@ -42,6 +42,8 @@ impl TurnServer {
                 datagrams_to_client: tally.datagrams_to_client,
                 bytes_to_client: tally.bytes_to_client,
                 datagrams_in_trains: tally.datagrams_in_trains,
+                datagrams_offloaded: tally.datagrams_offloaded,
+                directions_offloaded: tally.directions_offloaded,
             });
         }
         (None, left)

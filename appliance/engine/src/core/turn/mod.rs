@@ -8,6 +8,7 @@
 
 mod hosting;
 mod listing;
+mod paths;
 mod streams;
 
 pub(super) use streams::Around;
@@ -95,7 +96,8 @@ impl TurnServer {
         snapshot: &TurnSnapshot,
         port: &mut impl Port,
     ) -> Result<Self, TurnError> {
-        let allocations_max = parts.server.allocations_max;
+        let (allocations_max, channels_max) =
+            (parts.server.allocations_max, parts.server.channels_max);
         let credentials = Arc::clone(&snapshot.credentials);
         let server = Server::new(parts.server, credentials, &parts.nonce_key)?;
         let mut sockets = Sockets::new()?;
@@ -113,7 +115,13 @@ impl TurnServer {
         let peers = Arc::clone(&snapshot.peers);
         Ok(Self {
             server,
-            hosting: Hosting::new(sockets, owners, peers, parts.behind, allocations_max),
+            hosting: Hosting::new(
+                sockets,
+                owners,
+                peers,
+                parts.behind,
+                (allocations_max, channels_max),
+            ),
             listeners,
             burst: Burst::new(),
             outgoing: Outgoing::new(parts.tier),

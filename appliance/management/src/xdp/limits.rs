@@ -1,0 +1,21 @@
+//! Limits of what the management core does for the XDP program, with unit and derivation.
+
+use std::time::Duration;
+
+/// Entries put into the map by one call: some milliseconds of system calls of about a microsecond,
+/// which signals and questions wait behind. What is left is put in by the next.
+pub(super) const INSERTS_PER_CALL: usize = 2048;
+
+/// Entries whose counters are read once a second: four milliseconds. With a full map of 65 536 a
+/// count is 16 s late at most, and exact when its entry goes.
+pub(super) const ENTRIES_READ_PER_S: usize = 4096;
+
+/// Allocations in one command to a core: about 20 KiB.
+pub(super) const NOTES_PER_COMMAND: usize = 256;
+
+/// How far a stranger, or all newcomers, may be ahead of their rate: a flight of handshakes.
+pub(super) const RATE_BURST: Duration = Duration::from_millis(250);
+
+/// How often a packet of each session goes to user space, so that the kernel keeps asking for the
+/// neighbour: half of the least time that it takes one for reachable (`base_reachable_time`, 30 s).
+pub(super) const NEIGHBOUR_REFRESH: Duration = Duration::from_secs(15);

@@ -1,0 +1,494 @@
+//! The XDP program of this node: put on interfaces, told of sessions, read, and taken off again.
+//!
+//! Owned by the management core, which is the only one that writes its maps; data cores tell which
+//! sessions there are and hear what became of them (decision 22). Started on the thread that starts
+//! everything, while it has its privileges; used afterwards on the management thread, where a map
+//! that is open needs none. Whatever fails here leaves the node without the program and everything
+//! at work: what the program does not take goes to the data cores' sockets.
+
+mod document;
+mod entries;
+mod limits;
+mod settings;
+
+pub(crate) use document::{document, summary};
+pub use entries::EntryCounts;
+pub use waystation_ebpf::abi::limits::{SESSION_ENTRIES_MAX, STRANGERS_MAX};
+
+use crate::config::{Config, XdpMode};
+use entries::Entries;
+use limits::ENTRIES_READ_PER_S;
+use settings::Served;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use waystation_ebpf::abi::{Counter, Verdict};
+use waystation_ebpf::attach::{Attachment, Mode, Wanted};
+use waystation_ebpf::forwarding::SwitchedOn;
+use waystation_ebpf::pins::Pins;
+use waystation_ebpf::programs::Programs;
+use waystation_ebpf::tables::MapError;
+use waystation_ebpf::{interfaces, verdicts};
+use waystation_engine::control::Command;
+use waystation_engine::offload::PathChange;
+use waystation_relay::drop_reason::DropCounters;
+use waystation_relay::ids::CoreId;
+
+/// Whether the program is at work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpState {
+    /// Nobody wants it.
+    #[default]
+    Off,
+    /// On one interface at least.
+    On,
+    /// It is wanted, and is on none.
+    Unavailable,
+}
+
+impl XdpState {
+    /// The name in documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// The program on one interface, or why it is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceStatus {
+    pub name: String,
+    /// `native`, `generic` or `taken_over`; absent: not attached.
+    pub mode: Option<&'static str>,
+    /// Why it is not attached, or does not run in the driver.
+    pub why: Option<String>,
+}
+
+/// What there is to tell of the program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct XdpStatus {
+    pub state: XdpState,
+    /// Why it is on no interface.
+    pub why: Option<String>,
+    pub interfaces: Vec<InterfaceStatus>,
+    /// What works less well than it could, each with what helps.
+    pub hints: Vec<String>,
+    /// As `bpftool prog` shows it.
+    pub program: Option<u32>,
+    /// Where it is kept over a restart.
+    pub pin_directory: Option<PathBuf>,
+    pub entries: EntryCounts,
+    /// Since this process started.
+    pub verdicts: Vec<(Verdict, Counter)>,
+    /// The same of those that drop, by the reasons of the whole program.
+    pub drops: DropCounters,
+}
+
+impl XdpStatus {
+    /// Frames that went on without user space.
+    pub fn relayed_frames(&self) -> u64 {
+        let relayed = self.verdicts.iter().filter(|(verdict, _)| verdict.is_relayed());
+        relayed.map(|(_, counter)| counter.packets).sum()
+    }
+}
+
+/// What a reload has for the data cores.
+#[derive(Debug, Default)]
+pub(crate) struct TakenUp {
+    /// What sessions have carried that are in the map no more.
+    pub(crate) notes: Vec<(CoreId, Command)>,
+    /// Whether they are to tell of paths, all anew; absent: as before.
+    pub(crate) paths_wanted: Option<bool>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Xdp {
+    at_work: Option<Box<AtWork>>,
+    status: XdpStatus,
+    turn_listen: Vec<SocketAddr>,
+    owners: Vec<u32>,
+}
+
+/// The loaded program with everything that belongs to it.
+#[derive(Debug)]
+struct AtWork {
+    programs: Programs,
+    attachments: Vec<Attachment>,
+    pins: Option<Pins>,
+    entries: Entries,
+    served: Served,
+    /// Verdicts before this process, of counters that were kept.
+    before: Vec<Counter>,
+    /// Switches of the machine that were turned on for the program.
+    switched_on: SwitchedOn,
+}
+
+impl Xdp {
+    /// Puts the program where the configuration wants it, in the network namespace of the calling
+    /// thread. `turn_listen`: where TURN clients send to; `cpus`: the processor of each data core.
+    pub fn start(config: &Config, turn_listen: &[SocketAddr], cpus: &[Option<usize>]) -> Self {
+        let mut xdp =
+            Self { turn_listen: turn_listen.to_vec(), owners: owners(cpus), ..Self::default() };
+        xdp.begin(config);
+        xdp
+    }
+
+    /// What there is to tell, as of the last second.
+    pub fn status(&self) -> &XdpStatus {
+        &self.status
+    }
+
+    /// Whether data cores are to tell of paths.
+    pub(crate) fn is_on(&self) -> bool {
+        self.at_work.is_some()
+    }
+
+    fn begin(&mut self, config: &Config) {
+        self.status = XdpStatus::default();
+        if config.xdp.mode == XdpMode::Off {
+            return;
+        }
+        match self.attach(config) {
+            Ok(at_work) => {
+                self.at_work = Some(Box::new(at_work));
+                self.status.state = XdpState::On;
+                self.read();
+            }
+            Err(why) => {
+                self.status.state = XdpState::Unavailable;
+                tracing::warn!(why, "no XDP program; UDP is relayed without it");
+                self.status.why = Some(why);
+            }
+        }
+        for hint in &self.status.hints {
+            tracing::warn!(hint, "the XDP program does less than it could");
+        }
+    }
+
+    fn attach(&mut self, config: &Config) -> Result<AtWork, String> {
+        let served = Served::of(config, &self.turn_listen);
+        let names = self.interfaces(config, &served)?;
+        let pins = self.pins(config.xdp.pin_directory.as_deref());
+        let mut programs = Programs::load(pins.as_ref()).map_err(|error| error.to_string())?;
+        let failed = |error: &dyn std::fmt::Display| format!("a map could not be filled: {error}");
+        let before = counters(&programs).map_err(|error| failed(&error))?;
+        // An earlier process's sessions are nobody's: its allocations went with it.
+        let left: Vec<_> = programs.tables.sessions.iter().map(|(key, _)| key).collect();
+        for key in left {
+            programs.tables.sessions.remove(&key).map_err(|error| failed(&error))?;
+        }
+        served.fill(&mut programs.tables).map_err(|error| failed(&error))?;
+        if config.xdp.steer {
+            self.steer(&mut programs);
+        }
+        let switched_on = self.switch_forwarding_on();
+        let mut entries = Entries::new(self.owners.clone());
+        entries.set_own(served.own.clone());
+        let attachments = self.attach_to(&mut programs, &names, config.xdp.mode, pins.as_ref());
+        if attachments.is_empty() {
+            switch_off(switched_on);
+            let whys = self.status.interfaces.iter().filter_map(|it| it.why.as_deref());
+            return Err(whys.collect::<Vec<_>>().join("; "));
+        }
+        self.status.program = programs.id();
+        self.status.pin_directory = pins.as_ref().and(config.xdp.pin_directory.clone());
+        Ok(AtWork { programs, attachments, pins, entries, served, before, switched_on })
+    }
+
+    /// The interfaces that are named, or those that the served addresses are on.
+    fn interfaces(&self, config: &Config, served: &Served) -> Result<Vec<String>, String> {
+        if !config.xdp.interfaces.is_empty() {
+            return Ok(config.xdp.interfaces.clone());
+        }
+        let found = interfaces::addresses()
+            .map_err(|error| format!("the kernel does not tell its interfaces: {error}"))?;
+        let mut names: Vec<String> = found
+            .into_iter()
+            .filter(|found| served.local.contains(&found.address))
+            .map(|found| found.interface)
+            .collect();
+        names.dedup();
+        if names.is_empty() {
+            return Err(
+                "no interface but loopback has an address that [turn] listens on or relays \
+                        from; name some in xdp.interfaces"
+                    .to_owned(),
+            );
+        }
+        Ok(names)
+    }
+
+    /// Where things are kept over a restart. Links of interfaces that are wanted no more go.
+    fn pins(&mut self, directory: Option<&Path>) -> Option<Pins> {
+        match Pins::open(directory?) {
+            Ok(pins) => Some(pins),
+            Err(error) => {
+                self.status.hints.push(format!("nothing outlives this process: {error}"));
+                None
+            }
+        }
+    }
+
+    fn steer(&mut self, programs: &mut Programs) {
+        for owner in &self.owners {
+            if let Err(error) = programs.tables.processors.insert(*owner) {
+                let hint = format!("packets are not steered to processor {owner}: {error}");
+                self.status.hints.push(hint);
+            }
+        }
+    }
+
+    fn attach_to(
+        &mut self,
+        programs: &mut Programs,
+        names: &[String],
+        mode: XdpMode,
+        pins: Option<&Pins>,
+    ) -> Vec<Attachment> {
+        let wanted = match mode {
+            XdpMode::Native => Wanted::Native,
+            XdpMode::Generic => Wanted::Generic,
+            XdpMode::Off | XdpMode::Auto => Wanted::NativeOrGeneric,
+        };
+        forget_links(pins, names);
+        let mut attachments = Vec::new();
+        for name in names {
+            let mut status = InterfaceStatus { name: name.clone(), mode: None, why: None };
+            match Attachment::new(programs, name, wanted, pins) {
+                Ok(attachment) => {
+                    let mode = mode_name(attachment.mode);
+                    status.mode = Some(mode);
+                    status.why = attachment.native_refusal.as_ref().map(ToString::to_string);
+                    self.leave_by(programs, name);
+                    tracing::info!(interface = name, mode, "XDP program attached");
+                    attachments.push(attachment);
+                }
+                Err(error) => {
+                    tracing::warn!(interface = name, %error, "XDP program not attached");
+                    status.why = Some(error.to_string());
+                }
+            }
+            self.status.interfaces.push(status);
+        }
+        attachments
+    }
+
+    fn leave_by(&mut self, programs: &mut Programs, name: &str) {
+        let Some(index) = interfaces::index_of(name) else { return };
+        if let Err(error) = programs.tables.egress.insert(index) {
+            self.status.hints.push(format!("nothing is relayed out of {name}: {error}"));
+        }
+    }
+
+    /// The kernel looks routes up for the program only where forwarding is on; for loopback that
+    /// forwards nothing.
+    fn switch_forwarding_on(&mut self) -> SwitchedOn {
+        SwitchedOn::now().unwrap_or_else(|error| {
+            let hint = format!(
+                "the program cannot look routes up, so nothing is relayed by it: forwarding is off \
+                 for loopback and cannot be switched on ({error}); set it before the start, for \
+                 example with `sysctl -w net.ipv4.conf.lo.forwarding=1 \
+                 net.ipv6.conf.lo.forwarding=1`",
+            );
+            self.status.hints.push(hint);
+            SwitchedOn::default()
+        })
+    }
+
+    /// Takes up what a core tells.
+    pub(crate) fn on_paths(&mut self, core: CoreId, changes: &[PathChange]) {
+        let Some(at_work) = &mut self.at_work else { return };
+        for change in changes {
+            at_work.entries.apply(core, change, &mut at_work.programs.tables.sessions);
+        }
+    }
+
+    /// Does what waits. Called in every round of the management core, after [`Self::on_paths`] of
+    /// the round before.
+    pub(crate) fn work(&mut self) {
+        let Some(at_work) = &mut self.at_work else { return };
+        at_work.entries.insert_waiting(&mut at_work.programs.tables.sessions);
+    }
+
+    /// Whether [`Self::work`] has something to do.
+    pub(crate) fn has_work(&self) -> bool {
+        self.at_work.as_ref().is_some_and(|at_work| at_work.entries.has_waiting())
+    }
+
+    /// Once a second: reads what sessions have carried and how often each verdict was given, and
+    /// gives what cores have to hear.
+    pub(crate) fn tick(&mut self) -> Vec<(CoreId, Command)> {
+        let Some(at_work) = &mut self.at_work else { return Vec::new() };
+        at_work.entries.look(ENTRIES_READ_PER_S, &mut at_work.programs.tables.sessions);
+        let notes = at_work.entries.notes();
+        self.read();
+        notes
+    }
+
+    fn read(&mut self) {
+        let Some(at_work) = &self.at_work else { return };
+        let now = match counters(&at_work.programs) {
+            Ok(now) => now,
+            Err(error) => {
+                let hint = format!("verdicts cannot be read: {error}");
+                if !self.status.hints.contains(&hint) {
+                    tracing::error!(hint);
+                    self.status.hints.push(hint);
+                }
+                return;
+            }
+        };
+        let since = Verdict::ALL.iter().zip(now.iter().zip(&at_work.before));
+        self.status.verdicts = since
+            .map(|(verdict, (now, before))| {
+                let packets = now.packets.saturating_sub(before.packets);
+                let bytes = now.bytes.saturating_sub(before.bytes);
+                (*verdict, Counter { packets, bytes })
+            })
+            .collect();
+        let mut drops = DropCounters::default();
+        for (verdict, counter) in &self.status.verdicts {
+            if let Some(reason) = verdicts::drop_reason(*verdict) {
+                drops.count_many(reason, counter.packets, counter.bytes);
+            }
+        }
+        self.status.drops = drops;
+        self.status.entries = at_work.entries.counts();
+    }
+
+    /// Takes up another configuration.
+    pub(crate) fn take_up(&mut self, before: &Config, config: &Config) -> TakenUp {
+        if before.xdp.mode != config.xdp.mode {
+            if self.is_on()
+                && config.xdp.mode != XdpMode::Off
+                && let Err(error) = Programs::load(None)
+            {
+                tracing::error!(%error, "the XDP program goes on as it is; another mode needs a restart");
+                return TakenUp::default();
+            }
+            let was_on = self.is_on();
+            let notes = self.end(false);
+            self.begin(config);
+            let paths_wanted = (was_on || self.is_on()).then_some(self.is_on());
+            return TakenUp { notes, paths_wanted };
+        }
+        let Some(at_work) = &mut self.at_work else { return TakenUp::default() };
+        let served = Served::of(config, &self.turn_listen);
+        if let Err(error) = served.replace(&at_work.served, &mut at_work.programs.tables) {
+            tracing::error!(%error, "the XDP program goes on with a part of the old settings");
+        }
+        at_work.entries.set_own(served.own.clone());
+        at_work.served = served;
+        TakenUp::default()
+    }
+
+    /// Takes the program off, or leaves it where it is to be found by the next process: without
+    /// sessions, which end with this one.
+    pub(crate) fn stop(&mut self) {
+        self.end(true);
+    }
+
+    fn end(&mut self, is_kept: bool) -> Vec<(CoreId, Command)> {
+        let Some(mut at_work) = self.at_work.take() else { return Vec::new() };
+        at_work.entries.clear(&mut at_work.programs.tables.sessions);
+        let notes = at_work.entries.notes();
+        if at_work.pins.is_some() && is_kept {
+            tracing::info!("the XDP program stays for the next process");
+            return notes;
+        }
+        for attachment in at_work.attachments {
+            let interface = attachment.interface.clone();
+            match attachment.detach() {
+                Ok(()) => tracing::info!(interface, "XDP program taken off"),
+                Err(error) => tracing::error!(interface, %error, "XDP program stays"),
+            }
+        }
+        if let Some(pins) = at_work.pins
+            && let Err(error) = pins.remove()
+        {
+            tracing::error!(%error, "pins of the XDP program stay");
+        }
+        switch_off(at_work.switched_on);
+        notes
+    }
+}
+
+/// The program goes off interfaces that it was kept on and that are wanted no more.
+fn forget_links(pins: Option<&Pins>, wanted: &[String]) {
+    let Some(pins) = pins else { return };
+    for interface in pins.interfaces().unwrap_or_default() {
+        if !wanted.contains(&interface) {
+            match std::fs::remove_file(pins.link(&interface)) {
+                Ok(()) => tracing::info!(interface, "XDP program taken off"),
+                Err(error) => tracing::warn!(interface, %error, "XDP program stays"),
+            }
+        }
+    }
+}
+
+fn switch_off(switched_on: SwitchedOn) {
+    if let Err(error) = switched_on.off() {
+        tracing::info!(%error, "forwarding stays on for loopback, which forwards nothing");
+    }
+}
+
+fn counters(programs: &Programs) -> Result<Vec<Counter>, MapError> {
+    let all = verdicts::all(&programs.tables.counters)?;
+    Ok(all.into_iter().map(|(_, counter)| counter).collect())
+}
+
+/// What the program knows each core by: its processor, if each has one of its own. Otherwise the
+/// numbers name none, and nothing is steered by them.
+fn owners(cpus: &[Option<usize>]) -> Vec<u32> {
+    let mut known: Vec<usize> = cpus.iter().copied().flatten().collect();
+    known.sort_unstable();
+    known.dedup();
+    if known.len() < cpus.len() {
+        return vec![u32::MAX; cpus.len()];
+    }
+    let owner = |cpu: &Option<usize>| cpu.and_then(|cpu| u32::try_from(cpu).ok());
+    cpus.iter().map(|cpu| owner(cpu).unwrap_or(u32::MAX)).collect()
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Native => "native",
+        Mode::Generic => "generic",
+        Mode::TakenOver => "taken_over",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_known_by_processors_only_if_each_has_its_own() {
+        assert_eq!(owners(&[Some(2), Some(5)]), [2, 5]);
+        assert_eq!(owners(&[Some(2), Some(2)]), [u32::MAX; 2]);
+        assert_eq!(owners(&[Some(2), None]), [u32::MAX; 2]);
+    }
+
+    #[test]
+    fn without_being_asked_for_it_does_nothing() {
+        let mut xdp = Xdp::start(&Config::default(), &[], &[None]);
+        assert_eq!(*xdp.status(), XdpStatus::default());
+        assert!(!xdp.is_on() && !xdp.has_work() && xdp.tick().is_empty());
+        let taken_up = xdp.take_up(&Config::default(), &Config::default());
+        assert!(taken_up.paths_wanted.is_none() && taken_up.notes.is_empty());
+        xdp.stop();
+    }
+
+    #[test]
+    fn what_keeps_it_from_starting_is_said() {
+        let mut config = Config::default();
+        config.xdp.mode = XdpMode::Auto;
+        let xdp = Xdp::start(&config, &[], &[None]);
+        let status = xdp.status();
+        assert_eq!(status.state, XdpState::Unavailable);
+        assert!(status.why.as_deref().unwrap().contains("xdp.interfaces"), "{status:?}");
+    }
+}
