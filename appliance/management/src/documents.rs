@@ -15,6 +15,7 @@ use crate::efficiency::Efficiency;
 use crate::floor_file::KnownFloor;
 use crate::gateway::GatewayCounts;
 use crate::headroom::Headroom;
+use crate::hub::HubFigures;
 use crate::limited::limited_by;
 use crate::node::{ObservedRow, QueryCounts};
 use crate::observations::{
@@ -72,6 +73,8 @@ pub struct StatusExtra {
     pub dht: Option<Arc<DhtFigures>>,
     /// The XDP program, as of the last second.
     pub xdp: XdpStatus,
+    /// The signalling hub, if there is one.
+    pub hub: Option<Arc<HubFigures>>,
 }
 
 /// What is counted about operating the node.

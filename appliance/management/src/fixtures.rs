@@ -4,9 +4,13 @@ use crate::clock::Moment;
 use crate::documents::{CoreCapacity, CoreListing, Operations, Readiness, StatusExtra};
 use crate::floor_file::{FloorKey, FloorSource, KnownFloor};
 use crate::gateway::GatewayCounts;
+use crate::hub::HubFigures;
 use crate::node::{ObservedRow, QueryCounts};
 use crate::observations::Observations;
 use crate::same_core::SameCoreShares;
+use std::sync::Arc;
+use waystation_a2al::hub::{ConnectionId, Hub, HubLimits, HubMessage, SignalFrame};
+use waystation_a2al::time::Millis;
 use waystation_astral::aead::AeadBackend;
 use waystation_astral::aead::choice::{AeadChoice, AeadCost, AeadUnusable};
 use waystation_astral::frame::Profile;
@@ -125,6 +129,7 @@ pub(crate) fn extra() -> StatusExtra {
         floor: Some(known_floor()),
         confinement: None,
         dht: None,
+        hub: Some(Arc::new(hub_figures())),
     }
 }
 
@@ -205,5 +210,24 @@ fn session_row(kind: SessionKind) -> SessionRow {
         queued_bytes: 4,
         send_credit_bytes: 5,
         held_up: HeldUp::default(),
+    }
+}
+
+/// A hub with something of everything.
+pub(crate) fn hub_figures() -> HubFigures {
+    let mut hub = Hub::new(HubLimits::default());
+    let peer = "192.0.2.9:4242".parse().unwrap();
+    let id = hub.connect(peer, Millis(0)).unwrap();
+    hub.request(id, "/signal", "", Millis(0)).unwrap();
+    let agent = "agent".to_owned();
+    let register = SignalFrame::Register { agent }.encode();
+    hub.receive(id, HubMessage::Binary(register), Millis(0));
+    hub.refuse(ConnectionId(77));
+    HubFigures {
+        listen: vec!["192.0.2.1:4121".parse().unwrap()],
+        limits: HubLimits::default(),
+        gauges: hub.gauges(),
+        statistics: hub.statistics().clone(),
+        outgoing_bytes: 11,
     }
 }

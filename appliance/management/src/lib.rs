@@ -14,6 +14,7 @@ pub mod floor_file;
 pub mod gateway;
 pub mod headroom;
 pub mod hlog;
+pub mod hub;
 pub mod journal;
 mod limited;
 pub mod limits;

@@ -12,6 +12,7 @@ use crate::dialing::FailureKind;
 use crate::documents::{StatusExtra, aead_reason};
 use crate::efficiency::Efficiency;
 use crate::headroom::Headroom;
+use crate::hub::{self, HubFigures};
 use crate::observations::{
     BUCKET_BOUNDS_NS, CoreReport, Observations, Scope, Window, bucket_counts,
 };
@@ -107,6 +108,8 @@ impl Snapshot {
             numbers.extend(more_numbers);
             labelled.extend(more_labelled);
         }
+        numbers.extend(hub_numbers(extra.hub.as_deref()));
+        labelled.extend(hub_labelled(extra.hub.as_deref()));
         Self {
             version: extra.version,
             aead: [
@@ -228,6 +231,46 @@ fn node_numbers(extra: &StatusExtra) -> Vec<NodeNumber> {
 }
 
 /// Numbers of the node by one label.
+/// The signalling hub's, if there is one.
+fn hub_numbers(hub: Option<&HubFigures>) -> Vec<NodeNumber> {
+    let Some(hub) = hub else { return Vec::new() };
+    let (gauges, counted) = (&hub.gauges, &hub.statistics);
+    let gauge = |name, help, value: usize| NodeNumber {
+        name,
+        kind: Kind::Gauge,
+        help,
+        value: value as u64,
+    };
+    let total = |name, help, value| NodeNumber { name, kind: Kind::Counter, help, value };
+    vec![
+        gauge("hub_connections", "Connections to the signalling hub", gauges.connections),
+        gauge("hub_registrations", "Agents registered at the signalling hub", gauges.registrations),
+        gauge("hub_rooms_waiting", "Rooms of the hub with one party", gauges.rooms_waiting),
+        gauge("hub_rooms_paired", "Rooms of the hub with two parties", gauges.rooms_paired),
+        total("hub_calls", "Calls passed on to a registered agent", counted.calls),
+        total("hub_rooms", "Rooms in which two parties met", counted.rooms),
+        total("hub_messages", "Messages copied in rooms of the hub", counted.messages),
+        total("hub_message_bytes", "Their bytes", counted.bytes),
+        total("hub_dht_answers", "Questions to the DHT answered over the hub", counted.answers),
+    ]
+}
+
+fn hub_labelled(hub: Option<&HubFigures>) -> Vec<LabelledNumber> {
+    let Some(hub) = hub else { return Vec::new() };
+    let number = |name, help, values| LabelledNumber {
+        name,
+        kind: Kind::Counter,
+        label: "reason",
+        help,
+        values,
+    };
+    vec![
+        number("hub_refused", "Connections and requests the hub turned away", hub::refused(hub)),
+        number("hub_closed", "Connections that the hub ended", hub::closed(hub)),
+        number("hub_ignored", "Messages to the hub that led to nothing", hub::ignored(hub)),
+    ]
+}
+
 fn labelled_numbers(observations: &Observations, extra: &StatusExtra) -> Vec<LabelledNumber> {
     let operations = &extra.operations;
     let dials = &operations.dials;

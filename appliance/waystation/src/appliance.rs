@@ -18,6 +18,7 @@ use waystation_engine::port::{PortKind, PortLimits};
 use waystation_management::config::{self, Config};
 use waystation_management::confinement::Confinement;
 use waystation_management::dht::DhtFiles;
+use waystation_management::hub;
 use waystation_management::runtime::{Management, ReloadSource, RuntimeSettings, bind_metrics};
 use waystation_management::xdp::Xdp;
 use waystation_tuning::inventory::{Cpus, nic_node};
@@ -80,6 +81,7 @@ impl Appliance {
         let metrics = bind_metrics(config.management.metrics_listen)?;
         // It needs capabilities, and its maps are written later by threads that have none.
         let xdp = Xdp::start(&config, &bound.turn_listen().udp, &owners);
+        let hub = hub::bind(&config.hub.listen)?;
         let confinement = around.confine.map(|confine| confine()).transpose()?;
         let (engine, end) = bound.start()?;
         // The management thread inherits what this one has.
@@ -103,6 +105,7 @@ impl Appliance {
             confinement,
             metrics,
             xdp,
+            hub,
             handle_signals: around.handle_signals,
             reload: around.reload,
             on_ready: around.on_ready,

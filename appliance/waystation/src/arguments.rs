@@ -49,6 +49,8 @@ pub(crate) enum Verb {
     /// The program that relays UDP before the kernel's network stack
     #[command(subcommand)]
     Xdp(XdpCommand),
+    /// Its A2AL signalling hub
+    Hub(StatusOfHubArguments),
     /// Whom it knows, and what they have used
     Peers(ListingArguments),
     /// What has happened to it lately, one JSON object on each line
@@ -334,6 +336,15 @@ pub(crate) struct DhtPublishArguments {
     pub(crate) tag: Vec<String>,
     #[command(flatten)]
     pub(crate) socket: SocketArgument,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusOfHubArguments {
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
+    /// The answer as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use waystation_engine::cores::EngineError;
 use waystation_management::config::ConfigError;
 use waystation_management::dht::DhtError;
+use waystation_management::hub::HubError;
 use waystation_management::runtime::RuntimeError;
 use waystation_management::stats_socket::BindError;
 use waystation_management::stats_socket::client::ClientError;
@@ -84,6 +85,9 @@ fn remedy(error: &anyhow::Error) -> Option<&'static str> {
                 return Some("widen turn.port_min to turn.port_max");
             }
             Some(EngineError::Start { .. } | EngineError::NoCores) | None => {}
+        }
+        if let Some(HubError::Listen { .. }) = cause.downcast_ref() {
+            return Some("choose another address with hub.listen");
         }
         match cause.downcast_ref() {
             Some(RuntimeError::Socket(BindError::InUse { .. })) => {
@@ -189,6 +193,9 @@ fn code(error: &anyhow::Error) -> u8 {
             Some(EngineError::RelayedPorts { .. }) => return CONFIGURATION,
             Some(EngineError::Uring(_) | EngineError::NoCores) => return UNAVAILABLE,
             None => {}
+        }
+        if let Some(HubError::Listen { source, .. }) = cause.downcast_ref() {
+            return io_code(source);
         }
         match cause.downcast_ref::<RuntimeError>() {
             Some(RuntimeError::Socket(BindError::Refused { error, .. })) => return io_code(error),

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Udp(UdpCommand::Close { id, json, socket }) => orders::close_udp(id, json, &socket),
         Verb::Dht(command) => dht::dht(&command),
         Verb::Xdp(XdpCommand::Status(listing)) => questions::xdp(&listing),
+        Verb::Hub(hub) => questions::hub(&hub),
         Verb::Peers(listing) => questions::peers(&listing),
         Verb::Events(events) => questions::events(&events),
         Verb::Top(top) => top::top(&top),

@@ -3,11 +3,15 @@
 //! Called by `doctor` and as the program starts. Each line is a product of a cap and of what one
 //! takes; the sizes that are no constants of a room are stated here, with where they come from.
 
+use waystation_a2al::limits::HUB_EARLY_BYTES_MAX;
 use waystation_engine::limits::{CONTROL_MAX_BYTES, EARLY_BYTES_MAX, MESH_RING_SOCKETS};
 use waystation_engine::statistics::{Stage, TrafficClass};
 use waystation_management::config::{Config, XdpMode};
 use waystation_management::dht::limits::TABLE_BYTES_MAX;
 use waystation_management::gateway::GatewayLimits;
+use waystation_management::hub::limits::{
+    CONNECTION_BYTES as HUB_CONNECTION_BYTES, OUTGOING_BYTES_ALL_MAX, OUTGOING_BYTES_MAX,
+};
 use waystation_management::limits::{EVENTS_KEPT_MAX, STATS_CONNECTIONS_MAX};
 use waystation_management::xdp::{SESSION_ENTRIES_MAX, STRANGERS_MAX};
 use waystation_tuning::doctor::MemoryTerm;
@@ -140,6 +144,8 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
         derivation: derivation.to_owned(),
         is_pool: false,
     };
+    let hub = &config.hub;
+    let hub_connections = if hub.listen.is_empty() { 0 } else { hub.connections_max };
     let mut terms = vec![
         term(
             "tables of the gateway",
@@ -156,6 +162,21 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
             "answers of the stats socket",
             STATS_CONNECTIONS_MAX * LISTING_BYTES,
             "16 readers of the largest listing",
+        ),
+        term(
+            "connections to the signalling hub",
+            hub_connections.saturating_mul(HUB_CONNECTION_BYTES),
+            "hub.connections_max of 52 KiB",
+        ),
+        term(
+            "what they are to be sent",
+            hub_connections.saturating_mul(OUTGOING_BYTES_MAX).min(OUTGOING_BYTES_ALL_MAX),
+            "96 KiB each, and 128 MiB in all",
+        ),
+        term(
+            "what was said before a second party came",
+            hub_connections.min(hub.rooms_max).saturating_mul(HUB_EARLY_BYTES_MAX),
+            "hub.rooms_max of 32 KiB",
         ),
     ];
     if config.xdp.mode != XdpMode::Off {

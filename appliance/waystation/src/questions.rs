@@ -2,7 +2,7 @@
 
 use crate::arguments::{
     DropsArguments, EventsArguments, HistArguments, ListingArguments, SocketArgument,
-    StatusArguments,
+    StatusArguments, StatusOfHubArguments,
 };
 use crate::state;
 use anyhow::Context;
@@ -52,6 +52,12 @@ pub(crate) fn udp(arguments: &ListingArguments) -> anyhow::Result<()> {
 pub(crate) fn xdp(arguments: &ListingArguments) -> anyhow::Result<()> {
     let answer = client::get(&socket(&arguments.socket)?, "/v1/xdp")?;
     show(&answer, arguments.json, render::xdp)
+}
+
+/// `waystation hub`
+pub(crate) fn hub(arguments: &StatusOfHubArguments) -> anyhow::Result<()> {
+    let answer = client::get(&socket(&arguments.socket)?, "/v1/hub")?;
+    show(&answer, arguments.json, waystation_management::hub::text)
 }
 
 /// `waystation peers`

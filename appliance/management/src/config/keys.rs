@@ -3,15 +3,15 @@
 //! The reader validates with it and the documented default is printed from it.
 
 use super::Config;
-use super::dht_keys;
 use super::rule::Rule;
 pub use super::sections::{SECTIONS, Section};
 use super::udp_keys;
 use super::xdp_keys;
 use super::{BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN};
+use super::{dht_keys, hub_keys, privileges_keys};
 use crate::limits::{
     ACCOUNTS_KEPT_MAX, ACCOUNTS_KEPT_MIN, ALIAS_BYTES_MAX, CORES_MAX, NETWORK_LINKS_MAX,
-    PEER_BLOCKS_MAX, USER_NAME_BYTES_MAX,
+    PEER_BLOCKS_MAX,
 };
 use crate::units::ByteSize;
 use std::time::Duration;
@@ -750,53 +750,19 @@ pub const KEYS: &[Key] = &[
     xdp_keys::STRANGER_RATE,
     xdp_keys::NEWCOMER_RATE,
     xdp_keys::STEER,
-    key(
-        "privileges",
-        "user",
-        "name",
-        Rule::Text {
-            min_bytes: 0,
-            max_bytes: USER_NAME_BYTES_MAX,
-            at: |config| &mut config.privileges.user,
-        },
-        "The user to become when started as root, by name or number, as /etc/passwd has it. It has \
-        to be able to read this file. Empty: root stays root, without its capabilities.",
-    ),
-    key(
-        "privileges",
-        "group",
-        "name",
-        Rule::Text {
-            min_bytes: 0,
-            max_bytes: USER_NAME_BYTES_MAX,
-            at: |config| &mut config.privileges.group,
-        },
-        "The group that goes with it, as /etc/group has it. Empty: the user's own.",
-    ),
-    key(
-        "privileges",
-        "drop_capabilities",
-        "flag",
-        Rule::Flag { at: |config| &mut config.privileges.drop_capabilities },
-        "Whether all capabilities are given up, and with them the means to get new ones.",
-    ),
-    key(
-        "privileges",
-        "restrict_files",
-        "flag",
-        Rule::Flag { at: |config| &mut config.privileges.restrict_files },
-        "Whether only the directories of the configuration, of the files it names, of the state and \
-        of the stats socket can be opened, and /proc. A file in another directory that a reload \
-        names cannot be read before a restart. Needs landlock (Linux 5.13).",
-    ),
-    key(
-        "privileges",
-        "core_dumps",
-        "flag",
-        Rule::Flag { at: |config| &mut config.privileges.core_dumps },
-        "Whether the memory of the process, and with it the key, may be dumped or looked at by \
-        other processes of its user.",
-    ),
+    privileges_keys::USER,
+    privileges_keys::GROUP,
+    privileges_keys::DROP_CAPABILITIES,
+    privileges_keys::RESTRICT_FILES,
+    privileges_keys::CORE_DUMPS,
+    hub_keys::LISTEN,
+    hub_keys::CONNECTIONS_MAX,
+    hub_keys::CONNECTIONS_PER_SOURCE_MAX,
+    hub_keys::REGISTRATIONS_MAX,
+    hub_keys::REGISTRATIONS_PER_CONNECTION_MAX,
+    hub_keys::REGISTRATIONS_PER_SOURCE_MAX,
+    hub_keys::ROOMS_MAX,
+    hub_keys::WAITING_PER_SOURCE_MAX,
     key(
         "management",
         "cpu",

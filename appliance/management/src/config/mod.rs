@@ -9,9 +9,12 @@ mod changes;
 mod default_text;
 mod dht;
 mod dht_keys;
+mod hub;
+mod hub_keys;
 pub mod keys;
 mod nodes;
 mod peer;
+mod privileges_keys;
 mod problem;
 mod reader;
 mod rule;
@@ -27,6 +30,7 @@ pub use announcement::node_info;
 pub use changes::{Reloaded, reloaded, room};
 pub use default_text::documented_default;
 pub use dht::DhtConfig;
+pub use hub::HubConfig;
 pub use peer::{PEER_KEYS, PeerConfig};
 pub use problem::{Complaint, ConfigError, Problem};
 pub use reader::{parse, parse_as};
@@ -74,6 +78,7 @@ pub struct Config {
     pub privileges: PrivilegesConfig,
     pub dht: DhtConfig,
     pub xdp: XdpConfig,
+    pub hub: HubConfig,
     pub management: ManagementConfig,
     /// `[[peer]]`, each identity once, in the order of the file.
     #[serde(rename = "peer")]

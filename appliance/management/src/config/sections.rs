@@ -46,5 +46,10 @@ pub const SECTIONS: &[Section] = &[
         meaning: "What the program gives up once everything is loaded and bound. To switch any of it \
             off is for debugging.",
     },
+    Section {
+        name: "hub",
+        meaning: "The A2AL signalling hub, at which agents register and callers meet them. There is \
+            none unless it has an address to listen on.",
+    },
     Section { name: "management", meaning: "The management core, its socket, metrics and logs." },
 ];

@@ -148,6 +148,14 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("xdp.stranger_rate", "0"),
     ("xdp.newcomer_rate", "0"),
     ("xdp.steer", "true"),
+    ("hub.listen", "[\"192.0.2.1:4121\"]"),
+    ("hub.connections_max", "9"),
+    ("hub.connections_per_source_max", "8"),
+    ("hub.registrations_max", "7"),
+    ("hub.registrations_per_connection_max", "6"),
+    ("hub.registrations_per_source_max", "5"),
+    ("hub.rooms_max", "4"),
+    ("hub.waiting_per_source_max", "3"),
     ("management.cpu", "1"),
     ("management.socket", "\"/run/waystation/other.sock\""),
     ("dht.enabled", "true"),
@@ -560,7 +568,7 @@ const BROKEN: &[(&str, &str)] = &[
         "[engin]\ncores = 2",
         "waystation.toml:1: engin: unknown section; did you mean [engine]?; the sections are \
          [node], [listen], [engine], [relay], [gateway], [access], [limits], [dial], \
-         [turn], [udp], [dht], [xdp], [privileges], [management], [[peer]]",
+         [turn], [udp], [dht], [xdp], [privileges], [hub], [management], [[peer]]",
     ),
     (
         "engine = 3",

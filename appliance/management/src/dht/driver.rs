@@ -18,6 +18,7 @@ use super::sockets::{SocketIndex, Sockets};
 use super::{DhtError, Request};
 use crate::clock::{self, Moment};
 use crate::documents::SCHEMA;
+use crate::hub::NodeQuestion;
 use crate::stats_socket::Document;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
@@ -127,6 +128,7 @@ impl Driver {
     pub(super) async fn run(
         mut self,
         mut questions: mpsc::Receiver<Request>,
+        mut hub: mpsc::Receiver<NodeQuestion>,
         mut live: watch::Receiver<DhtLive>,
         figures: watch::Sender<Arc<DhtFigures>>,
         mut stop: oneshot::Receiver<()>,
@@ -140,6 +142,7 @@ impl Driver {
                 () = sleep_until(due) => {}
                 () = yield_now(), if has_portions => self.go_on(),
                 Some(request) = questions.recv() => self.on_request(request),
+                Some(question) = hub.recv() => self.on_hub(question),
                 Ok(()) = live.changed() => {
                     let live = live.borrow_and_update().clone();
                     self.take_up(live);
@@ -290,6 +293,13 @@ impl Driver {
     }
 
     // Questions
+
+    /// Answers what an agent asks over the signalling hub.
+    fn on_hub(&mut self, question: NodeQuestion) {
+        let now = clock_of(clock::now());
+        let answer = self.node.answer_over_stream(&question.request, question.source, now);
+        question.answer(answer.ok());
+    }
 
     fn on_request(&mut self, Request { question, reply }: Request) {
         let now = clock_of(clock::now());

@@ -22,6 +22,7 @@ pub use question::DhtQuestion;
 pub use settings::{DhtFiles, DhtLive, DhtSettings};
 
 use crate::clock;
+use crate::hub::NodeQuestion;
 use crate::stats_socket::Document;
 use driver::Driver;
 use limits::{QUESTIONS_WAITING_MAX, STOP_TIMEOUT};
@@ -66,7 +67,10 @@ impl Dht {
     ///
     /// # Errors
     /// See [`DhtError`]. Files that cannot be read are set aside and are no error.
-    pub fn start(settings: DhtSettings) -> Result<Self, DhtError> {
+    pub fn start(
+        settings: DhtSettings,
+        hub: mpsc::Receiver<NodeQuestion>,
+    ) -> Result<Self, DhtError> {
         let sockets = Sockets::bind(&settings.listen)?;
         for address in sockets.addresses() {
             tracing::info!(%address, "node of the A2AL DHT");
@@ -76,7 +80,7 @@ impl Dht {
         let driver = Driver::new(settings, sockets, clock::now())?;
         let (figures, figures_receiver) = watch::channel(Arc::new(driver.figures(clock::now())));
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(driver.run(receiver, live_receiver, figures, stopped));
+        let task = tokio::spawn(driver.run(receiver, hub, live_receiver, figures, stopped));
         let (stop, task) = (Some(stop), Some(task));
         Ok(Self { questions, live, figures: figures_receiver, stop, task })
     }

@@ -14,6 +14,8 @@ use crate::dialing::{DialSettings, Dialer};
 use crate::documents::{CoreCapacity, Operations, Readiness, StatusExtra};
 use crate::floor_file::KnownFloor;
 use crate::gateway::GatewayCounts;
+use crate::hub::limits::QUESTIONS_WAITING_MAX;
+use crate::hub::{NodeQuestion, SignalHub};
 use crate::journal::Journal;
 use crate::limits::{COMMAND_RETRY_PAUSE, STOP_TIMEOUT};
 use crate::node::{Node, NodeSettings, QueryCounts};
@@ -94,6 +96,8 @@ pub struct RuntimeSettings {
     pub metrics: Option<TcpListener>,
     /// The XDP program, if it is at work.
     pub xdp: Xdp,
+    /// Listeners of the signalling hub, likewise.
+    pub hub: Vec<TcpListener>,
     /// Whether `SIGINT` and `SIGTERM` stop the program.
     pub handle_signals: bool,
     /// How the configuration is read again; absent: it is not.
@@ -201,13 +205,17 @@ async fn serve(
     let listener = stats_socket::bind(&socket)?;
     let metrics = settings.metrics.take().map(tokio::net::TcpListener::from_std).transpose();
     let metrics = metrics.map_err(RuntimeError::Start)?;
+    let (hub_asks, hub_questions) = mpsc::channel(QUESTIONS_WAITING_MAX);
+    let node = settings.dht.is_some().then_some(hub_asks);
+    let hub = start_hub(std::mem::take(&mut settings.hub), &settings.config, node)?;
     let hearing = end.take_hearing().ok_or(RuntimeError::Start(io::ErrorKind::NotFound.into()))?;
     let doorbell = pipe::Receiver::from_owned_fd(hearing).map_err(RuntimeError::Start)?;
     let mut signals = Signals::new(settings.handle_signals).map_err(RuntimeError::Start)?;
     let (server, requests) = stats_socket::channel(StatsLimits::default());
-    let dht = start_dht(&mut settings)?;
+    let dht = start_dht(&mut settings, hub_questions)?;
     let on_ready = std::mem::replace(&mut settings.on_ready, Box::new(|| {}));
     let mut core = ManagementCore::new(settings, end, dht, on_ready);
+    core.hub = hub;
     let serving = serve_stats(server, listener, metrics);
     // Whoever started this thread waits for nothing else.
     let _ = started.send(());
@@ -220,11 +228,27 @@ async fn serve(
     outcome
 }
 
-fn start_dht(settings: &mut RuntimeSettings) -> Result<Option<Dht>, RuntimeError> {
+fn start_dht(
+    settings: &mut RuntimeSettings,
+    hub: mpsc::Receiver<NodeQuestion>,
+) -> Result<Option<Dht>, RuntimeError> {
     let Some(files) = settings.dht.take() else { return Ok(None) };
     let (config, identity) = (&settings.config, settings.identity);
     let (listen, turn_listen) = (&settings.listen, &settings.turn_listen.udp);
-    Ok(Some(Dht::start(DhtSettings::of(config, files, identity, listen, turn_listen))?))
+    let settings = DhtSettings::of(config, files, identity, listen, turn_listen);
+    Ok(Some(Dht::start(settings, hub)?))
+}
+
+fn start_hub(
+    listeners: Vec<TcpListener>,
+    config: &Config,
+    node: Option<mpsc::Sender<NodeQuestion>>,
+) -> Result<Option<SignalHub>, RuntimeError> {
+    if listeners.is_empty() {
+        return Ok(None);
+    }
+    let hub = SignalHub::start(listeners, config.hub.limits(), node);
+    hub.map(Some).map_err(RuntimeError::Start)
 }
 
 /// Listens on the address that serves metrics, if there is to be one.
@@ -262,6 +286,7 @@ struct ManagementCore {
     node: Node,
     dialer: Dialer,
     dht: Option<Dht>,
+    hub: Option<SignalHub>,
     /// Taken up once every core serves.
     dial_settings: Option<DialSettings>,
     observations: Observations,
@@ -341,6 +366,7 @@ impl ManagementCore {
             confinement: settings.confinement,
             dht: None,
             xdp: settings.xdp.status().clone(),
+            hub: None,
         };
         let mut node = Node::new(settings.identity, cores, NodeSettings::of(config, &extra.listen));
         let registrations = settings
@@ -352,6 +378,7 @@ impl ManagementCore {
             node,
             dialer: Dialer::new(settings.identity, cores),
             dht,
+            hub: None,
             dial_settings: Some(DialSettings::of(config)),
             registrations,
             observations: Observations::new(cores, clock::now()),
@@ -443,6 +470,9 @@ impl ManagementCore {
             dht.begin_stop();
         }
         self.dial(Dialer::stop);
+        if let Some(hub) = &mut self.hub {
+            hub.stop().await;
+        }
         for core in self.cores() {
             self.backlog.push_back((core, Command::Shutdown));
         }

@@ -105,6 +105,9 @@ impl ManagementCore {
             let (listen, turn_listen) = (&extra.listen, &extra.turn_listen.udp);
             dht.reload(DhtLive::of(&self.config, extra.identity, listen, turn_listen));
         }
+        if let Some(hub) = &self.hub {
+            hub.reload(self.config.hub.limits());
+        }
         self.extra.capacity = CoreCapacity::from(&self.config);
         self.extra.node_info =
             config::node_info(&self.config, self.extra.identity, &self.extra.listen);

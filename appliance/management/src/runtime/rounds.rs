@@ -4,6 +4,7 @@ use super::ManagementCore;
 use crate::clock;
 use crate::dht::Dht;
 use crate::documents::{CoreListing, Readiness};
+use crate::hub::SignalHub;
 use crate::journal::{EventFields, EventKind};
 use crate::limits::CORE_ANSWER_TIMEOUT;
 use crate::peer_document;
@@ -33,7 +34,7 @@ impl ManagementCore {
     pub(super) fn on_request(&mut self, request: StatsRequest) {
         match request.what {
             // These say what is known; the others ask the cores first.
-            Question::Ready | Question::Xdp => self.answer(request),
+            Question::Ready | Question::Hub | Question::Xdp => self.answer(request),
             Question::Links { .. }
             | Question::Sessions { .. }
             | Question::Udp { .. }
@@ -54,6 +55,7 @@ impl ManagementCore {
     fn answer(&mut self, request: StatsRequest) {
         self.extra.observed = self.node.observed_endpoints();
         self.extra.dht = self.dht.as_ref().map(Dht::figures);
+        self.extra.hub = self.hub.as_ref().map(SignalHub::figures);
         let listing = request.answer(&self.observations, &self.extra, clock::now());
         self.listings.extend(listing);
     }

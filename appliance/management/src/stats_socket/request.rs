@@ -4,6 +4,7 @@ use crate::clock::Moment;
 use crate::dht::{self, DhtQuestion};
 use crate::documents::{self, CoreListing, HistogramSelection, StatusExtra};
 use crate::hlog::{self, LogSelection};
+use crate::hub;
 use crate::journal::EventLines;
 use crate::limits::LISTING_ROWS_MAX;
 use crate::metrics;
@@ -58,6 +59,8 @@ pub enum Question {
     Udp { limit: usize },
     /// `/v1/xdp`
     Xdp,
+    /// `/v1/hub`
+    Hub,
     /// `/v1/peers`, at most so many rows.
     Peers { limit: usize },
     /// `/v1/events` behind this number; `follow`: answered when there is one.
@@ -116,6 +119,9 @@ impl StatsRequest {
                 internal("asked of the wrong side")
             }
             Question::Ready => ready(extra),
+            Question::Hub => {
+                Document::json(&hub::document(documents::SCHEMA, extra.hub.as_deref()))
+            }
             Question::Status => Document::json(&documents::status(observations, extra, now)),
             Question::Xdp => Document::json(&xdp::document(&extra.xdp)),
             Question::Drops { all } => Document::json(&documents::drops(observations, extra, all)),

@@ -113,6 +113,13 @@ const ROUTES: &[Route] = &[
         question: |_| Ok(Question::Xdp),
     },
     Route {
+        path: "/v1/hub",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &[],
+        question: |_| Ok(Question::Hub),
+    },
+    Route {
         path: "/v1/peers",
         verb: Verb::Get,
         on: UNIX,

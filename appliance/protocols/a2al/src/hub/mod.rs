@@ -31,6 +31,9 @@ use crate::time::Millis;
 use registry::{Contest, Registry};
 use sources::{Source, Sources};
 
+/// The WebSocket subprotocol of both paths.
+pub const SUBPROTOCOL: &str = "a2al.ice.v1";
+
 /// Names a connection; never used again.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ConnectionId(pub u64);
@@ -302,6 +305,12 @@ impl Hub {
             self.end_never(id);
         }
         outcome
+    }
+
+    /// A connection has asked for something that is no WebSocket. It ends when that is said.
+    pub fn refuse(&mut self, id: ConnectionId) {
+        self.statistics.refuse(Refusal::BadRequest);
+        self.leave(id);
     }
 
     /// A connection has sent a message.

@@ -13,6 +13,7 @@ use crate::node_id::NodeId;
 use crate::payload::EndpointPayload;
 use crate::record::{Category, RecordType, SignedRecord};
 use crate::routing::Admission;
+use crate::socket_address::canonical;
 use crate::store::{Put, PutError};
 use crate::time::Now;
 
@@ -120,6 +121,44 @@ impl Node {
                 self.table.challenged(&oldest.node_id, true);
             }
         }
+    }
+
+    /// Answers a question that came over a stream, as a hub's proxy brings it (§19.4): PING,
+    /// FIND_NODE and FIND_VALUE, which change nothing. A stream proves where it comes from, so the
+    /// answer is as long as for a contact, and names the stream's address; that is none at which a
+    /// node is, so it becomes no contact and subscribes to nothing.
+    ///
+    /// # Errors
+    /// Why there is no answer; it is counted.
+    pub fn answer_over_stream(
+        &mut self,
+        request: &[u8],
+        source: SocketAddr,
+        now: Now,
+    ) -> Result<Vec<u8>, DropReason> {
+        let source = canonical(source);
+        self.statistics.received += 1;
+        let answered = self.check(request, source, now).and_then(|message| {
+            let body = match message.body {
+                Body::FindValue { target, record_type, .. } => {
+                    Body::FindValue { target, record_type, subscribe: false }
+                }
+                body @ (Body::Ping { .. } | Body::FindNode { .. }) => body,
+                Body::Pong { .. }
+                | Body::FindNodeResponse { .. }
+                | Body::FindValueResponse { .. }
+                | Body::Store { .. }
+                | Body::StoreResponse { .. }
+                | Body::NatProbeRequest { .. }
+                | Body::NatProbeEcho { .. }
+                | Body::Push { .. }
+                | Body::PushAcknowledgement { .. } => return Err(DropReason::Unsolicited),
+            };
+            let answer = self.answer(body, message.sender_id, source, false, now);
+            let answer = answer.ok_or(DropReason::Unsolicited)?;
+            Ok(crate::message::encode(&self.key, message.transaction, &answer))
+        });
+        answered.inspect_err(|reason| self.statistics.drop(*reason))
     }
 
     fn answer(

@@ -340,3 +340,44 @@ fn echoes_prove_the_claimed_port_and_nothing_else() {
     let (_, others) = stage.ask(&peer, &probe(elsewhere));
     assert!(others.iter().all(|(to, _)| *to != elsewhere));
 }
+
+#[test]
+fn a_question_over_a_stream_is_answered_and_changes_nothing() {
+    let mut stage = Stage::new(NodeConfig::default());
+    let (asker, transaction) = (Peer::new(1), TransactionId([9; 20]));
+    let over_tcp = SocketAddr::from(([203, 0, 113, 5], 50_123));
+    let mut ask = |body: &Body| -> Result<Body, DropReason> {
+        let request = message::encode(&asker.key, transaction, body);
+        let answer = stage.node.answer_over_stream(&request, over_tcp, stage.now)?;
+        let answer = message::Parsed::parse(&answer).unwrap().verify().unwrap();
+        assert_eq!((answer.transaction, answer.sender_id), (transaction, stage.node.id()));
+        assert_eq!(stage.node.table().len(), 0);
+        assert!(stage.node.take_datagram().is_none());
+        Ok(answer.body)
+    };
+    let place = asker.id();
+    match ask(&asker.ping()).unwrap() {
+        Body::Pong { observed, .. } => assert_eq!(observed, over_tcp),
+        other => panic!("{other:?}"),
+    }
+    match ask(&Body::FindNode { target: place }).unwrap() {
+        Body::FindNodeResponse { observed, .. } => assert_eq!(observed, over_tcp),
+        other => panic!("{other:?}"),
+    }
+    let record_type = RecordType::ENDPOINT;
+    let question = Body::FindValue { target: place, record_type, subscribe: true };
+    match ask(&question).unwrap() {
+        Body::FindValueResponse { observed, .. } => assert_eq!(observed, over_tcp),
+        other => panic!("{other:?}"),
+    }
+    let record = Box::new(asker.record(0x02, &[0xa0], 1));
+    let refused = ask(&Body::Store { record, key: None }).unwrap_err();
+    assert_eq!(refused, DropReason::Unsolicited);
+    let at = stage.now;
+    assert_eq!(
+        stage.node.answer_over_stream(b"junk", over_tcp, at),
+        Err(DropReason::OtherProtocol)
+    );
+    assert_eq!(stage.node.store().len(), 0);
+    assert_eq!(stage.node.statistics().dropped(DropReason::Unsolicited), 1);
+}
