@@ -19,7 +19,9 @@ use waystation_management::config::{self, Config};
 use waystation_management::confinement::Confinement;
 use waystation_management::dht::DhtFiles;
 use waystation_management::hub;
-use waystation_management::runtime::{Management, ReloadSource, RuntimeSettings, bind_metrics};
+use waystation_management::runtime::{
+    Management, OnLifeSign, ReloadSource, RuntimeSettings, bind_metrics,
+};
 use waystation_management::xdp::Xdp;
 use waystation_tuning::inventory::{Cpus, nic_node};
 use waystation_tuning::layout::{Wish, lay_out};
@@ -52,6 +54,7 @@ pub(crate) struct Surroundings {
     /// How the configuration is read again, if it can be.
     pub(crate) reload: Option<ReloadSource>,
     pub(crate) on_ready: Box<dyn FnOnce() + Send>,
+    pub(crate) on_life_sign: OnLifeSign,
 }
 
 impl Appliance {
@@ -109,6 +112,7 @@ impl Appliance {
             handle_signals: around.handle_signals,
             reload: around.reload,
             on_ready: around.on_ready,
+            on_life_sign: around.on_life_sign,
         };
         // Without a management core nobody can stop the data cores in order; the process ends.
         let management = Management::start(runtime, end)?;

@@ -12,6 +12,7 @@ mod orders;
 mod privileges;
 mod questions;
 mod run;
+mod service_manager;
 mod state;
 mod top;
 mod tune;

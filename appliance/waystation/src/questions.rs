@@ -163,7 +163,7 @@ fn log_file(path: &Path) -> anyhow::Result<ReadLog> {
 pub(crate) fn socket(argument: &SocketArgument) -> anyhow::Result<PathBuf> {
     match &argument.socket {
         Some(socket) => Ok(socket.clone()),
-        None => Ok(state::socket(None)?),
+        None => Ok(state::socket_to_ask()?),
     }
 }
 

@@ -6,10 +6,10 @@ use crate::doctor;
 use crate::exit::Unmet;
 use crate::privileges::{self, Person, Places};
 use crate::questions::print;
+use crate::service_manager;
 use crate::state;
 use crate::turn_files;
 use anyhow::Context;
-use sd_notify::NotifyState;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use waystation_astral::identity::Identity;
 use waystation_management::config::{self, Config, LogFormat, PrivilegesConfig, XdpMode};
 use waystation_management::confinement::{Confinement, FileConfinement};
 use waystation_management::limits::CONFIG_BYTES_MAX;
-use waystation_management::runtime::{ReloadSource, ReloadStage, SetLog};
+use waystation_management::runtime::{ReloadSource, SetLog};
 
 /// Which processors there may be: counters of BPF programs are read with that number.
 const POSSIBLE_PROCESSORS: &str = "/sys/devices/system/cpu/possible";
@@ -55,9 +55,9 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         reload: arguments.config.is_some().then(|| reload_source(arguments, identity, set_log)),
         on_ready: Box::new(|| {
             tracing::info!("ready");
-            // Nobody listens unless systemd started the program.
-            let _ = sd_notify::notify(&[NotifyState::Ready]);
+            service_manager::ready();
         }),
+        on_life_sign: service_manager::life_signs(),
     };
     let node = config.clone();
     let appliance = Appliance::start(config, surroundings)?;
@@ -166,19 +166,7 @@ fn reload_source(arguments: &RunArguments, own: Identity, set_log: SetLog) -> Re
             configuration(&arguments, Some(own)).map_err(|error| format!("{error:#}"))
         }),
         set_log,
-        on_stage: Box::new(|stage| {
-            let told = match stage {
-                // Without the time, a service manager takes it for a reload of its own asking.
-                ReloadStage::Begun => match NotifyState::monotonic_usec_now() {
-                    Ok(now) => sd_notify::notify(&[NotifyState::Reloading, now]),
-                    Err(error) => Err(error),
-                },
-                ReloadStage::Ended => sd_notify::notify(&[NotifyState::Ready]),
-            };
-            if let Err(error) = told {
-                tracing::debug!(%error, "the service manager was not told");
-            }
-        }),
+        on_stage: Box::new(service_manager::reloading),
     }
 }
 

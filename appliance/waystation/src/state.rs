@@ -4,7 +4,7 @@ use crate::privileges::Person;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use waystation_astral::identity::SecretKey;
 use waystation_astral::key_file::{self, KeyFileError};
@@ -19,6 +19,8 @@ const DHT_KEY_FILE: &str = "dht_key";
 const DHT_SNAPSHOT: &str = "dht_snapshot";
 /// The stats socket's name.
 const SOCKET: &str = "waystation.sock";
+/// Where the system's service has its socket.
+const SERVICE_RUNTIME_DIRECTORY: &str = "/run/waystation";
 /// Longest key file that is read: the longest form has 70 bytes.
 const KEY_FILE_MAX_BYTES: u64 = 1024;
 /// Only the owner may look at the key.
@@ -76,9 +78,16 @@ pub(crate) fn socket(state_directory: Option<&Path>) -> Result<PathBuf, StateErr
         return Ok(given.join(SOCKET));
     }
     if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/run/waystation").join(SOCKET));
+        return Ok(Path::new(SERVICE_RUNTIME_DIRECTORY).join(SOCKET));
     }
     Ok(directory(None)?.join(SOCKET))
+}
+
+/// The stats socket to ask: this user's own, or that of the system's service where there is none.
+pub(crate) fn socket_to_ask() -> Result<PathBuf, StateError> {
+    let own = socket(None)?;
+    let of_service = Path::new(SERVICE_RUNTIME_DIRECTORY).join(SOCKET);
+    Ok(if !own.exists() && of_service.exists() { of_service } else { own })
 }
 
 /// Makes the directory of a file, for the owner alone, unless it is there.
@@ -101,9 +110,13 @@ pub(crate) fn make_directory_for(path: &Path, person: &Person) -> Result<(), Sta
         .map_err(|source| StateError::Access { path: path.to_owned(), source })
 }
 
-/// Reads the node's key, or makes one. Says whether it is new.
+/// Reads the node's key, or makes one. Says whether it is new. One that the service manager hands
+/// over (`LoadCredential=node_key:…`) comes before that of the directory.
 pub(crate) fn key(directory: &Path) -> Result<(SecretKey, bool), StateError> {
     make_directory(directory)?;
+    if let Some(path) = credential(KEY_FILE) {
+        return read_key(&path).map(|key| (key, false));
+    }
     let path = directory.join(KEY_FILE);
     match read_key(&path) {
         Ok(key) => Ok((key, false)),
@@ -197,6 +210,7 @@ fn place_new(path: &Path, bytes: &[u8]) -> Result<bool, StateError> {
         .open(&fresh)
         .map_err(access)?;
     file.write_all(bytes).map_err(access)?;
+    give_to_owner_of_directory(&file, path).map_err(access)?;
     file.sync_all().map_err(access)?;
     // A link, unlike a rename, does not replace the key that another start has made meanwhile.
     let linked = fs::hard_link(&fresh, path);
@@ -206,6 +220,17 @@ fn place_new(path: &Path, bytes: &[u8]) -> Result<bool, StateError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(access(error)),
     }
+}
+
+/// Gives a file that root has made to the owner of its directory, who is to read it: root asks for
+/// the identity before the service has run.
+fn give_to_owner_of_directory(file: &fs::File, path: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let Some(directory) = path.parent() else { return Ok(()) };
+    let owner = fs::metadata(directory)?;
+    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// A fresh key from the operating system's random numbers.
@@ -227,6 +252,12 @@ fn make_directory(path: &Path) -> Result<(), StateError> {
         .mode(DIRECTORY_MODE)
         .create(path)
         .map_err(|source| StateError::Access { path: path.to_owned(), source })
+}
+
+/// A file that the service manager hands over, if it does.
+fn credential(name: &str) -> Option<PathBuf> {
+    let path = environment("CREDENTIALS_DIRECTORY")?.join(name);
+    path.exists().then_some(path)
 }
 
 /// A path in the environment; of a list, as systemd gives it, the first.

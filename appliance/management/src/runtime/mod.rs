@@ -28,6 +28,7 @@ use crate::stats_socket::{
     self, BindError, Document, ListingRequest, StatsLimits, StatsRequest, StatsServer,
 };
 use crate::xdp::Xdp;
+use heartbeat::Heartbeat;
 use moving::Moves;
 use opaque::OpaqueSessions;
 use orders::{Closing, DialedByHand};
@@ -58,6 +59,7 @@ use waystation_relay::drop_reason::DropCounters;
 use waystation_relay::ids::{CoreId, LinkTag};
 
 mod governing;
+mod heartbeat;
 mod moving;
 mod opaque;
 mod orders;
@@ -68,6 +70,7 @@ mod signals;
 mod traffic;
 mod xdp;
 
+pub use heartbeat::{LifeSign, OnLifeSign};
 pub use reloading::{ReloadSource, ReloadStage, SetLog};
 
 /// What the management thread is made of.
@@ -104,6 +107,8 @@ pub struct RuntimeSettings {
     pub reload: Option<ReloadSource>,
     /// Called once, when every core serves.
     pub on_ready: Box<dyn FnOnce() + Send>,
+    /// Told once a second that every core is alive, unless one is not, and of the end.
+    pub on_life_sign: OnLifeSign,
 }
 
 impl std::fmt::Debug for RuntimeSettings {
@@ -292,6 +297,7 @@ struct ManagementCore {
     observations: Observations,
     extra: StatusExtra,
     on_ready: Option<Box<dyn FnOnce() + Send>>,
+    heartbeat: Heartbeat,
     random: SystemRandom,
     registrations: Option<RegistrationsFile>,
     /// Commands that found a full ring, in order.
@@ -384,6 +390,7 @@ impl ManagementCore {
             observations: Observations::new(cores, clock::now()),
             extra,
             on_ready: Some(on_ready),
+            heartbeat: Heartbeat::new(cores, settings.on_life_sign),
             random: SystemRandom::new(),
             backlog: VecDeque::new(),
             decided: Vec::new(),
@@ -435,6 +442,7 @@ impl ManagementCore {
                 _ = doorbell.readable() => self.hear(doorbell),
                 _ = seconds.tick() => {
                     self.interval_due = true;
+                    self.show_life();
                     self.save_registrations();
                     self.note_dials(clock::now());
                     self.extra.operations.resident_bytes = resident_bytes();
@@ -465,6 +473,7 @@ impl ManagementCore {
     /// Closes everything, and waits for the cores to say so.
     async fn stop(&mut self, doorbell: &pipe::Receiver) -> Result<(), RuntimeError> {
         self.extra.readiness = Readiness::Stopping;
+        self.heartbeat.tell(LifeSign::Stopping);
         self.save_registrations();
         if let Some(dht) = &mut self.dht {
             dht.begin_stop();

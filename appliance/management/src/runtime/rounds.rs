@@ -81,6 +81,7 @@ impl ManagementCore {
 
     pub(super) fn on_statistics(&mut self, block: Box<CoreStatistics>) {
         let core = block.core;
+        self.heartbeat.hear(core);
         let recycled = self.observations.accept(block);
         if let Some(spare) = self.spare.get_mut(core.index()) {
             *spare = Some(recycled);

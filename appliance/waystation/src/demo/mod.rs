@@ -64,6 +64,7 @@ pub(crate) fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
             // Nobody listens when it took too long.
             let _ = ready.send(());
         }),
+        on_life_sign: Box::new(|_| {}),
     };
     let mut config = surroundings::config(arguments);
     if arguments.scenario == DemoScenario::Udp {

@@ -33,8 +33,16 @@ pub fn is_fast() -> bool {
 /// A command without the variables that tell the program where to keep things.
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    for name in ["STATE_DIRECTORY", "RUNTIME_DIRECTORY", "XDG_STATE_HOME", "HOME", "NOTIFY_SOCKET"]
-    {
+    for name in [
+        "STATE_DIRECTORY",
+        "RUNTIME_DIRECTORY",
+        "CREDENTIALS_DIRECTORY",
+        "XDG_STATE_HOME",
+        "HOME",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+    ] {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());

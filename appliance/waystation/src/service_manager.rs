@@ -1,0 +1,55 @@
+//! What systemd, or whoever else reads `NOTIFY_SOCKET`, is told: that the program serves, reloads,
+//! stops, and that all of it is alive.
+//!
+//! Called on the management thread. Nobody listens unless the variable is set; a datagram that is
+//! not taken changes nothing here, because the program serves on without a manager.
+
+use sd_notify::NotifyState;
+use waystation_management::runtime::{LifeSign, OnLifeSign, ReloadStage};
+
+/// Life signs, which come once a second, from one status line to the next.
+const SIGNS_PER_STATUS: u32 = 10;
+
+/// Every core serves.
+pub(crate) fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// A reload has begun or ended.
+pub(crate) fn reloading(stage: ReloadStage) {
+    match stage {
+        // Without the time, a service manager takes it for a reload of its own asking.
+        ReloadStage::Begun => match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::debug!(%error, "the service manager was not told"),
+        },
+        ReloadStage::Ended => tell(&[NotifyState::Ready]),
+    }
+}
+
+/// Feeds the watchdog, if there is one, and says now and then what is carried.
+pub(crate) fn life_signs() -> OnLifeSign {
+    let is_watched = sd_notify::watchdog_enabled().is_some();
+    let mut signs = 0;
+    let mut said = String::new();
+    Box::new(move |sign| match sign {
+        LifeSign::Alive { links, registrations } => {
+            if is_watched {
+                tell(&[NotifyState::Watchdog]);
+            }
+            let status = format!("Serving: links {links}, registered nodes {registrations}");
+            if signs == 0 && status != said {
+                tell(&[NotifyState::Status(&status)]);
+                said = status;
+            }
+            signs = (signs + 1) % SIGNS_PER_STATUS;
+        }
+        LifeSign::Stopping => tell(&[NotifyState::Stopping, NotifyState::Status("Stopping")]),
+    })
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}

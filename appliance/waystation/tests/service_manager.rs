@@ -1,0 +1,144 @@
+//! What a service manager hears of a running appliance, and what it does not hear of one that hangs.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that fails says where; nothing of it runs anywhere else"
+)]
+
+mod support;
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal as Sent;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use rustix::process::Signal;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+use support::appliance::{Appliance, PortName, Settings};
+use support::process::{binary, command};
+use support::{STEP, eventually, given};
+use tempfile::TempDir;
+
+/// For how long nothing may be heard of a program that hangs: several times the second after which
+/// one that does not is heard again.
+const SILENCE: Duration = Duration::from_secs(4);
+/// Signs that may be heard after a core was held: those sent before and read after, and the one that
+/// its last answer gives.
+const LATE_SIGNS_MAX: usize = 3;
+
+/// A service manager, and an appliance that it watches.
+struct Watched {
+    appliance: Appliance,
+    manager: UnixDatagram,
+}
+
+impl Watched {
+    fn start(settings: &Settings) -> Self {
+        let directory = TempDir::new().unwrap();
+        let told = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&told).unwrap();
+        manager.set_read_timeout(Some(STEP)).unwrap();
+        let file = directory.path().join("waystation.toml");
+        fs::write(&file, settings.text()).unwrap();
+        let state = directory.path().join("state");
+        let mut command = command(&binary());
+        command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state);
+        // Nobody ends it, however long it is silent.
+        command.env("NOTIFY_SOCKET", &told).env("WATCHDOG_USEC", "600000000");
+        let appliance = Appliance::spawn(&mut command, directory, &state);
+        Self { appliance, manager }
+    }
+
+    /// Waits until this has been said.
+    fn expect(&self, wanted: &str) {
+        while !self.hear().unwrap().lines().any(|line| line.starts_with(wanted)) {}
+    }
+
+    fn hear(&self) -> std::io::Result<String> {
+        let mut datagram = [0; 4096];
+        let bytes = self.manager.recv(&mut datagram)?;
+        Ok(String::from_utf8(datagram[..bytes].to_vec()).unwrap())
+    }
+
+    /// The thread of this name.
+    fn thread(&self, name: &str) -> Pid {
+        let tasks = format!("/proc/{}/task", self.appliance.process.id());
+        let found = fs::read_dir(tasks).unwrap().find_map(|task| {
+            let path = task.unwrap().path();
+            let is_it = fs::read_to_string(path.join("comm")).ok()?.trim_end() == name;
+            is_it.then(|| path.file_name().unwrap().to_str().unwrap().parse().unwrap())
+        });
+        Pid::from_raw(found.unwrap_or_else(|| panic!("no thread {name}")))
+    }
+}
+
+/// A thread that does not run until this is dropped.
+struct Held(Pid);
+
+impl Held {
+    /// Holds a thread, unless this machine does not let anybody.
+    fn hold(thread: Pid) -> Option<Self> {
+        match ptrace::seize(thread, ptrace::Options::empty()) {
+            Err(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => return None,
+            seized => seized.unwrap(),
+        }
+        ptrace::interrupt(thread).unwrap();
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        Some(Self(thread))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // One that was killed meanwhile is gone.
+        let _ = ptrace::detach(self.0, None::<Sent>);
+    }
+}
+
+#[test]
+fn watchdog_is_fed_while_every_core_turns_and_is_not_while_one_hangs() {
+    let watched = Watched::start(&Settings::new(PortName::Epoll, 2));
+    watched.expect("READY=1");
+    watched.expect("WATCHDOG=1");
+    watched.expect("WATCHDOG=1");
+
+    watched.manager.set_nonblocking(true).unwrap();
+    while watched.hear().is_ok() {}
+    watched.manager.set_nonblocking(false).unwrap();
+    let held = Held::hold(watched.thread("data-1"));
+    if !given(held.is_some(), "ptrace") {
+        return;
+    }
+    // It may have answered once more before it was held, and a sign may have been on its way.
+    watched.manager.set_read_timeout(Some(SILENCE)).unwrap();
+    let mut late_signs = 0;
+    let silence = loop {
+        match watched.hear() {
+            Ok(told) => late_signs += told.matches("WATCHDOG=1").count(),
+            Err(error) => break error,
+        }
+        assert!(late_signs <= LATE_SIGNS_MAX, "{late_signs} signs of a program that hangs");
+    };
+    assert!(matches!(silence.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silence}");
+    // It is silent because of that core, not because nobody asks.
+    let complaint = "a data core does not answer";
+    eventually("the core is missed", || {
+        watched.appliance.process.log().contains(complaint).then_some(())
+    });
+
+    drop(held);
+    watched.manager.set_read_timeout(Some(STEP)).unwrap();
+    watched.expect("WATCHDOG=1");
+}
+
+#[test]
+fn service_manager_hears_what_is_carried_and_of_the_end() {
+    let mut watched = Watched::start(&Settings::new(PortName::Epoll, 1));
+    watched.expect("STATUS=Serving: links 0, registered nodes 0");
+    watched.appliance.process.signal(Signal::TERM);
+    watched.expect("STOPPING=1");
+    assert!(watched.appliance.process.wait(STEP).success());
+}
