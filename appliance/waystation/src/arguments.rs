@@ -71,6 +71,9 @@ pub(crate) enum Verb {
     /// The machine and its NICs, set for relaying
     #[command(subcommand)]
     Tune(TuneCommand),
+    /// Write what a package holds besides the program: man pages, completions, the documented
+    /// configuration, a dashboard and alert rules
+    Generate(GenerateArguments),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -548,6 +551,13 @@ pub(crate) struct TuneArguments {
     /// What was before; absent: /var/lib/waystation-tuning/tuning.undo
     #[arg(long, value_name = "FILE")]
     pub(crate) undo_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GenerateArguments {
+    /// Where to; files of these names there are replaced
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ mod dht;
 mod doctor;
 mod exit;
 mod floor;
+mod generate;
 mod memory;
 mod orders;
 mod privileges;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Verb::Doctor(arguments) => doctor::doctor(&arguments),
         Verb::Tune(command) => tune::tune(&command),
         Verb::Floor(arguments) => floor::floor(&arguments),
+        Verb::Generate(arguments) => generate::generate(&arguments.directory),
         Verb::Config(ConfigCommand::Default) => run::config_default(),
         Verb::Config(ConfigCommand::Check { file }) => run::config_check(&file),
     };
