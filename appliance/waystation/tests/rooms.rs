@@ -62,6 +62,7 @@ const UNSAFE_PLACES: &[&str] = &["appliance/engine/src/port", "ebpf/abi/src/pod.
 const COUNTING_ALLOCATORS: &[&str] = &[
     "appliance/engine/tests/data_path.rs",
     "appliance/protocols/turn/tests/fast_path.rs",
+    "appliance/protocols/turn/tests/scale.rs",
     "appliance/relay/tests/udp_fast_path.rs",
 ];
 /// Code that runs on data cores, and what it must not say.

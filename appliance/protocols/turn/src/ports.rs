@@ -74,6 +74,11 @@ impl Ports {
         }
     }
 
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.len() - self.free
+    }
+
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.free

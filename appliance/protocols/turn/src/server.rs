@@ -115,6 +115,21 @@ pub struct AllocationView<'a> {
     pub ends_ns: Option<u64>,
 }
 
+/// How much a server holds in each of its tables, apart from those that never grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// Allocations.
+    pub allocations: usize,
+    /// Ways to find them: by client, by relayed address and by time.
+    pub look_ups: [usize; 3],
+    /// Users whose allocations and reservations are counted.
+    pub users: usize,
+    /// Reservations, and the times at which they end.
+    pub reservations: [usize; 2],
+    /// Ports that are taken.
+    pub ports: usize,
+}
+
 /// A TURN server.
 #[derive(Debug)]
 pub struct Server {
@@ -245,6 +260,15 @@ impl Server {
     /// How many allocations there are.
     pub fn allocations_len(&self) -> usize {
         self.table.len()
+    }
+
+    /// What it holds: nothing of anybody who has not authenticated itself.
+    pub fn entries(&self) -> Entries {
+        Entries {
+            ports: self.ports.iter().flatten().map(Ports::taken).sum(),
+            reservations: self.reservations.lens(),
+            ..self.table.entries()
+        }
     }
 
     /// Every allocation, for listings.

@@ -29,6 +29,11 @@ pub(super) struct Reservations {
 }
 
 impl Reservations {
+    /// How many there are, and how many ends are waited for.
+    pub(super) fn lens(&self) -> [usize; 2] {
+        [self.by_token.len(), self.order.len()]
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.order.len() >= RESERVATIONS_MAX
     }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use slab::Slab;
 
+use super::Entries;
 use super::allocation::{Allocation, AllocationId};
 use crate::transport::FiveTuple;
 
@@ -43,6 +44,15 @@ impl Table {
 
     pub(super) fn len(&self) -> usize {
         self.allocations.len()
+    }
+
+    pub(super) fn entries(&self) -> Entries {
+        Entries {
+            allocations: self.allocations.len(),
+            look_ups: [self.by_client.len(), self.by_relayed.len(), self.wakes.len()],
+            users: self.quotas.len(),
+            ..Entries::default()
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Allocation> {
