@@ -226,6 +226,35 @@ fn wrong_passwords_and_unknown_users_get_nothing() {
 }
 
 #[test]
+fn a_quota_holds_for_all_cores_together() {
+    let turn = Turn::start(PortName::Epoll, 3, &["allocations_per_user_max = 4"]);
+    let mut of_alice: Vec<_> = (0..24).map(|_| turn.client()).collect();
+    for (index, client) in of_alice.iter_mut().enumerate() {
+        let allocated = client.allocate();
+        if index < 4 {
+            allocated.unwrap();
+        } else {
+            assert_eq!(refused(allocated), 486, "client {index}");
+        }
+    }
+    turn.appliance.expect_total(&["turn_allocations_open"], 4);
+    // Another user has its own, and what ends on one core is free on each.
+    let of_bob = || TurnClient::over_udp(turn.server, BOB).unwrap();
+    let mut first: Vec<_> = (0..4).map(|_| of_bob()).collect();
+    first.iter_mut().for_each(|client| assert!(client.allocate().is_ok()));
+    for client in &mut first {
+        // A request that is sent again because its answer is late finds nothing to end.
+        if let Err(error) = client.refresh(0) {
+            assert_eq!(refused(Err::<(), _>(error)), 437);
+        }
+    }
+    let mut later: Vec<_> = (0..4).map(|_| of_bob()).collect();
+    later.iter_mut().for_each(|client| assert!(client.allocate().is_ok()));
+    assert_eq!(refused(of_bob().allocate()), 486);
+    turn.appliance.expect_total(&["turn_allocations_open"], 8);
+}
+
+#[test]
 fn reload_takes_back_permissions_and_users() {
     let turn = Turn::start(PortName::Epoll, 1, &[]);
     let mut client = turn.client();

@@ -1,4 +1,5 @@
-//! What each core's TURN server starts with: listening sockets and a share of the relayed ports.
+//! What each core's TURN server starts with: listening sockets, a share of the relayed ports, and the
+//! counts of quotas that all of them share.
 //!
 //! Called once, on the program's main thread, before any core runs. All sockets of an address are
 //! bound before the first datagram is read, and in one order, because the kernel chooses among them
@@ -9,7 +10,9 @@ use crate::core::{OpaqueSettings, TurnParts, is_without_family};
 use crate::port::datagrams::{Role, bind};
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use waystation_turn::limits::NONCE_KEY_BYTES;
+use waystation_turn::quotas::UserQuotas;
 use zeroize::Zeroizing;
 
 /// Binds every address once per core, and shares the ports out. Returns the addresses with the
@@ -19,6 +22,7 @@ pub(super) fn prepare(
     cores: usize,
 ) -> Result<(TurnListen, Vec<TurnParts>), EngineError> {
     let nonce_key = Zeroizing::new(crate::entropy::Entropy::default().bytes::<NONCE_KEY_BYTES>());
+    let quotas = Arc::new(UserQuotas::new(&nonce_key, cores * settings.server.holders_max()));
     let mut parts = Vec::with_capacity(cores);
     for core in (0..cores).rev() {
         let mut server = settings.server.clone();
@@ -31,6 +35,7 @@ pub(super) fn prepare(
             stream_limits: settings.stream_limits,
             server,
             nonce_key: nonce_key.clone(),
+            quotas: Arc::clone(&quotas),
             behind: settings.behind.clone(),
             tier: settings.tier,
         });

@@ -18,6 +18,7 @@ use waystation_turn::attribute::{AttributeType, xor_address};
 use waystation_turn::credentials::Credentials;
 use waystation_turn::integrity::{Integrity, Key, PasswordAlgorithm};
 use waystation_turn::message::{Class, Message, Method, TransactionId};
+use waystation_turn::quotas::UserQuotas;
 use waystation_turn::server::{RelayedRange, ServerConfig};
 use waystation_turn::writer::MessageWriter;
 use zeroize::Zeroizing;
@@ -74,6 +75,7 @@ impl<P: Port> TurnBench<P> {
                 sockets: vec![listening],
                 server: ServerConfig::new(vec![range]),
                 nonce_key: Zeroizing::new([3; 32]),
+                quotas: Arc::new(UserQuotas::new(&[3; 32], 8)),
                 behind: vec![],
                 tier,
             }),

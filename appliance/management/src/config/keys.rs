@@ -658,9 +658,9 @@ pub const KEYS: &[Key] = &[
     key(
         "turn",
         "allocations_per_user_max",
-        "allocations per user and core",
+        "allocations per user",
         Rule::Count { min: 1, max: 65_536, at: |config| &mut config.turn.allocations_per_user_max },
-        "Allocations of one user on one data core, reserved ports included.",
+        "Allocations of one user on all data cores together, reserved ports included.",
     ),
     key(
         "turn",

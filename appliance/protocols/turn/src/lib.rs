@@ -3,7 +3,8 @@
 //! Packets, times and random values go in, values come out. No sockets, no clock, no randomness but
 //! what is passed in; nothing is kept for a source that has not proved that it receives what is
 //! sent to it, and what relays payload allocates nothing. A data core drives one
-//! [`server::Server`]; nothing here is shared between threads.
+//! [`server::Server`]; of what is here, threads share immutable credentials and the counts of
+//! [`quotas::UserQuotas`].
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod limits;
 pub mod message;
 pub mod nonce;
 mod ports;
+pub mod quotas;
 mod reply_limit;
 pub mod server;
 pub mod stream;

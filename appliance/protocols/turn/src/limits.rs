@@ -99,6 +99,17 @@ pub const PORT_DRAWS: usize = 8;
 /// Ports that may prove to be in use by others before an allocation fails.
 pub const PORT_OPENINGS_MAX: usize = 16;
 
+// --- quotas -------------------------------------------------------------------------------------
+
+/// Slots for each allocation or reservation that may be counted. With all of them of different users a
+/// set is a quarter full on average, and none in 10^9 needs more than it has.
+pub const QUOTA_SLOTS_PER_HOLDER: usize = 4;
+/// Slots that one user may be counted in: all of them are looked at for each Allocate. 256 bytes.
+pub const QUOTA_SET_SLOTS: usize = 32;
+/// Times that a set is gone through until all that is released was found. Each in vain takes another
+/// core's Allocate at the wrong moment, so this only bounds what a bug may cost.
+pub const QUOTA_RELEASE_SCANS_MAX: usize = 1000;
+
 // --- server -------------------------------------------------------------------------------------
 
 /// Longest payload of a datagram in bytes over IPv4, which is the shorter one: 65 535 less the headers

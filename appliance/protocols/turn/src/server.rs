@@ -31,6 +31,7 @@ use crate::limits::{
 };
 use crate::nonce::{Nonces, SecurityFeatures};
 use crate::ports::Ports;
+use crate::quotas::UserQuotas;
 use crate::reply_limit::ReplyLimit;
 use crate::transport::FiveTuple;
 
@@ -122,7 +123,7 @@ pub struct Entries {
     pub allocations: usize,
     /// Ways to find them: by client, by relayed address and by time.
     pub look_ups: [usize; 3],
-    /// Users whose allocations and reservations are counted.
+    /// Users whose allocations and reservations are counted, here or on another core.
     pub users: usize,
     /// Reservations, and the times at which they end.
     pub reservations: [usize; 2],
@@ -144,11 +145,12 @@ pub struct Server {
     ports: [Option<Ports>; 2],
     table: Table,
     reservations: Reservations,
+    quotas: Arc<UserQuotas>,
 }
 
 impl Server {
-    /// A server without allocations. The key makes its nonces; it has to be random, and servers
-    /// that share an address have to share it.
+    /// A server without allocations that is the only one of its users. The key makes its nonces; it
+    /// has to be random.
     ///
     /// # Errors
     ///
@@ -157,6 +159,23 @@ impl Server {
         config: ServerConfig,
         credentials: Arc<Credentials>,
         nonce_key: &[u8; NONCE_KEY_BYTES],
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        let quotas = Arc::new(UserQuotas::new(nonce_key, config.holders_max()));
+        Self::sharing(config, credentials, nonce_key, quotas)
+    }
+
+    /// One of several servers that share an address. They share the key of their nonces, and what
+    /// they count for each user, too.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration breaks a limit or contradicts itself.
+    pub fn sharing(
+        config: ServerConfig,
+        credentials: Arc<Credentials>,
+        nonce_key: &[u8; NONCE_KEY_BYTES],
+        quotas: Arc<UserQuotas>,
     ) -> Result<Self, ConfigError> {
         let ports = config.check()?;
         let nonces = Nonces::new(nonce_key, features(&credentials), config.nonce_lifetime_s);
@@ -172,6 +191,7 @@ impl Server {
             alternates: [None; 2],
             ports,
             reservations: Reservations::default(),
+            quotas,
         })
     }
 
@@ -215,7 +235,7 @@ impl Server {
             let Some(reservation) = self.reservations.pop_expired(now_ns) else {
                 break;
             };
-            self.table.release_quota(&reservation.user);
+            self.quotas.release(&reservation.user, 1);
             self.close(reservation.address, host);
         }
     }
@@ -267,6 +287,7 @@ impl Server {
         Entries {
             ports: self.ports.iter().flatten().map(Ports::taken).sum(),
             reservations: self.reservations.lens(),
+            users: self.quotas.users(),
             ..self.table.entries()
         }
     }
@@ -326,7 +347,7 @@ impl Server {
 
     fn remove(&mut self, index: usize) {
         if let Some(allocation) = self.table.remove(index) {
-            self.table.release_quota(quota_name(allocation.username()));
+            self.quotas.release(quota_name(allocation.username()), 1);
         }
     }
 

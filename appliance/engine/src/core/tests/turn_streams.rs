@@ -16,6 +16,7 @@ use waystation_turn::attribute::AttributeType;
 use waystation_turn::credentials::Credentials;
 use waystation_turn::integrity::{Integrity, Key, PasswordAlgorithm};
 use waystation_turn::message::{Class, Message, Method, TransactionId};
+use waystation_turn::quotas::UserQuotas;
 use waystation_turn::server::{RelayedRange, ServerConfig};
 use waystation_turn::stream::first_message;
 use waystation_turn::writer::MessageWriter;
@@ -41,6 +42,7 @@ fn bench(blocks: usize, seed: u64) -> Bench {
         stream_limits: StreamLimits { streams_max: 8, streams_per_source_max: 8 },
         server: ServerConfig { allocations_max: 8, ..ServerConfig::new(vec![relayed]) },
         nonce_key: Zeroizing::new([5; 32]),
+        quotas: Arc::new(UserQuotas::new(&[5; 32], 8)),
         behind: Vec::new(),
         tier: UdpTier::Gso,
     };

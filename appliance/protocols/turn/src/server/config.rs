@@ -11,7 +11,7 @@ use crate::attribute::Family;
 use crate::limits::{
     ALLOCATION_LIFETIME_DEFAULT_S, ALLOCATION_LIFETIME_MAX_S, ALLOCATIONS_DEFAULT_MAX,
     ALLOCATIONS_PER_USER_DEFAULT_MAX, CHANNELS_DEFAULT_MAX, NONCE_LIFETIME_DEFAULT_S,
-    PERMISSIONS_DEFAULT_MAX, SOFTWARE_BYTES_MAX, STRANGER_REPLIES_DEFAULT_BURST,
+    PERMISSIONS_DEFAULT_MAX, RESERVATIONS_MAX, SOFTWARE_BYTES_MAX, STRANGER_REPLIES_DEFAULT_BURST,
     STRANGER_REPLIES_DEFAULT_PER_S,
 };
 use crate::ports::Ports;
@@ -40,7 +40,7 @@ pub struct ServerConfig {
     pub dont_fragment: bool,
     /// Allocations at most.
     pub allocations_max: usize,
-    /// Allocations and reservations of one user at most.
+    /// Allocations and reservations of one user at most, on all servers that share their quotas.
     pub allocations_per_user_max: u32,
     /// Permissions of one allocation at most.
     pub permissions_max: usize,
@@ -75,6 +75,11 @@ impl ServerConfig {
             stranger_replies_per_s: STRANGER_REPLIES_DEFAULT_PER_S,
             stranger_replies_burst: STRANGER_REPLIES_DEFAULT_BURST,
         }
+    }
+
+    /// Allocations and reservations that a server may have at a time: what has to be counted.
+    pub fn holders_max(&self) -> usize {
+        self.allocations_max + RESERVATIONS_MAX
     }
 
     /// The ports of both families, if everything is in its range.

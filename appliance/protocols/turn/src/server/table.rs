@@ -17,8 +17,6 @@ pub(super) struct Table {
     allocations: Slab<Scheduled>,
     by_client: HashMap<FiveTuple, usize>,
     by_relayed: HashMap<SocketAddr, usize>,
-    /// Allocations and reservations of each user that has any.
-    quotas: HashMap<Box<str>, u32>,
     /// When to look at each allocation: exactly one entry for each.
     wakes: BTreeSet<(u64, usize)>,
     generation: u32,
@@ -36,7 +34,6 @@ impl Table {
             allocations: Slab::with_capacity(allocations_max),
             by_client: HashMap::with_capacity(allocations_max),
             by_relayed: HashMap::with_capacity(2 * allocations_max),
-            quotas: HashMap::new(),
             wakes: BTreeSet::new(),
             generation: 0,
         }
@@ -50,7 +47,6 @@ impl Table {
         Entries {
             allocations: self.allocations.len(),
             look_ups: [self.by_client.len(), self.by_relayed.len(), self.wakes.len()],
-            users: self.quotas.len(),
             ..Entries::default()
         }
     }
@@ -141,29 +137,5 @@ impl Table {
         self.wakes.remove(&(scheduled.wake_ns, index));
         self.wakes.insert((wake_ns, index));
         scheduled.wake_ns = wake_ns;
-    }
-
-    // --- quotas ---------------------------------------------------------------------------------
-
-    pub(super) fn quota_used(&self, user: &str) -> u32 {
-        self.quotas.get(user).copied().unwrap_or_default()
-    }
-
-    pub(super) fn use_quota(&mut self, user: &str, count: u32) {
-        match self.quotas.get_mut(user) {
-            Some(used) => *used += count,
-            None => {
-                self.quotas.insert(user.into(), count);
-            }
-        }
-    }
-
-    pub(super) fn release_quota(&mut self, user: &str) {
-        if let Some(used) = self.quotas.get_mut(user) {
-            *used -= 1;
-            if *used == 0 {
-                self.quotas.remove(user);
-            }
-        }
     }
 }

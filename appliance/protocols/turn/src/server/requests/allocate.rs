@@ -16,6 +16,7 @@ use crate::credentials::quota_name;
 use crate::limits::{PORT_DRAWS, RESERVATION_TOKEN_BYTES};
 use crate::message::Message;
 use crate::ports::Wanted;
+use crate::quotas::QuotaError;
 
 /// The protocol number of UDP, the only one that peers are reached with.
 const UDP: u8 = 17;
@@ -47,6 +48,18 @@ struct Opened {
     failed: Option<(Family, ErrorCode)>,
 }
 
+impl Asked {
+    /// How many more allocations and reservations its user has then. A reservation that becomes an
+    /// allocation is counted already.
+    fn holders(&self) -> u32 {
+        match (self.addresses, self.port) {
+            (Addresses::Reserved(_), _) => 0,
+            (_, Wanted::Pair) => 2,
+            (_, Wanted::Any | Wanted::Even) => 1,
+        }
+    }
+}
+
 impl Server {
     pub(super) fn allocate(
         &mut self,
@@ -54,7 +67,7 @@ impl Server {
         identity: &Identity,
         host: &mut dyn Host,
     ) -> Result<Body, Refusal> {
-        let Request { message, tuple, now } = request;
+        let Request { message, tuple, .. } = request;
         if let Some(allocation) = self.table.of_client(tuple) {
             // The answer to this very request may have been lost.
             let is_same = allocation.transaction == message.transaction()
@@ -63,8 +76,32 @@ impl Server {
             return again.ok_or_else(|| ErrorCode::AllocationMismatch.into());
         }
         let asked = self.asked(message)?;
+        // Counted first, because other cores may be counting the same user.
+        let (user, wanted) = (quota_name(&identity.username), asked.holders());
+        self.quotas.take(user, wanted, self.config.allocations_per_user_max).map_err(|error| {
+            match error {
+                QuotaError::Reached => ErrorCode::AllocationQuotaReached,
+                QuotaError::Full => ErrorCode::InsufficientCapacity,
+            }
+        })?;
+        let made = self.make(request, identity, &asked, host);
+        if made.is_err() {
+            self.quotas.release(user, wanted);
+        }
+        made
+    }
+
+    /// Makes an allocation that is counted already.
+    fn make(
+        &mut self,
+        request: &Request<'_>,
+        identity: &Identity,
+        asked: &Asked,
+        host: &mut dyn Host,
+    ) -> Result<Body, Refusal> {
+        let Request { tuple, now, .. } = request;
         let user = quota_name(&identity.username);
-        self.check_room(&asked, user)?;
+        self.check_room(asked)?;
         self.check_alternate(request)?;
         let opened = match asked.addresses {
             Addresses::Reserved(token) => self.claim(&token, user, now.monotonic_ns)?,
@@ -74,7 +111,6 @@ impl Server {
         let token = opened.kept.map(|address| {
             let mut token = [0; RESERVATION_TOKEN_BYTES];
             host.fill_random(&mut token);
-            self.table.use_quota(user, 1);
             self.reservations.insert(token, address, user, now.monotonic_ns);
             token
         });
@@ -85,9 +121,6 @@ impl Server {
             token,
             failed: opened.failed,
         };
-        // A reservation was counted already when it was made.
-        let is_counted = matches!(asked.addresses, Addresses::Reserved(_));
-        self.table.use_quota(user, u32::from(!is_counted));
         self.insert(request, identity, told, host);
         Ok(Body::Allocated(told))
     }
@@ -141,16 +174,8 @@ impl Server {
         }
     }
 
-    /// Whether there is room for one more allocation of a user.
-    fn check_room(&self, asked: &Asked, user: &str) -> Result<(), ErrorCode> {
-        let wanted = match (asked.addresses, asked.port) {
-            (Addresses::Reserved(_), _) => 0,
-            (_, Wanted::Pair) => 2,
-            (_, Wanted::Any | Wanted::Even) => 1,
-        };
-        if self.table.quota_used(user) + wanted > self.config.allocations_per_user_max {
-            return Err(ErrorCode::AllocationQuotaReached);
-        }
+    /// Whether there is room for one more allocation.
+    fn check_room(&self, asked: &Asked) -> Result<(), ErrorCode> {
         let is_full = self.table.len() >= self.config.allocations_max
             || asked.port == Wanted::Pair && self.reservations.is_full();
         if is_full { Err(ErrorCode::InsufficientCapacity) } else { Ok(()) }
