@@ -144,7 +144,7 @@ fn framing<'a>(world: &World, datagram: &Datagram<'a>) -> Result<(Option<u16>, &
         return Ok((None, payload));
     };
     let number = u16::from_be_bytes([high, low]);
-    if !(0x4000..0x5000).contains(&number) {
+    if !(0x4000..0x8000).contains(&number) {
         return Ok((None, payload));
     }
     let bytes = usize::from(u16::from_be_bytes([long, short]));

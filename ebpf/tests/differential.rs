@@ -106,7 +106,7 @@ fn ends(dice: &mut Dice) -> (String, String) {
 }
 
 fn channel_number(dice: &mut Dice) -> u16 {
-    dice.pick(&[0x4000, 0x4001, 0x4fff])
+    dice.pick(&[0x4000, 0x4001, 0x4fff, 0x5000, 0x7fff])
 }
 
 /// A datagram that is right in every field.

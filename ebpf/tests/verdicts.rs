@@ -53,6 +53,8 @@ fn staged() -> Stage {
     stage.know(PEER, RELAYED, None, relayed(WAN, CLIENT, Some(0x4001)));
     stage.know(CLIENT, WAN, Some(0x4002), relayed("203.0.113.1:49200", "203.0.113.7:9", None));
     stage.know(CLIENT, WAN, Some(0x4fff), relayed(WAN, PEER, Some(0x4000)));
+    stage.know(CLIENT, WAN, Some(0x5000), relayed(RELAYED, PEER, None));
+    stage.know(CLIENT, WAN, Some(0x7fff), relayed(WAN, PEER, Some(0x6abc)));
     stage.know(CLIENT6, WAN6, None, Known::Steered);
     let v6_relayed = "[2001:db8:1::1]:49201";
     stage.know(CLIENT6, WAN6, Some(0x4001), relayed(v6_relayed, "[2001:db8:2::7]:9", None));
@@ -262,8 +264,8 @@ fn malformed_and_denied_datagrams_are_dropped_by_reason() {
     let ours = udp(CLIENT, RELAYED, *b"payload");
     let ours6 = udp(CLIENT6, WAN6, *b"payload");
     let long = udp(CLIENT, RELAYED, [7; 100]);
-    let from = |source: &str| udp(source, WAN, *b"hello").frame();
-    let from6 = |source: &str| udp(source, WAN6, *b"hello").frame();
+    let from = |source: &str| udp(source, WAN, [0, 1, 0, 0]).frame();
+    let from6 = |source: &str| udp(source, WAN6, [0, 1, 0, 0]).frame();
     let client = |payload: Vec<u8>| udp(CLIENT, WAN, payload).frame();
     check(vec![
         fixture("header checksum", spoilt(&ours, |f, ip| f[ip + 10] ^= 1), DropMalformed),
@@ -282,8 +284,15 @@ fn malformed_and_denied_datagrams_are_dropped_by_reason() {
             DropMalformed,
         ),
         fixture("channel longer than datagram", client(vec![0x40, 1, 0, 9, 1, 2]), DropMalformed),
+        fixture(
+            "high channel longer than datagram",
+            client(vec![0x7f, 0xff, 0, 9, 1, 2]),
+            DropMalformed,
+        ),
         fixture("udp shorter than packet", spoilt(&long, |f, ip| f[ip + 25] -= 1), PassTrailer),
         fixture("trailer", spoilt(&long, |f, _| f.extend([1, 2, 3])), PassTrailer),
+        // Its first two letters are a channel, and the next two more bytes than there are.
+        fixture("text on a turn port", client(b"hello".to_vec()), DropMalformed),
         fixture("this network", from("0.1.2.3:5"), DropMartian),
         fixture("loopback", from("127.0.0.1:5"), DropMartian),
         fixture("multicast source", from("224.0.0.1:5"), DropMartian),
@@ -311,7 +320,9 @@ fn clients_and_strangers_reach_user_space() {
         fixture("empty datagram of a client", client(vec![]), Steered),
         fixture("three bytes of a client", client(vec![0x40, 1, 0]), Steered),
         fixture("channel that user space relays", client(channel(0x4003, b"x")), Steered),
-        fixture("channel number too high", client(channel(0x5000, b"x")), Steered),
+        fixture("channel number too low", client(channel(0x3fff, b"x")), Steered),
+        fixture("channel number too high", client(channel(0x8000, b"x")), Steered),
+        fixture("high channel that user space relays", client(channel(0x6000, b"x")), Steered),
         fixture(
             "client on a vlan",
             Udp { vlan: Some(VLAN), ..udp("10.7.0.9:6022", "10.7.0.1:3478", [0, 1]) }.frame(),
@@ -381,6 +392,8 @@ fn sessions_are_rewritten_to_the_byte() {
         ),
         fixture("channel out of another interface", client(0x4002, b"lan").frame(), RelayedOn),
         fixture("channel to channel", client(0x4fff, b"renumbered").frame(), RelayedBack),
+        fixture("first channel of RFC 5766 alone", client(0x5000, b"hello").frame(), RelayedBack),
+        fixture("last channel to channel", client(0x7fff, b"renumbered").frame(), RelayedBack),
         fixture("ipv6 channel to peer", client6(0x4001, b"hello").frame(), RelayedOn),
         fixture("ipv6 channel to ipv4 peer", client6(0x4002, b"hello").frame(), RelayedBack),
         fixture("opaque", opaque.frame(), RelayedBack),

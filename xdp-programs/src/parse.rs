@@ -194,8 +194,9 @@ pub fn channel<const L3: usize>(ctx: &XdpContext, flow: &Flow) -> Result<Network
     };
     // SAFETY: the window has four bytes.
     let (number, bytes) = unsafe { (read::<u16>(header, 0), read::<u16>(header, 2)) };
-    // Channels are 0x4000 to 0x4fff (RFC 8656 §12); everything else is STUN, or nothing.
-    if u16::from_be(number) >> 12 != 4 {
+    // Channels are 0x4000 to 0x7fff (RFC 5766 §11), of which RFC 8656 §12 keeps those up to 0x4fff:
+    // the server binds them all. Everything else is STUN, or nothing.
+    if u16::from_be(number) >> 14 != 1 {
         return Ok(none);
     }
     let framed = UDP_BYTES + CHANNEL_BYTES + usize::from(u16::from_be(bytes));
