@@ -11,9 +11,12 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use support::appliance::{Appliance, PortName, Settings};
 use support::nodes;
-use support::process::{ORDINARY_ID, Ordinary, binary, command, exists, is_root, run};
+use support::process::{
+    ORDINARY_ID, Ordinary, binary, command, copy_program, exists, is_root, run,
+};
 use support::{eventually, given, streams};
 use tempfile::TempDir;
 use waystation_astral::frame::Profile;
@@ -21,6 +24,11 @@ use waystation_peer::RouteForm;
 
 /// A user of the base system that owns nothing.
 const NOBODY: &str = "nobody";
+
+/// Copies of a program that are run while so many threads start processes, each at most so many.
+const COPIES: usize = 100;
+const STARTING_THREADS: usize = 3;
+const STARTS_MAX: usize = 100_000;
 
 /// The lines of `/proc/PID/status` that are about privileges, of every thread.
 fn threads(appliance: &Appliance) -> Vec<String> {
@@ -310,4 +318,31 @@ fn an_existing_state_directory_of_root_is_not_given_away() {
     assert_eq!(finished.code(), 77, "{}", finished.stderr);
     assert!(finished.complaint().contains("state"), "{}", finished.stderr);
     assert_eq!(fs::metadata(&state).unwrap().uid(), 0);
+}
+
+/// What the tests' copies rely on: programs are copied and run while other threads start processes,
+/// which inherit whatever this one has open at that moment.
+#[test]
+fn a_copied_program_runs_at_once_whatever_other_threads_start_meanwhile() {
+    let directory = TempDir::new().unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..STARTING_THREADS {
+            scope.spawn(|| {
+                for _ in 0..STARTS_MAX {
+                    if is_over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let failed = (0..COPIES).find_map(|number| {
+            let copy = directory.path().join(number.to_string());
+            copy_program(Path::new("/bin/true"), &copy);
+            Command::new(copy).status().err()
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
 }

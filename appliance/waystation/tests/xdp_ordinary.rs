@@ -1,5 +1,4 @@
-//! The XDP program where the process may not load one. A test program of its own: it runs a copy of
-//! the program, which must not be inherited open by a process that another test starts meanwhile.
+//! The XDP program where the process may not load one.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 

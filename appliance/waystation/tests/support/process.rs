@@ -66,8 +66,7 @@ impl Ordinary {
     pub fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let program = directory.path().join("program");
-        fs::copy(binary(), &program).unwrap();
-        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        copy_program(&binary(), &program);
         give_away(directory.path());
         Self { directory, program }
     }
@@ -91,6 +90,17 @@ impl Ordinary {
     pub fn is_possible() -> bool {
         !is_root() || exists("setpriv")
     }
+}
+
+/// Copies a program so that it can be run at once, by everybody.
+///
+/// The kernel runs no file that somebody has open for writing. Were it written here, a process that
+/// another thread starts meanwhile would inherit it open until it becomes another program, and for
+/// as long the copy could not be run. A process of its own shares it with nobody.
+pub fn copy_program(program: &Path, copy: &Path) {
+    let status = Command::new("cp").arg("--").args([program, copy]).stdin(Stdio::null()).status();
+    assert!(status.unwrap().success(), "{} could not be copied", program.display());
+    fs::set_permissions(copy, Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Makes a path the ordinary user's, if the test is root; otherwise it is the tester's already.
