@@ -5,7 +5,7 @@
 //! map does. Every change and every look at an entry is one system call, so each call does a
 //! bounded number of them.
 
-use super::limits::{INSERTS_PER_CALL, NOTES_PER_COMMAND};
+use super::limits::{INSERTS_PER_CALL, NOTES_PER_COMMAND, WAITING_MAX};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
@@ -210,9 +210,19 @@ impl Entries {
             self.refused += 1;
             return;
         }
+        if self.waiting.len() >= WAITING_MAX {
+            self.forget_stale_waiting();
+        }
         let (is_in_map, packets_seen, bytes_seen) = (false, 0, 0);
         self.known.insert(key, Entry { core, role, session, is_in_map, packets_seen, bytes_seen });
         self.waiting.push_back(key);
+    }
+
+    /// What came and went again before it was put in still waits; after this only what is to be put
+    /// in does, each once.
+    fn forget_stale_waiting(&mut self) {
+        let to_put_in = self.known.iter().filter(|(_, entry)| !entry.is_in_map);
+        self.waiting = to_put_in.map(|(key, _)| *key).collect();
     }
 
     /// Puts in what waits, up to a bound.

@@ -166,6 +166,25 @@ fn a_full_map_leaves_sessions_to_user_space_and_counts_them() {
 }
 
 #[test]
+fn what_comes_and_goes_before_it_is_put_in_does_not_pile_up() {
+    let (mut entries, mut map) = bench(&[]);
+    let lasting = path(0x4002, "203.0.113.9:6001");
+    entries.apply(CORE, &open(lasting, true), &mut map);
+    let brief = path(0x4001, "203.0.113.9:6000");
+    for _ in 0..WAITING_MAX {
+        entries.apply(CORE, &open(brief, true), &mut map);
+        entries.apply(CORE, &PathChange::Closed { path: brief }, &mut map);
+    }
+    assert!(entries.waiting.len() <= WAITING_MAX, "{}", entries.waiting.len());
+    for _ in 0..=WAITING_MAX / INSERTS_PER_CALL {
+        entries.insert_waiting(&mut map);
+    }
+    assert!(!entries.has_waiting());
+    let (there, back) = keys(&lasting);
+    assert_eq!(map.entries.keys().copied().collect::<BTreeSet<_>>(), BTreeSet::from([there, back]));
+}
+
+#[test]
 fn an_entry_that_somebody_else_removed_is_put_in_anew() {
     let path = path(0x4001, "203.0.113.9:6000");
     let (mut entries, mut map) = bench(&[open(path, true)]);

@@ -1,10 +1,15 @@
 //! Limits of what the management core does for the XDP program, with unit and derivation.
 
 use std::time::Duration;
+use waystation_ebpf::abi::limits::SESSION_ENTRIES_MAX;
 
 /// Entries put into the map by one call: some milliseconds of system calls of about a microsecond,
 /// which signals and questions wait behind. What is left is put in by the next.
 pub(super) const INSERTS_PER_CALL: usize = 2048;
+
+/// Keys that wait to be put in, those among them that nobody wants any more: at twice what the map
+/// holds they are gone through, so that half at least are new since. 6 MiB.
+pub(super) const WAITING_MAX: usize = 2 * SESSION_ENTRIES_MAX as usize;
 
 /// Entries whose counters are read once a second: four milliseconds. With a full map of 65 536 a
 /// count is 16 s late at most, and exact when its entry goes.
