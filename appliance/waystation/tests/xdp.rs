@@ -360,3 +360,40 @@ fn a_kept_program_is_taken_over_by_the_next_process() {
     assert!(!pins.exists() || fs::read_dir(&pins).unwrap().count() == 0);
     assert!(third.appliance.stop().success());
 }
+
+#[test]
+fn a_program_that_comes_on_no_interface_leaves_nothing_in_its_directory() {
+    if !given_namespaces() {
+        return;
+    }
+    let mount = BpfMount::new();
+    let pins = mount.path().join("waystation");
+    let pin_directory = format!("pin_directory = \"{}\"", pins.display());
+    let streets = Streets::new();
+    let _theirs = [Passing::on("wan"), Passing::on("lan")];
+    let scene = Scene::start_on(streets, &["mode = \"native\"", pin_directory.as_str()]);
+    let document = scene.xdp();
+    assert_eq!(document["state"], "unavailable", "{document}");
+    assert!(document["why"].as_str().unwrap().contains("another XDP program"), "{document}");
+    assert!(!pins.exists());
+}
+
+#[test]
+fn a_program_that_cannot_be_taken_off_is_told_of() {
+    if !given_namespaces() {
+        return;
+    }
+    let mount = BpfMount::new();
+    let pins = mount.path().join("waystation");
+    let pin_directory = format!("pin_directory = \"{}\"", pins.display());
+    let scene = Scene::start(&["mode = \"native\"", pin_directory.as_str()]);
+    scene.await_state("on");
+    mount.forbid_writing();
+    scene.reload(&[("mode = \"native\"", "mode = \"off\"")]);
+    scene.await_state("off");
+    assert!(has_program("wan") && has_program("lan"));
+    let document = scene.xdp();
+    let hints = document["hints"].as_array().unwrap();
+    assert_eq!(hints.len(), 2, "{document}");
+    assert!(hints[1].as_str().unwrap().contains("stays on wan"), "{document}");
+}

@@ -103,6 +103,15 @@ pub(crate) struct TakenUp {
     pub(crate) paths_wanted: Option<bool>,
 }
 
+/// What is left of a program that was at work.
+#[derive(Debug, Default)]
+struct Ended {
+    /// What sessions have carried and their cores have yet to hear.
+    notes: Vec<(CoreId, Command)>,
+    /// Interfaces that it could not be taken off, each with why and what helps.
+    stays: Vec<String>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Xdp {
@@ -172,6 +181,22 @@ impl Xdp {
         let served = Served::of(config, &self.turn_listen);
         let names = self.interfaces(config, &served)?;
         let pins = self.pins(config.xdp.pin_directory.as_deref());
+        let at_work = self.load_and_attach(config, served, &names, pins.clone());
+        if at_work.is_err()
+            && let Some(pins) = pins
+        {
+            remove_unused(pins);
+        }
+        at_work
+    }
+
+    fn load_and_attach(
+        &mut self,
+        config: &Config,
+        served: Served,
+        names: &[String],
+        pins: Option<Pins>,
+    ) -> Result<AtWork, String> {
         let mut programs = Programs::load(pins.as_ref()).map_err(|error| error.to_string())?;
         let failed = |error: &dyn std::fmt::Display| format!("a map could not be filled: {error}");
         let before = counters(&programs).map_err(|error| failed(&error))?;
@@ -187,7 +212,7 @@ impl Xdp {
         let switched_on = self.switch_forwarding_on();
         let mut entries = Entries::new(self.owners.clone());
         entries.set_own(served.own.clone());
-        let attachments = self.attach_to(&mut programs, &names, config.xdp.mode, pins.as_ref());
+        let attachments = self.attach_to(&mut programs, names, config.xdp.mode, pins.as_ref());
         if attachments.is_empty() {
             switch_off(switched_on);
             let whys = self.status.interfaces.iter().filter_map(|it| it.why.as_deref());
@@ -370,8 +395,11 @@ impl Xdp {
                 return TakenUp::default();
             }
             let was_on = self.is_on();
-            let notes = self.end(false);
+            let Ended { notes, stays } = self.end(false);
             self.begin(config);
+            if !self.is_on() {
+                self.status.hints.extend(stays);
+            }
             let paths_wanted = (was_on || self.is_on()).then_some(self.is_on());
             return TakenUp { notes, paths_wanted };
         }
@@ -391,19 +419,25 @@ impl Xdp {
         self.end(true);
     }
 
-    fn end(&mut self, is_kept: bool) -> Vec<(CoreId, Command)> {
-        let Some(mut at_work) = self.at_work.take() else { return Vec::new() };
+    fn end(&mut self, is_kept: bool) -> Ended {
+        let Some(mut at_work) = self.at_work.take() else { return Ended::default() };
         at_work.entries.clear(&mut at_work.programs.tables.sessions);
-        let notes = at_work.entries.notes();
+        let mut ended = Ended { notes: at_work.entries.notes(), stays: Vec::new() };
         if at_work.pins.is_some() && is_kept {
             tracing::info!("the XDP program stays for the next process");
-            return notes;
+            return ended;
         }
         for attachment in at_work.attachments {
             let interface = attachment.interface.clone();
             match attachment.detach() {
                 Ok(()) => tracing::info!(interface, "XDP program taken off"),
-                Err(error) => tracing::error!(interface, %error, "XDP program stays"),
+                Err(error) => {
+                    tracing::error!(interface, %error, "XDP program stays");
+                    ended.stays.push(format!(
+                        "the program stays on {interface}, without sessions: {error}; removing \
+                         what is in xdp.pin_directory ends it"
+                    ));
+                }
             }
         }
         if let Some(pins) = at_work.pins
@@ -412,7 +446,7 @@ impl Xdp {
             tracing::error!(%error, "pins of the XDP program stay");
         }
         switch_off(at_work.switched_on);
-        notes
+        ended
     }
 }
 
@@ -426,6 +460,16 @@ fn forget_links(pins: Option<&Pins>, wanted: &[String]) {
                 Err(error) => tracing::warn!(interface, %error, "XDP program stays"),
             }
         }
+    }
+}
+
+/// Keeps no maps for the next process if the program is on no interface. Where an earlier process's
+/// is, it stays as it is.
+fn remove_unused(pins: Pins) {
+    if pins.interfaces().is_ok_and(|interfaces| interfaces.is_empty())
+        && let Err(error) = pins.remove()
+    {
+        tracing::warn!(%error, "pins of the XDP program stay");
     }
 }
 

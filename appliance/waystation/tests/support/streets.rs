@@ -148,6 +148,12 @@ impl BpfMount {
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
+
+    /// Nobody can pin anything from here on, or remove a pin.
+    pub fn forbid_writing(&self) {
+        let (none, read_only) = (None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY);
+        mount(none, self.path(), none, read_only, none).unwrap();
+    }
 }
 
 impl Drop for BpfMount {
