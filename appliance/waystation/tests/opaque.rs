@@ -227,7 +227,7 @@ fn trains_that_came_together_leave_together_in_tier_gso_only() {
         let (a, b) = (end(), end());
         let (_, ports) = relay.open_between(&a, &b, "");
         // What the appliance does not read at once comes to it in one burst.
-        relay.appliance.process.signal(Signal::STOP);
+        relay.appliance.process.pause();
         for index in 0..40 {
             a.send_to(&[index; 500], ports[0]).unwrap();
         }

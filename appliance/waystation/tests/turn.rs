@@ -289,7 +289,7 @@ fn burst_leaves_in(tier: &str, port: PortName) -> serde_json::Value {
     client.allocate().unwrap();
     let (socket, address) = peer();
     client.bind(CHANNEL, address).unwrap();
-    turn.appliance.process.signal(Signal::STOP);
+    turn.appliance.process.pause();
     for index in 0..12_u8 {
         client.send(CHANNEL, &[index; 500]).unwrap();
     }

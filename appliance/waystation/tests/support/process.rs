@@ -200,6 +200,23 @@ impl Process {
         kill_process(id, signal).unwrap();
     }
 
+    /// Stops it, and waits until each of its threads has: a signal is only on its way when it was sent.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.id());
+        super::eventually("every thread has stopped", || {
+            let mut threads = std::fs::read_dir(&tasks).unwrap();
+            // The state follows the name, which is in brackets and may hold anything.
+            let is_stopped = |stat: &str| stat.rsplit(')').next().unwrap().starts_with(" T");
+            threads
+                .all(|thread| {
+                    let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+                    stat.is_ok_and(|stat| is_stopped(&stat))
+                })
+                .then_some(())
+        });
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let until = Instant::now() + limit;
