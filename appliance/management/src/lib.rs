@@ -1,5 +1,6 @@
 //! The management core: configuration, the gateway's bookkeeping, the stats socket and metrics.
 
+pub mod a2al_sockets;
 pub mod accounts;
 pub mod clock;
 pub mod config;

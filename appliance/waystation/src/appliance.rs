@@ -15,10 +15,10 @@ use waystation_engine::cores::{
     BoundEngine, Engine, EngineSettings, PortChoice, TurnListen, give_up_locked_memory,
 };
 use waystation_engine::port::{PortKind, PortLimits};
+use waystation_management::a2al_sockets;
 use waystation_management::config::{self, Config};
 use waystation_management::confinement::Confinement;
 use waystation_management::dht::DhtFiles;
-use waystation_management::hub;
 use waystation_management::runtime::{
     Management, OnLifeSign, ReloadSource, RuntimeSettings, bind_metrics,
 };
@@ -84,7 +84,7 @@ impl Appliance {
         let metrics = bind_metrics(config.management.metrics_listen)?;
         // It needs capabilities, and its maps are written later by threads that have none.
         let xdp = Xdp::start(&config, &bound.turn_listen().udp, &owners);
-        let hub = hub::bind(&config.hub.listen)?;
+        let a2al = a2al_sockets::bind(&config)?;
         let confinement = around.confine.map(|confine| confine()).transpose()?;
         let (engine, end) = bound.start()?;
         // The management thread inherits what this one has.
@@ -108,7 +108,7 @@ impl Appliance {
             confinement,
             metrics,
             xdp,
-            hub,
+            a2al,
             handle_signals: around.handle_signals,
             reload: around.reload,
             on_ready: around.on_ready,

@@ -76,11 +76,14 @@ fn examined(
     let streams = engine.links_max + engine.half_open_max + engine.sockets_max;
     let streams = streams + config.turn.streams_room();
     let datagrams = config.turn.sockets_max().saturating_add(config.udp.sockets_max());
+    let has_hub = !config.hub_addresses().is_empty();
+    let hub_connections = if has_hub { config.hub.connections_max } else { 0 };
     let needs = Needs {
         uring: probe::probe().err().map(|error| error.to_string()),
         is_uring_demanded: engine.port == PortChoice::IoUring,
         memory: memory::terms(config, cores),
-        descriptors: streams.saturating_add(datagrams).saturating_mul(cores) as u64,
+        descriptors: (streams.saturating_add(datagrams).saturating_mul(cores) as u64)
+            .saturating_add(hub_connections as u64),
         listen: config.listen.addresses.clone(),
         unavailable,
         kept_privileges: privileges::kept(&config.privileges),

@@ -14,9 +14,9 @@ use crate::state::StateError;
 use std::io;
 use std::process::ExitCode;
 use waystation_engine::cores::EngineError;
+use waystation_management::a2al_sockets::A2alSocketsError;
 use waystation_management::config::ConfigError;
 use waystation_management::dht::DhtError;
-use waystation_management::hub::HubError;
 use waystation_management::runtime::RuntimeError;
 use waystation_management::stats_socket::BindError;
 use waystation_management::stats_socket::client::ClientError;
@@ -86,8 +86,17 @@ fn remedy(error: &anyhow::Error) -> Option<&'static str> {
             }
             Some(EngineError::Start { .. } | EngineError::NoCores) | None => {}
         }
-        if let Some(HubError::Listen { .. }) = cause.downcast_ref() {
-            return Some("choose another address with hub.listen");
+        match cause.downcast_ref() {
+            Some(A2alSocketsError::Dht { .. }) => {
+                return Some("choose another address with dht.listen");
+            }
+            Some(A2alSocketsError::Hub { .. }) => {
+                return Some(
+                    "choose another address with hub.listen, or do without a hub: hub.enabled = \
+                    false",
+                );
+            }
+            None => {}
         }
         match cause.downcast_ref() {
             Some(RuntimeError::Socket(BindError::InUse { .. })) => {
@@ -99,12 +108,9 @@ fn remedy(error: &anyhow::Error) -> Option<&'static str> {
             Some(RuntimeError::Metrics { .. }) => {
                 Some("choose another address with management.metrics_listen")
             }
-            Some(RuntimeError::Dht(DhtError::Listen { .. })) => {
-                Some("choose another address with dht.listen")
-            }
             Some(
                 RuntimeError::Socket(BindError::NotASocket { .. })
-                | RuntimeError::Dht(DhtError::Key)
+                | RuntimeError::Dht(DhtError::Key | DhtError::Socket(_))
                 | RuntimeError::Start(_)
                 | RuntimeError::CoreStopped { .. },
             )
@@ -194,14 +200,14 @@ fn code(error: &anyhow::Error) -> u8 {
             Some(EngineError::Uring(_) | EngineError::NoCores) => return UNAVAILABLE,
             None => {}
         }
-        if let Some(HubError::Listen { source, .. }) = cause.downcast_ref() {
-            return io_code(source);
+        if let Some(error) = cause.downcast_ref::<A2alSocketsError>() {
+            return io_code(error.refusal());
         }
         match cause.downcast_ref::<RuntimeError>() {
             Some(RuntimeError::Socket(BindError::Refused { error, .. })) => return io_code(error),
             Some(
                 RuntimeError::Metrics { source, .. }
-                | RuntimeError::Dht(DhtError::Listen { source, .. })
+                | RuntimeError::Dht(DhtError::Socket(source))
                 | RuntimeError::Start(source),
             ) => return io_code(source),
             Some(RuntimeError::Dht(DhtError::Key)) => return CONFIGURATION,

@@ -145,7 +145,8 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
         is_pool: false,
     };
     let hub = &config.hub;
-    let hub_connections = if hub.listen.is_empty() { 0 } else { hub.connections_max };
+    let has_hub = !config.hub_addresses().is_empty();
+    let hub_connections = if has_hub { hub.connections_max } else { 0 };
     let mut terms = vec![
         term(
             "tables of the gateway",

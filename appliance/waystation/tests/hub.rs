@@ -240,6 +240,23 @@ fn a_thousand_agents_are_registered_and_two_hundred_pairs_meet() {
 }
 
 #[test]
+fn a_node_of_the_dht_brings_a_hub_to_its_own_port() {
+    let settings = Settings::new(PortName::Epoll, 1)
+        .with("dht", "enabled = true")
+        .with("dht", "listen = [\"127.0.0.1:0\"]");
+    let appliance = Appliance::start(&settings);
+    let node = appliance.document("/v1/dht")["listen"].clone();
+    let address: SocketAddr = node[0].as_str().unwrap().parse().unwrap();
+    let hub = Hub { appliance, address };
+    assert_eq!(hub.figures()["listen"], node);
+    drop(hub.agents(1, &["one".to_owned()]));
+    hub.expect(&["totals", "registrations"], 1);
+
+    let without = Appliance::start(&settings.with("hub", "enabled = false"));
+    assert_eq!(without.document("/v1/hub")["hub"]["enabled"], false);
+}
+
+#[test]
 fn every_limit_of_the_hub_holds_and_is_counted() {
     let hub = Hub::start(&[
         "connections_max = 12",

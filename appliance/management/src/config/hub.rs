@@ -6,9 +6,11 @@ use serde::Serialize;
 use std::net::SocketAddr;
 use waystation_a2al::hub::HubLimits;
 
-/// See the module. Without an address in `listen` there is no hub.
+/// See the module, and [`super::Config::hub_addresses`] for whether there is one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HubConfig {
+    pub enabled: bool,
+    /// Empty: where the node of the DHT listens.
     pub listen: Vec<SocketAddr>,
     pub connections_max: usize,
     pub connections_per_source_max: usize,
@@ -23,6 +25,7 @@ impl Default for HubConfig {
     fn default() -> Self {
         let limits = HubLimits::default();
         Self {
+            enabled: true,
             listen: Vec::new(),
             connections_max: limits.connections_max,
             connections_per_source_max: limits.connections_per_source_max,

@@ -4,13 +4,20 @@ use super::Config;
 use super::keys::{Key, key, live};
 use super::rule::Rule;
 
+pub(super) const ENABLED: Key<Config> = key(
+    "hub",
+    "enabled",
+    "flag",
+    Rule::Flag { at: |config| &mut config.hub.enabled },
+    "Whether there is a hub where there is an address for it.",
+);
 pub(super) const LISTEN: Key<Config> = key(
     "hub",
     "listen",
     "ADDRESS:PORT",
     Rule::AddressesOrNone { at: |config| &mut config.hub.listen },
-    "Addresses to take connections on, over TCP; where a node of the DHT is, agents look for a hub \
-    at the same address and port. An IPv6 address takes IPv6 alone.",
+    "Addresses to take connections on, over TCP. Empty: those of dht.listen, if there is a node of \
+    the DHT; agents look for a hub there, at the same port. An IPv6 address takes IPv6 alone.",
 );
 pub(super) const CONNECTIONS_MAX: Key<Config> = live(
     "hub",

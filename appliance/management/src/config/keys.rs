@@ -755,6 +755,7 @@ pub const KEYS: &[Key] = &[
     privileges_keys::DROP_CAPABILITIES,
     privileges_keys::RESTRICT_FILES,
     privileges_keys::CORE_DUMPS,
+    hub_keys::ENABLED,
     hub_keys::LISTEN,
     hub_keys::CONNECTIONS_MAX,
     hub_keys::CONNECTIONS_PER_SOURCE_MAX,

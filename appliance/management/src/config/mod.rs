@@ -88,6 +88,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where the signalling hub listens: where it is told to, or else where the node of the DHT does,
+    /// as agents look for a hub there.
+    pub fn hub_addresses(&self) -> &[SocketAddr] {
+        match (self.hub.enabled, self.hub.listen.is_empty()) {
+            (false, _) => &[],
+            (true, false) => &self.hub.listen,
+            (true, true) if self.dht.enabled => &self.dht.listen,
+            (true, true) => &[],
+        }
+    }
+
     /// What is said about a peer, if anything.
     pub fn peer(&self, identity: &Identity) -> Option<&PeerConfig> {
         self.peers.iter().find(|peer| peer.identity == *identity)

@@ -48,8 +48,8 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "hub",
-        meaning: "The A2AL signalling hub, at which agents register and callers meet them. There is \
-            none unless it has an address to listen on.",
+        meaning: "The A2AL signalling hub, at which agents register and callers meet them. It \
+            comes with the node of the DHT, or with an address of its own.",
     },
     Section { name: "management", meaning: "The management core, its socket, metrics and logs." },
 ];

@@ -28,7 +28,7 @@ use driver::Driver;
 use limits::{QUESTIONS_WAITING_MAX, STOP_TIMEOUT};
 use sockets::Sockets;
 use std::io;
-use std::net::SocketAddr;
+use std::net::UdpSocket;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -37,9 +37,9 @@ use tokio::time::timeout;
 /// Why there can be no node.
 #[derive(Debug, thiserror::Error)]
 pub enum DhtError {
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address} for the DHT: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
+    /// The runtime does not watch a socket.
+    #[error("cannot watch a socket of the DHT: {0}")]
+    Socket(#[from] io::Error),
     /// The library takes no such key.
     #[error("the DHT's key is no key")]
     Key,
@@ -62,16 +62,17 @@ pub struct Dht {
 }
 
 impl Dht {
-    /// Binds the sockets, reads what is kept from the last run, and starts the task. Called on the
-    /// management thread, within its runtime.
+    /// Takes the sockets, which are bound, reads what is kept from the last run, and starts the task.
+    /// Called on the management thread, within its runtime.
     ///
     /// # Errors
     /// See [`DhtError`]. Files that cannot be read are set aside and are no error.
     pub fn start(
         settings: DhtSettings,
+        sockets: Vec<UdpSocket>,
         hub: mpsc::Receiver<NodeQuestion>,
     ) -> Result<Self, DhtError> {
-        let sockets = Sockets::bind(&settings.listen)?;
+        let sockets = Sockets::of(sockets)?;
         for address in sockets.addresses() {
             tracing::info!(%address, "node of the A2AL DHT");
         }

@@ -38,7 +38,6 @@ pub struct DhtLive {
 pub struct DhtSettings {
     pub(super) files: DhtFiles,
     pub(super) node: NodeConfig,
-    pub(super) listen: Vec<SocketAddr>,
     /// Where others reach the node; empty: found out.
     pub(super) advertise: Vec<SocketAddr>,
     pub(super) snapshot_interval: Duration,
@@ -59,7 +58,6 @@ impl DhtSettings {
         Self {
             files,
             node: node_config(dht),
-            listen: dht.listen.clone(),
             advertise: dht.advertise.clone(),
             snapshot_interval: dht.snapshot_interval,
             live: DhtLive::of(config, identity, listen, turn_listen),

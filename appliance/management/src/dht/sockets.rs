@@ -3,9 +3,7 @@
 //! Used by the driver alone, on the management thread. Nothing here blocks: what cannot be sent at
 //! once is dropped and counted, as the network would.
 
-use super::DhtError;
-use super::limits::{RECEIVE_BUFFER_BYTES, RECEIVED_BYTES_MAX};
-use socket2::{Domain, Protocol, Socket, Type};
+use super::limits::RECEIVED_BYTES_MAX;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -29,15 +27,14 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds all of them.
-    pub(super) fn bind(listen: &[SocketAddr]) -> Result<Self, DhtError> {
-        let bind = |address: &SocketAddr| {
-            let failed = |source| DhtError::Listen { address: *address, source };
-            let socket = bind_one(*address).map_err(failed)?;
-            let bound = socket.local_addr().map_err(failed)?;
+    /// Takes sockets that are bound and do not block.
+    pub(super) fn of(sockets: Vec<std::net::UdpSocket>) -> io::Result<Self> {
+        let watched = |socket| {
+            let socket = UdpSocket::from_std(socket)?;
+            let bound = socket.local_addr()?;
             Ok((socket, bound))
         };
-        let sockets = listen.iter().map(bind).collect::<Result<_, _>>()?;
+        let sockets = sockets.into_iter().map(watched).collect::<io::Result<_>>()?;
         Ok(Self { sockets, next: 0, unsent: 0 })
     }
 
@@ -97,17 +94,4 @@ impl Sockets {
             self.unsent += 1;
         }
     }
-}
-
-fn bind_one(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if address.is_ipv6() {
-        // So that both families may be listened on at the same port.
-        socket.set_only_v6(true)?;
-    }
-    // The kernel gives what it may; a smaller buffer drops more of a flood.
-    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
 }

@@ -1,4 +1,4 @@
-//! The A2AL signalling hub: its TCP listeners, WebSockets, and the task that serves them.
+//! The A2AL signalling hub: its WebSockets, and the task that serves them.
 //!
 //! The hub itself is sans-IO (`waystation_a2al::hub`). One task of the management thread's runtime
 //! owns it and does what it wants done; each connection is a task of its own ([`connection`]) that
@@ -17,10 +17,9 @@ pub use document::{closed, document, ignored, refused, text};
 use crate::clock;
 use connection::Line;
 use limits::{
-    ACCEPT_PAUSE, EVENTS_PER_TURN_MAX, EVENTS_WAITING_MAX, FIGURES_PERIOD, LISTEN_BACKLOG,
-    OUTGOING_BYTES_ALL_MAX, OUTGOING_BYTES_MAX, OUTGOING_MESSAGES_MAX, STOP_TIMEOUT,
+    ACCEPT_PAUSE, EVENTS_PER_TURN_MAX, EVENTS_WAITING_MAX, FIGURES_PERIOD, OUTGOING_BYTES_ALL_MAX,
+    OUTGOING_BYTES_MAX, OUTGOING_MESSAGES_MAX, STOP_TIMEOUT,
 };
-use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -42,39 +41,6 @@ const NS_PER_MS: u64 = 1_000_000;
 /// What a connection beyond the limits is sent before it is closed.
 const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-length: 0\r\nconnection: close\r\n\r\n";
-
-/// Listens on the hub's addresses. Called before there are threads, as ports may be privileged ones.
-///
-/// # Errors
-/// See [`HubError`].
-pub fn bind(listen: &[SocketAddr]) -> Result<Vec<std::net::TcpListener>, HubError> {
-    let listeners = listen.iter().map(|address| {
-        let failed = |source| HubError::Listen { address: *address, source };
-        bound(*address).map_err(failed)
-    });
-    listeners.collect()
-}
-
-fn bound(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        // IPv4 has an address of its own, as for the DHT's datagrams.
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(LISTEN_BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Why there can be no hub.
-#[derive(Debug, thiserror::Error)]
-pub enum HubError {
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address} for the signalling hub: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
-}
 
 /// A question of a connected agent to the DHT, for whoever drives its node.
 #[derive(Debug)]

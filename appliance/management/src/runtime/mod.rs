@@ -5,6 +5,7 @@
 //! stopped by the program. It never blocks on a data core: a full command ring makes commands wait
 //! here, an answer that does not come in time is answered without.
 
+use crate::a2al_sockets::A2alSockets;
 use crate::accounts::{AccountSettings, Accounts};
 use crate::clock;
 use crate::config::{self, Config};
@@ -99,8 +100,8 @@ pub struct RuntimeSettings {
     pub metrics: Option<TcpListener>,
     /// The XDP program, if it is at work.
     pub xdp: Xdp,
-    /// Listeners of the signalling hub, likewise.
-    pub hub: Vec<TcpListener>,
+    /// What the DHT's node and the signalling hub listen with, likewise.
+    pub a2al: A2alSockets,
     /// Whether `SIGINT` and `SIGTERM` stop the program.
     pub handle_signals: bool,
     /// How the configuration is read again; absent: it is not.
@@ -212,7 +213,7 @@ async fn serve(
     let metrics = metrics.map_err(RuntimeError::Start)?;
     let (hub_asks, hub_questions) = mpsc::channel(QUESTIONS_WAITING_MAX);
     let node = settings.dht.is_some().then_some(hub_asks);
-    let hub = start_hub(std::mem::take(&mut settings.hub), &settings.config, node)?;
+    let hub = start_hub(std::mem::take(&mut settings.a2al.hub), &settings.config, node)?;
     let hearing = end.take_hearing().ok_or(RuntimeError::Start(io::ErrorKind::NotFound.into()))?;
     let doorbell = pipe::Receiver::from_owned_fd(hearing).map_err(RuntimeError::Start)?;
     let mut signals = Signals::new(settings.handle_signals).map_err(RuntimeError::Start)?;
@@ -240,8 +241,9 @@ fn start_dht(
     let Some(files) = settings.dht.take() else { return Ok(None) };
     let (config, identity) = (&settings.config, settings.identity);
     let (listen, turn_listen) = (&settings.listen, &settings.turn_listen.udp);
+    let sockets = std::mem::take(&mut settings.a2al.dht);
     let settings = DhtSettings::of(config, files, identity, listen, turn_listen);
-    Ok(Some(Dht::start(settings, hub)?))
+    Ok(Some(Dht::start(settings, sockets, hub)?))
 }
 
 fn start_hub(
