@@ -241,14 +241,14 @@ where
                     Some(Ok(Message::Text(text))) => {
                         heard(line.id, HubMessage::Text(text.as_str().to_owned()))
                     }
-                    Some(Ok(Message::Pong(_))) => Event::Pong { id: line.id },
+                    Some(Ok(Message::Pong(_))) => Event::Control { id: line.id },
                     // The library answers it with the next thing it does; that is done at once, so
                     // that nobody is made to keep answers.
                     Some(Ok(Message::Ping(_))) => {
                         if !matches!(timeout(SEND_TIMEOUT, socket.flush()).await, Ok(Ok(()))) {
                             return;
                         }
-                        continue;
+                        Event::Control { id: line.id }
                     }
                     Some(Ok(Message::Close(_) | Message::Frame(_))) => continue,
                     Some(Err(Error::Capacity(_))) => {

@@ -159,7 +159,8 @@ enum Event {
         id: ConnectionId,
         message: HubMessage,
     },
-    Pong {
+    /// A ping, or the answer to one.
+    Control {
         id: ConnectionId,
     },
     Slow {
@@ -319,7 +320,7 @@ impl Server {
                 let _ = reply.send(self.hub.request(id, &path, &query, now()));
             }
             Event::Heard { id, message } => self.hub.receive(id, message, now()),
-            Event::Pong { id } => self.hub.pong(id),
+            Event::Control { id } => self.hub.hear_control(id, now()),
             Event::Slow { id } => self.hub.is_slow(id),
             Event::Ended { id } => self.forget(id),
             Event::Answered { id, answer } => self.hub.answer(id, answer),

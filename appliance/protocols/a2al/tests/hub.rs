@@ -309,10 +309,34 @@ fn a_live_agent_keeps_its_name_from_another_source() {
     let asked = Action::Ping { to: rightful };
     let expected = [asked, acknowledged.clone(), acknowledged.clone(), acknowledged];
     assert_eq!(stage.actions(), expected);
-    stage.hub.pong(rightful);
+    stage.hub.hear_control(rightful, stage.now);
     stage.pass(HUB_CONTEST_MS);
     assert_eq!(stage.called("bob"), Some(rightful));
     assert_eq!(stage.hub.statistics().contests_kept, 1);
+}
+
+#[test]
+fn pings_count_as_messages_do() {
+    let mut stage = Stage::new();
+    let agent = stage.agent(1, "bob");
+    // Registering was a message.
+    for _ in 1..HUB_SIGNAL_MESSAGES.burst {
+        stage.hub.hear_control(agent, stage.now);
+    }
+    assert_eq!(stage.actions(), []);
+    stage.hub.hear_control(agent, stage.now);
+    let why = CloseReason::TooFast;
+    assert_eq!(stage.actions(), [Action::Close { connection: agent, why, is_open: true }]);
+
+    let waiting = stage.connect(2);
+    stage.hub.request(waiting, "/ice", "room=r", stage.now).unwrap();
+    for _ in 0..HUB_ROOM_MESSAGES.burst {
+        stage.hub.hear_control(waiting, stage.now);
+    }
+    assert_eq!(stage.actions(), []);
+    stage.hub.hear_control(waiting, stage.now);
+    assert_eq!(stage.actions(), [Action::Close { connection: waiting, why, is_open: true }]);
+    assert_eq!(stage.hub.statistics().closed(why), 2);
 }
 
 #[test]
@@ -694,7 +718,7 @@ proptest! {
                 }
                 Step::Pong(which) => {
                     if let Some(id) = model.at(which) {
-                        hub.pong(id);
+                        hub.hear_control(id, now);
                     }
                 }
                 Step::Close(which) => {

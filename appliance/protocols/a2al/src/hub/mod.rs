@@ -100,7 +100,7 @@ pub enum Action {
         /// What.
         message: HubMessage,
     },
-    /// Ask whether it is there; the answer is told with [`Hub::pong`].
+    /// Ask whether it is there; the answer is told with [`Hub::hear_control`].
     Ping {
         /// Whom to ask.
         to: ConnectionId,
@@ -335,10 +335,21 @@ impl Hub {
         }
     }
 
-    /// A connection has answered a ping.
-    pub fn pong(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.heard += 1;
+    /// A connection has sent a ping or answered one. It counts as a message does, or one could send
+    /// as many as its line takes.
+    pub fn hear_control(&mut self, id: ConnectionId, now: Millis) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.heard += 1;
+        let (messages, rate) = match &mut connection.role {
+            Role::Signal { messages, .. } => (messages, HUB_SIGNAL_MESSAGES),
+            Role::InRoom(name) => match self.rooms.get_mut(name) {
+                Some(room) => (&mut room.messages, HUB_ROOM_MESSAGES),
+                None => return,
+            },
+            Role::Opening | Role::Ending => return,
+        };
+        if !messages.take(1, rate, now) {
+            self.close(id, CloseReason::TooFast);
         }
     }
 
