@@ -83,6 +83,10 @@ impl SnapshotFile {
         }
         let file = create(&self.fresh_path()).map_err(|source| self.access(source))?;
         self.writing = Some(Writing { portions: Portions::of(node), file });
+        self.write_seen(node, now)
+    }
+
+    fn write_seen(&self, node: &Node, now: UnixSeconds) -> Result<(), FileError> {
         let seen = self.seen_path();
         let fresh = seen.with_extension("seen-new");
         let written = create(&fresh)
@@ -116,7 +120,8 @@ impl SnapshotFile {
     /// Writes everything at once and waits for the disk, as the program ends.
     pub(super) fn write_last(&mut self, node: &Node, now: UnixSeconds) -> Result<(), FileError> {
         self.writing = None;
-        self.begin(node, now)?;
+        // Times at which nodes were met are worth less than what was stored, which is written first.
+        let begun = self.begin(node, now);
         while let Some(writing) = &mut self.writing {
             match writing.portions.take(SNAPSHOT_RECORDS_PER_TURN) {
                 Some(bytes) => writing.file.write_all(&bytes),
@@ -128,7 +133,7 @@ impl SnapshotFile {
             let renamed = file.sync_all().and_then(|()| fs::rename(self.fresh_path(), &self.path));
             renamed.map_err(|source| self.access(source))?;
         }
-        Ok(())
+        begun
     }
 
     fn access(&self, source: io::Error) -> FileError {
@@ -221,6 +226,17 @@ mod tests {
             assert!(error.to_string().contains("dht_snapshot is torn or changed"), "{error}");
             assert!(!path.exists() && path.with_extension("corrupt").exists());
         }
+    }
+
+    #[test]
+    fn the_last_snapshot_is_written_also_where_the_times_cannot_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = SnapshotFile::new(directory.path().join("dht_snapshot"));
+        // A file cannot take the name of a directory.
+        fs::create_dir(file.seen_path()).unwrap();
+        let error = file.write_last(&node(3), NOW.unix).unwrap_err();
+        assert!(error.to_string().contains("dht_snapshot.seen"), "{error}");
+        assert_eq!(file.read().unwrap().records.len(), 3);
     }
 
     #[test]
