@@ -72,6 +72,9 @@ impl Services {
         place: NodeId,
         endpoints: &[SocketAddr],
     ) -> Result<Vec<OwnPayload>, PayloadError> {
+        if endpoints.is_empty() {
+            return Ok(Vec::new());
+        }
         let known: Vec<IpAddr> = endpoints.iter().map(SocketAddr::ip).collect();
         let turn: Vec<String> =
             reached(&self.turn_listen, &known).map(|at| format!("turn:{at}")).collect();
@@ -127,7 +130,7 @@ impl Services {
     }
 }
 
-/// Addresses as others know them: those that are no wildcard, and for one that is, the known
+/// Addresses as others know them: those that are public or known, and for a wildcard the known
 /// addresses of its family with its port.
 fn reached<'a>(
     listen: &'a [SocketAddr],
@@ -135,14 +138,20 @@ fn reached<'a>(
 ) -> impl Iterator<Item = SocketAddr> + 'a {
     let mut reached: Vec<SocketAddr> = Vec::new();
     for address in listen {
-        let of_family = |ip: &&IpAddr| {
-            let is_same = ip.is_ipv4() == address.is_ipv4();
-            if address.ip().is_unspecified() { is_same } else { **ip == address.ip() }
+        let ip = address.ip().to_canonical();
+        let of_family = |known: &&IpAddr| known.is_ipv4() == address.is_ipv4();
+        let found: Vec<IpAddr> = if ip.is_unspecified() {
+            known.iter().filter(of_family).copied().collect()
+        } else {
+            // The node may listen elsewhere, so a public address need not be one of the node's.
+            Some(ip).filter(|ip| known.contains(ip) || is_public(*ip)).into_iter().collect()
         };
-        let found = known.iter().filter(of_family).map(|ip| SocketAddr::new(*ip, address.port()));
-        reached.extend(found);
+        for at in found.into_iter().map(|ip| SocketAddr::new(ip, address.port())) {
+            if !reached.contains(&at) {
+                reached.push(at);
+            }
+        }
     }
-    reached.dedup();
     reached.into_iter()
 }
 
@@ -185,6 +194,15 @@ mod tests {
         let topic = TopicPayload::decode(&payloads[2].payload).unwrap();
         assert_eq!((topic.topic.as_str(), payloads[2].key), ("turn", topic_key("turn")));
         assert!(payloads.iter().all(|own| own.payload.len() <= 512));
+    }
+
+    #[test]
+    fn public_addresses_are_named_also_where_the_node_has_others() {
+        let known: Vec<IpAddr> = vec!["203.0.113.4".parse().unwrap()];
+        let listen = ["198.51.100.7:1", "10.0.0.1:1", "203.0.113.4:2", "0.0.0.0:2", "[::]:2"];
+        let listen = listen.map(|text| text.parse().unwrap());
+        let named: Vec<_> = reached(&listen, &known).map(|at| at.to_string()).collect();
+        assert_eq!(named, ["198.51.100.7:1", "203.0.113.4:2"]);
     }
 
     #[test]
