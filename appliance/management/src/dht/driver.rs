@@ -311,6 +311,12 @@ impl Driver {
             }
             DhtQuestion::Peers { limit } => document::peers(&self.node, limit, now),
             DhtQuestion::Records { limit } => document::records(&self.node, limit),
+            DhtQuestion::LookUp(_) | DhtQuestion::Get { .. }
+                if self.waiting.len() >= LOOK_UPS_BY_COMMAND_MAX =>
+            {
+                // Before it is begun: it would take one of the node's own.
+                return answer(reply, too_many_look_ups());
+            }
             DhtQuestion::LookUp(address) => {
                 let (key, kind) = (address.node_id(), RecordType::ENDPOINT);
                 let query = self.node.find_records(key, kind, now);
@@ -344,13 +350,12 @@ impl Driver {
         address: Option<Address>,
         reply: oneshot::Sender<Document>,
     ) {
-        let has_room = self.waiting.len() < LOOK_UPS_BY_COMMAND_MAX;
-        match query.filter(|_| has_room) {
+        match query {
             Some(query) => {
                 let until = Instant::now() + LOOK_UP_TIMEOUT;
                 self.waiting.insert(query, Waiting { address, reply, until });
             }
-            None => answer(reply, Document::unavailable("busy", "too many look-ups are under way")),
+            None => answer(reply, too_many_look_ups()),
         }
     }
 
@@ -395,6 +400,10 @@ impl Driver {
             answer(waiting.reply, Document::json(&document));
         }
     }
+}
+
+fn too_many_look_ups() -> Document {
+    Document::unavailable("busy", "too many look-ups are under way")
 }
 
 fn answer(reply: oneshot::Sender<Document>, document: Document) {
