@@ -253,3 +253,32 @@ fn service_is_exposed_no_more_than_a_network_daemon_has_to_be() {
     println!("{}", overall.unwrap_or("no overall exposure").trim());
     assert_eq!(looked_at.code(), 0, "{text}\n{}", looked_at.stderr);
 }
+
+#[test]
+fn service_leaves_the_program_what_xdp_and_rings_need() {
+    let unit = fs::read_to_string(package().join("systemd/waystation.service")).unwrap();
+    let values = |key: &str| -> Vec<String> {
+        let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        lines.map(str::to_owned).collect()
+    };
+    for key in ["AmbientCapabilities", "CapabilityBoundingSet"] {
+        let given: Vec<String> =
+            values(key).iter().flat_map(|line| line.split(' ')).map(str::to_owned).collect();
+        for needed in ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"] {
+            assert!(given.iter().any(|given| given == needed), "{key} lacks {needed}: {given:?}");
+        }
+    }
+    // Lines count in their order: what a later one forbids is forbidden.
+    for call in ["bpf", "io_uring_setup", "capset", "landlock_restrict_self"] {
+        let filters = values("SystemCallFilter");
+        let allowed = filters.iter().rposition(|line| line.split(' ').any(|word| word == call));
+        let forbidden = filters.iter().rposition(|line| line.starts_with('~'));
+        assert!(allowed.is_some() && allowed > forbidden, "{call}: {filters:?}");
+    }
+    assert_eq!(values("LimitMEMLOCK"), ["infinity"]);
+    // The switch that routes are looked up by is set by the program itself.
+    let writable = values("ReadWritePaths").join(" ");
+    for family in ["ipv4", "ipv6"] {
+        assert!(writable.contains(&format!("-/proc/sys/net/{family}/conf/lo")), "{writable}");
+    }
+}

@@ -76,7 +76,19 @@ impl Ordinary {
         if !is_root() {
             return command(&self.program);
         }
+        self.command_with(&[])
+    }
+
+    /// The same with capabilities, given as a service manager gives them. Only root can.
+    pub fn command_with(&self, capabilities: &[&str]) -> Command {
         let mut command = command(Path::new("setpriv"));
+        if !capabilities.is_empty() {
+            let names = capabilities.iter().map(|name| name.trim_start_matches("CAP_"));
+            let given = names.map(|name| format!(",+{}", name.to_lowercase())).collect::<String>();
+            command.arg(format!("--bounding-set=-all{given}"));
+            command.arg(format!("--inh-caps=-all{given}"));
+            command.arg(format!("--ambient-caps=-all{given}"));
+        }
         command
             .arg(format!("--reuid={ORDINARY_ID}"))
             .arg(format!("--regid={ORDINARY_ID}"))
