@@ -28,6 +28,9 @@ const KEY_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 /// Permissions of others that a key file must not have.
 const OTHERS: u32 = 0o077;
+/// The same of a credential: what systemd lets the unit's user read by an access list, as it does
+/// where its credentials are in a tmpfs, looks like a right of the group to read (acl(5)).
+const OTHERS_OF_CREDENTIAL: u32 = 0o037;
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -115,10 +118,10 @@ pub(crate) fn make_directory_for(path: &Path, person: &Person) -> Result<(), Sta
 pub(crate) fn key(directory: &Path) -> Result<(SecretKey, bool), StateError> {
     make_directory(directory)?;
     if let Some(path) = credential(KEY_FILE) {
-        return read_key(&path).map(|key| (key, false));
+        return read_key(&path, OTHERS_OF_CREDENTIAL).map(|key| (key, false));
     }
     let path = directory.join(KEY_FILE);
-    match read_key(&path) {
+    match read_key(&path, OTHERS) {
         Ok(key) => Ok((key, false)),
         Err(StateError::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             write_new_key(&path).map(|key| (key, true))
@@ -127,17 +130,17 @@ pub(crate) fn key(directory: &Path) -> Result<(SecretKey, bool), StateError> {
     }
 }
 
-fn read_key(path: &Path) -> Result<SecretKey, StateError> {
-    let bytes = read_secret(path)?;
+fn read_key(path: &Path, forbidden: u32) -> Result<SecretKey, StateError> {
+    let bytes = read_secret(path, forbidden)?;
     key_file::read(&bytes).map_err(|source| StateError::KeyFile { path: path.to_owned(), source })
 }
 
-/// The bytes of a key file that others may not read.
-fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, StateError> {
+/// The bytes of a key file that must not have these permissions.
+fn read_secret(path: &Path, forbidden: u32) -> Result<Zeroizing<Vec<u8>>, StateError> {
     let access = |source| StateError::Access { path: path.to_owned(), source };
     let file = fs::File::open(path).map_err(access)?;
     let mode = file.metadata().map_err(access)?.permissions().mode();
-    if mode & OTHERS != 0 {
+    if mode & forbidden != 0 {
         return Err(StateError::KeyExposed { path: path.to_owned(), mode: mode & 0o7777 });
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX_BYTES as usize));
@@ -160,7 +163,7 @@ pub(crate) fn dht(directory: &Path, config: &DhtConfig) -> Result<DhtFiles, Stat
 }
 
 fn read_dht_seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, StateError> {
-    let text = read_secret(path)?;
+    let text = read_secret(path, OTHERS)?;
     let (pairs, rest) = text.trim_ascii().as_chunks::<2>();
     let mut seed = Zeroizing::new([0; 32]);
     let digit = |byte: u8| char::from(byte).to_digit(16);
@@ -195,7 +198,7 @@ fn write_new_dht_seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, StateError> {
 fn write_new_key(path: &Path) -> Result<SecretKey, StateError> {
     let access = |source| StateError::Access { path: path.to_owned(), source };
     let key = random_key().map_err(access)?;
-    if place_new(path, &key_file::write(&key))? { Ok(key) } else { read_key(path) }
+    if place_new(path, &key_file::write(&key))? { Ok(key) } else { read_key(path, OTHERS) }
 }
 
 /// Makes a file that only the owner may read. Says whether it is the one that is there now.

@@ -169,3 +169,31 @@ fn socket_left_behind_by_a_killed_appliance_is_replaced() {
     let next = start(&state);
     assert_eq!(next.identity, killed.identity);
 }
+
+#[test]
+fn key_as_a_credential_may_have_an_access_list_and_must_be_closed_to_others() {
+    let home = TempDir::new().unwrap();
+    let identity = |state: &str, credentials: Option<&Path>| {
+        let mut command = command(&binary());
+        command.arg("identity").arg("--state-dir").arg(home.path().join(state));
+        credentials.map(|directory| command.env("CREDENTIALS_DIRECTORY", directory));
+        run(&mut command)
+    };
+    let first = identity("first", None).text();
+    let credentials = home.path().join("credentials");
+    fs::create_dir(&credentials).unwrap();
+    let key = credentials.join("node_key");
+    fs::copy(home.path().join("first/node_key"), &key).unwrap();
+    // With a list that names one user, the group's part of the mode is what the list grants at most.
+    for (permissions, is_taken) in [(0o400, true), (0o440, true), (0o444, false), (0o460, false)] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(permissions)).unwrap();
+        let finished = identity("second", Some(&credentials));
+        if is_taken {
+            assert_eq!(finished.text(), first, "{permissions:o}: {}", finished.stderr);
+        } else {
+            assert_eq!(finished.code(), 77, "{permissions:o}");
+            assert!(finished.complaint().contains("may be read by others"), "{}", finished.stderr);
+        }
+    }
+    assert!(!home.path().join("second/node_key").exists(), "another key was made");
+}
