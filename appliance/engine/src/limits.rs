@@ -132,6 +132,7 @@ pub const UDP_MOVES_AFTER_NS: u64 = 10_000_000;
 
 /// Such sessions told of per turn.
 pub const UDP_MOVES_TOLD_MAX: usize = 64;
+
 /// Changes of paths that wait to be told, besides two allocations with all of their channels: those
 /// of the requests of one turn. Beyond it they are forgotten and all paths told anew; 190 KiB.
 pub const PATH_CHANGES_WAITING_MAX: usize = 1024;
@@ -161,8 +162,17 @@ pub const TURN_CUT_KEPT_BYTES: usize = 2048;
 /// for 256 of the longest, and for what 8192 streams may keep.
 pub const TURN_CUT_BYTES_MAX: usize = 16 << 20;
 
-/// One part in so many of a core's blocks may be full of payload for TURN clients over TCP.
-pub const TURN_BLOCKS_SHARE: usize = 2;
+/// Quarters of a core's blocks that payload for TURN clients over TCP may take: those who have
+/// allocations and do not read leave the rest to links and to answers.
+pub const TURN_PAYLOAD_BLOCK_QUARTERS: usize = 2;
+
+/// The same for payload and answers together. Anybody gets answers, so a client that finds it used
+/// up is closed, and links have the last quarter.
+pub const TURN_STREAM_BLOCK_QUARTERS: usize = 3;
+
+/// Deadlines of TURN streams that have ended which a core keeps besides one for each that is open:
+/// few enough to be looked through at once, 24 KiB.
+pub const TURN_DEADLINES_OF_ENDED_MAX: usize = 1024;
 
 /// Bytes that the kernel takes for a TURN client over TCP before it has sent them
 /// (`TCP_NOTSENT_LOWAT`, Linux 3.12): payload that would wait longer is worth little.

@@ -11,11 +11,15 @@ mod serving;
 
 pub(in crate::core) use serving::Around;
 
-use crate::limits::{TURN_CUT_BYTES_MAX, TURN_REQUEST_BYTES_MAX};
+use crate::block::BlockPool;
+use crate::limits::{
+    TURN_CUT_BYTES_MAX, TURN_DEADLINES_OF_ENDED_MAX, TURN_PAYLOAD_BLOCK_QUARTERS,
+    TURN_REQUEST_BYTES_MAX, TURN_STREAM_BLOCK_QUARTERS,
+};
 use crate::port::arena::ReceiveBuffer;
 use crate::port::{ListenerKey, StreamKey};
 use input::Input;
-use output::Output;
+use output::{Kind, Output};
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use waystation_relay::drop_reason::DropReason;
@@ -85,7 +89,8 @@ pub(super) struct ClientStreams {
     waiting: VecDeque<(StreamKey, u32)>,
     /// Streams with something to send.
     dirty: Vec<StreamKey>,
-    /// When each stream is looked at again, one entry for each, in the order of time.
+    /// When each stream is looked at again, in the order of time: one entry for each, and no more
+    /// of those that have ended than of those that are there, but for a few.
     deadlines: VecDeque<(u64, StreamKey, u32)>,
     /// Bytes of messages that were cut.
     cut_bytes: usize,
@@ -178,7 +183,29 @@ impl ClientStreams {
         }
         self.cut_bytes -= stream.input.memory_bytes();
         self.blocks -= stream.output.blocks();
+        self.forget_ended();
         Some(stream)
+    }
+
+    /// Who connects and leaves again and again would otherwise have an entry here for each time of
+    /// the last minute.
+    fn forget_ended(&mut self) {
+        if self.deadlines.len() > 2 * self.open + TURN_DEADLINES_OF_ENDED_MAX {
+            let mut deadlines = std::mem::take(&mut self.deadlines);
+            deadlines.retain(|(_, key, generation)| self.is_current(*key, *generation));
+            self.deadlines = deadlines;
+        }
+    }
+
+    /// Whether what is for a client may take a block. All clients together have a part of the pool,
+    /// so that those who do not read leave links the rest, and payload does not have all of that
+    /// part, so that answers have some.
+    fn may_take_block(&self, kind: Kind, pool: &BlockPool) -> bool {
+        let quarters = match kind {
+            Kind::Payload => TURN_PAYLOAD_BLOCK_QUARTERS,
+            Kind::Answer => TURN_STREAM_BLOCK_QUARTERS,
+        };
+        self.blocks < (pool.in_use() + pool.available()) * quarters / 4
     }
 
     /// A stream whose time has come. The entries of those that have ended are dropped on the way.
@@ -235,6 +262,30 @@ mod tests {
         streams.remove(StreamKey(0));
         streams.remove(StreamKey(7));
         assert!(streams.sources.is_empty() && streams.len() == 0);
+    }
+
+    #[test]
+    fn clients_that_come_and_go_leave_few_deadlines_behind() {
+        let mut streams = streams();
+        streams.insert(StreamKey(1), tuple("192.0.2.1:4"), 7);
+        for _ in 0..10 * TURN_DEADLINES_OF_ENDED_MAX {
+            streams.insert(StreamKey(0), tuple("192.0.2.1:5"), 8);
+            streams.remove(StreamKey(0));
+        }
+        assert!(streams.deadlines.len() <= TURN_DEADLINES_OF_ENDED_MAX + 2);
+        assert!(matches!(streams.take_due(8), Some((StreamKey(1), _))), "those there keep theirs");
+        assert_eq!(streams.take_due(8), None);
+    }
+
+    #[test]
+    fn answers_to_clients_leave_links_a_part_of_the_pool() {
+        let (mut streams, mut pool) = (streams(), BlockPool::new(8));
+        let _of_links = [pool.take(), pool.take()];
+        for (blocks, payload, answer) in [(3, true, true), (4, false, true), (6, false, false)] {
+            streams.blocks = blocks;
+            assert_eq!(streams.may_take_block(Kind::Payload, &pool), payload, "{blocks}");
+            assert_eq!(streams.may_take_block(Kind::Answer, &pool), answer, "{blocks}");
+        }
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::clock;
 use crate::core::closing::Closing;
 use crate::fabric::Fabric;
 use crate::limits::{
-    TURN_BLOCKS_SHARE, TURN_STREAM_MESSAGES_PER_TURN, TURN_STREAM_SHARE_MESSAGES,
-    TURN_UNSENT_BYTES, TURN_WITHOUT_ALLOCATION,
+    TURN_STREAM_MESSAGES_PER_TURN, TURN_STREAM_SHARE_MESSAGES, TURN_UNSENT_BYTES,
+    TURN_WITHOUT_ALLOCATION,
 };
 use crate::port::arena::ReceiveBuffer;
 use crate::port::{CloseMode, Port, ReceiveMode, StreamKey};
@@ -274,10 +274,11 @@ impl TurnServer {
         fabric: &mut Fabric,
     ) -> Option<DropReason> {
         let Self { streams, answer, .. } = self;
+        let may_take = streams.may_take_block(Kind::Answer, &fabric.pool);
         let stream = streams.by_key.get_mut(key.0 as usize)?.as_deref_mut()?;
         let pieces = [&answer[..bytes], &[], &[]];
         let before = stream.output.blocks();
-        let pushed = stream.output.push(pieces, Kind::Answer, true, &mut fabric.pool);
+        let pushed = stream.output.push(pieces, Kind::Answer, may_take, &mut fabric.pool);
         streams.blocks += stream.output.blocks() - before;
         self.mark_dirty(key);
         match pushed {
@@ -297,6 +298,7 @@ impl TurnServer {
         fabric: &mut Fabric,
     ) {
         let bytes = payload.len();
+        let may_take = self.streams.may_take_block(Kind::Payload, &fabric.pool);
         let key = self.hosting.stream_of(to_client.allocation);
         let Some((key, stream)) = key.and_then(|key| {
             let stream = self.streams.by_key.get_mut(key.0 as usize)?.as_deref_mut()?;
@@ -307,9 +309,6 @@ impl TurnServer {
         };
         let padding = &[0; 4][..to_client.padding_bytes];
         let pieces = [&to_client.head[..], &self.burst.memory()[payload], padding];
-        // Payload has a part of the pool, so that clients who do not read leave links the rest.
-        let pool_blocks = fabric.pool.in_use() + fabric.pool.available();
-        let may_take = self.streams.blocks < pool_blocks / TURN_BLOCKS_SHARE;
         let before = stream.output.blocks();
         let pushed = stream.output.push(pieces, Kind::Payload, may_take, &mut fabric.pool);
         self.streams.blocks += stream.output.blocks() - before;
