@@ -164,6 +164,16 @@ impl ManagementCore {
         }
     }
 
+    /// Whether the configuration has exactly this session.
+    fn is_wanted(&self, wish: &Wish) -> bool {
+        let Some(name) = wish.name.as_deref().filter(|name| !self.opaque.held.contains(*name))
+        else {
+            return false;
+        };
+        let configured = self.config.udp.sessions.iter().find(|session| session.name == name);
+        configured.is_some_and(|session| Wish::of_config(session) == *wish)
+    }
+
     fn note_udp_failure(&mut self, name: &str, message: String) {
         self.opaque.retry_at = Some(Instant::now() + UDP_SESSION_RETRY);
         if self.opaque.failed.get(name) == Some(&message) {
@@ -207,14 +217,19 @@ impl ManagementCore {
     ) {
         let Some(known) = self.opaque.table.get(session) else { return };
         let (name, ports) = (known.wish.name.clone(), known.ports);
+        let is_wanted = self.is_wanted(&known.wish);
         let said = json!({ "session": session.to_string(), "name": name, "ports": ports });
         let document = Document::json(&opened(session, known, tokens));
         if let Some(name) = &name {
             self.opaque.failed.remove(&**name);
             tracing::info!(%session, %name, ?ports, "opened a UDP session");
             self.journal.record(clock::now(), EventKind::UdpOpened, None, fields(said));
-            // The configuration may be another one by now.
-            return self.reconcile_udp();
+            // The configuration may be another one by now. If it is not, those that are missing
+            // are on their way or wait to be tried again.
+            if !is_wanted {
+                self.reconcile_udp();
+            }
+            return;
         }
         let waiting = self.opaque.opening.remove(&request);
         let is_told = waiting.is_some_and(|waiting| waiting.reply.send(document).is_ok());
