@@ -15,7 +15,14 @@ const MESSAGES: u64 = 96;
 #[test]
 fn ice_pair_on_loopback_that_may_use_relays_alone_delivers_in_trains() {
     if let Some(scene) = Scene::loopback() {
-        connects(&scene, "relay", Tier::Gso);
+        connects(&scene, "relay", "udp", Tier::Gso);
+    }
+}
+
+#[test]
+fn ice_pair_whose_controlled_end_reaches_the_relay_over_tcp_delivers() {
+    if let Some(scene) = Scene::loopback() {
+        connects(&scene, "relay", "tcp", Tier::Plain);
     }
 }
 
@@ -24,27 +31,33 @@ fn ice_pair_without_a_route_between_its_ends_is_connected_by_the_relay() {
     if let Some(scene) = Scene::namespaces() {
         scene.assert_apart();
         // Whatever candidates they like: those of their own addresses lead nowhere.
-        connects(&scene, "all", Tier::Plain);
+        connects(&scene, "all", "udp", Tier::Plain);
     }
 }
 
 #[test]
 fn ice_pair_in_namespaces_that_may_use_relays_alone_delivers_in_trains() {
     if let Some(scene) = Scene::namespaces() {
-        connects(&scene, "relay", Tier::Gso);
+        connects(&scene, "relay", "udp", Tier::Gso);
     }
 }
 
-fn connects(scene: &Scene, policy: &str, tier: Tier) {
+/// `transport` is that of the controlled end to the server; the other one's is UDP.
+fn connects(scene: &Scene, policy: &str, transport: &str, tier: Tier) {
     let python = python();
     if !given(has_aioice(&python), "aioice (WAYSTATION_PYTHON names a Python that has it)") {
         return;
     }
     let turn = Turn::start(scene, PortName::Epoll, tier);
-    let mut ends = [(End::A, "controlling"), (End::B, "controlled")].map(|(end, role)| {
-        let server = turn.server(Family::Ipv4);
+    let ends = [(End::A, "controlling", "udp"), (End::B, "controlled", transport)];
+    let mut ends = ends.map(|(end, role, transport)| {
+        let server = match transport {
+            "tcp" => turn.server_over_tcp(Family::Ipv4),
+            _ => turn.server(Family::Ipv4),
+        };
         let mut command = scene.command(end, &python);
-        command.args([SCRIPT, role, policy, &server.ip().to_string(), &server.port().to_string()]);
+        command.args([SCRIPT, role, policy, transport]);
+        command.args([&server.ip().to_string(), &server.port().to_string()]);
         Talker::spawn(role, command.args([USER.0, USER.1]))
     });
     let about = [ends[0].hear(), ends[1].hear()];
@@ -65,7 +78,8 @@ fn connects(scene: &Scene, policy: &str, tier: Tier) {
     assert!(chosen["local"] == "relay" || chosen["remote"] == "relay", "{chosen}");
     assert!(policy == "all" || chosen["local"] == chosen["remote"], "{chosen}");
     // The way of the data is one relay or two, and each message goes there and back.
-    turn.expect_carried(MESSAGES);
+    let into_streams = if transport == "tcp" { MESSAGES } else { 0 };
+    turn.expect_carried(MESSAGES, into_streams);
     ends.into_iter().for_each(Talker::finish);
     turn.appliance.expect_total(&["turn_allocations_open"], 0);
 }

@@ -51,7 +51,7 @@ fn pages_talk(scene: &Scene, port: PortName, tier: Tier) {
     }
     drop(pauses);
     // Each message goes in several packets, and there is picture and sound.
-    turn.expect_carried(4 * MESSAGES);
+    turn.expect_carried(4 * MESSAGES, 0);
 }
 
 /// One browser with one page. Dropped, it is killed with all of its processes: what is started is a

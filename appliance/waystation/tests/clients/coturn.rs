@@ -1,5 +1,5 @@
-//! coturn's `turnutils_uclient`: each kind of allocation that it makes over UDP, with channels and
-//! with indications, and its `turnutils_peer`.
+//! coturn's `turnutils_uclient`: each kind of allocation of UDP that it makes, over UDP and over TCP,
+//! with channels and with indications, and its `turnutils_peer`.
 
 use crate::echo::Echo;
 use crate::scene::{End, Family, Scene};
@@ -31,6 +31,13 @@ struct Case {
     flags: &'static [&'static str],
     /// Clients, each with a session of its own.
     clients: u64,
+}
+
+impl Case {
+    /// Whether its clients come in streams.
+    fn is_over_tcp(&self) -> bool {
+        self.flags.contains(&"-t")
+    }
 }
 
 /// With channels, as it does by default.
@@ -96,6 +103,9 @@ fn every_way(scene: &Scene, port: PortName, tier: Tier, cores: usize) {
         Case { flags: &["-c", "-y", "-z", "5"], clients: 4, ..CHANNELS },
         // Padded ChannelData, requests that come again, and messages as long as those of media.
         Case { by_secret: true, flags: &["-c", "-D", "-G", "-l", "1200", "-z", "5"], ..CHANNELS },
+        // Over TCP to the server, from where it goes on over UDP.
+        Case { flags: &["-c", "-t", "-z", "5"], ..CHANNELS },
+        Case { asked: Family::Ipv6, flags: &["-c", "-t", "-s", "-z", "5"], ..CHANNELS },
     ];
     if cores == 1 {
         // With companions for RTCP, whose ports are reserved. A reservation is known to its core
@@ -113,8 +123,11 @@ fn every_way(scene: &Scene, port: PortName, tier: Tier, cores: usize) {
         }
     });
     drop(pauses);
-    let clients: u64 = cases.iter().map(|case| case.clients).sum();
-    turn.expect_carried(clients * MESSAGES);
+    let clients = |cases: &mut dyn Iterator<Item = &Case>| -> u64 {
+        MESSAGES * cases.map(|case| case.clients).sum::<u64>()
+    };
+    let into_streams = clients(&mut cases.iter().filter(|case| case.is_over_tcp()));
+    turn.expect_carried(clients(&mut cases.iter()), into_streams);
 }
 
 #[test]
@@ -136,7 +149,7 @@ fn its_own_peer_answers_through_the_relay() {
         scene.at(End::B, move || UdpSocket::bind(address).is_err()).then_some(())
     });
     delivers(&scene, &turn, &CHANNELS, address);
-    turn.expect_carried(MESSAGES);
+    turn.expect_carried(MESSAGES, 0);
 }
 
 #[test]
@@ -164,7 +177,10 @@ fn a_wrong_password_gets_no_allocation() {
 
 /// Runs the client until all of its messages came back.
 fn delivers(scene: &Scene, turn: &Turn, case: &Case, peer: SocketAddr) {
-    let server = turn.server(case.asked);
+    let server = match case.is_over_tcp() {
+        true => turn.server_over_tcp(case.asked),
+        false => turn.server(case.asked),
+    };
     let mut said = String::new();
     for _ in 0..TRIES_MAX {
         let mut command = scene.command(End::A, Path::new(CLIENT));

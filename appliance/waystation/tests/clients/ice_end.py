@@ -1,8 +1,9 @@
-"""One end of an ICE connection: ice_end.py ROLE POLICY HOST PORT USER PASSWORD.
+"""One end of an ICE connection: ice_end.py ROLE POLICY TRANSPORT HOST PORT USER PASSWORD.
 
-ROLE is controlling or controlled, POLICY relay (no other candidates) or all. It says what it is and
-is told what the other end is, a line of JSON each; connects; exchanges messages, each verified;
-says between which kinds of candidates that went, and ends when its stdin does.
+ROLE is controlling or controlled, POLICY relay (no other candidates) or all, TRANSPORT that to the
+server: udp or tcp. It says what it is and is told what the other end is, a line of JSON each;
+connects; exchanges messages, each verified; says between which kinds of candidates that went, and
+ends when its stdin does.
 """
 
 import asyncio
@@ -73,12 +74,13 @@ async def answer(connection: Connection, until: asyncio.Task) -> None:
 
 
 async def main() -> None:
-    role, policy, host, port, user, password = sys.argv[1:]
+    role, policy, transport, host, port, user, password = sys.argv[1:]
     connection = Connection(
         ice_controlling=role == "controlling",
         turn_server=(host, int(port)),
         turn_username=user,
         turn_password=password,
+        turn_transport=transport,
         transport_policy=TransportPolicy[policy.upper()],
     )
     await connection.gather_candidates()

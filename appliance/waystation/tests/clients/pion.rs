@@ -93,7 +93,7 @@ fn comes_back(scene: &Scene, port: PortName, tier: Tier) {
     for row in rows {
         assert_eq!((&row["user"], &row["channels"]), (&USER.0.into(), &1.into()), "{row}");
     }
-    turn.expect_carried(MESSAGES * running.len() as u64);
+    turn.expect_carried(MESSAGES * running.len() as u64, 0);
     for (talker, _) in running {
         talker.finish();
     }

@@ -55,6 +55,15 @@ pub(crate) enum Family {
     Ipv6,
 }
 
+impl Family {
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Ipv4 => 0,
+            Self::Ipv6 => 1,
+        }
+    }
+}
+
 /// See the module. Dropped, its namespaces are deleted, and with them what is between them.
 #[derive(Debug)]
 pub(crate) enum Scene {
