@@ -183,7 +183,7 @@ impl Appliance {
             Err(error) => {
                 let ended = process.ended();
                 assert!(ended.is_none(), "ended with {ended:?}:\n{}", process.log());
-                assert!(error.is_unavailable(), "{error}");
+                assert!(error.is_unavailable(), "{error}:\n{}", process.log());
                 None
             }
         });
