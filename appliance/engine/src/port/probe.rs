@@ -22,12 +22,21 @@ pub enum UringError {
     #[error("io_uring lacks {missing}; Linux 6.1 has it")]
     Missing { missing: Requirement },
     /// A limit of this process is in the way.
-    #[error("io_uring could not {step}")]
+    #[error("io_uring could not {step}{}", remedy(source))]
     Setup {
         step: SetupStep,
         #[source]
         source: io::Error,
     },
+}
+
+/// What helps against it, where that is known.
+fn remedy(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::OutOfMemory {
+        ": the user's locked memory is used up (ulimit -l, LimitMEMLOCK=)"
+    } else {
+        ""
+    }
 }
 
 /// What the port needs of io_uring.

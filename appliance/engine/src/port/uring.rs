@@ -44,8 +44,10 @@ const SUBMISSIONS: u32 = EVENTS_MAX as u32;
 /// Fewest entries of the completion queue: what a full turn submits, four times over. Beyond it the
 /// kernel keeps completions in memory of its own, which is slower but loses nothing.
 const COMPLETIONS_MIN: u32 = 4 * SUBMISSIONS;
-/// Most entries of the completion queue that the kernel allows (`IORING_MAX_CQ_ENTRIES`).
-const COMPLETIONS_MAX: u32 = 65_536;
+/// Most entries of the completion queue, of 16 bytes each. The kernel allows four times as many
+/// (`IORING_MAX_CQ_ENTRIES`), but it counts them as locked memory of the user, who may have 8 MiB by
+/// default: with these, rings for two dozen cores.
+const COMPLETIONS_MAX: u32 = 16_384;
 /// How long a dropped port waits for what it cancelled.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(1);
 /// One of the waits that make up [`DROP_WAIT_MAX`].
@@ -114,6 +116,29 @@ pub(super) fn try_out() -> Result<(), UringError> {
     Ring::new(1, 2, &buffers).map(drop)
 }
 
+/// Entries of the completion queue: a receive and a send for each stream, within bounds.
+fn completions(streams: u32) -> u32 {
+    streams.saturating_mul(2).clamp(COMPLETIONS_MIN, COMPLETIONS_MAX)
+}
+
+/// Makes a ring with so many completions, or with half of them as often as it takes where the user's
+/// locked memory does not suffice: a queue that is too short costs time, no ring costs the start.
+fn longest<T>(
+    mut completions: u32,
+    make: impl Fn(u32) -> Result<T, UringError>,
+) -> Result<T, UringError> {
+    loop {
+        match make(completions) {
+            Err(UringError::Setup { step: SetupStep::Ring, source })
+                if source.kind() == io::ErrorKind::OutOfMemory && completions > COMPLETIONS_MIN =>
+            {
+                completions = (completions / 2).max(COMPLETIONS_MIN);
+            }
+            made => return made,
+        }
+    }
+}
+
 fn allocation_error(source: io::Error) -> UringError {
     UringError::Setup { step: SetupStep::Arena, source }
 }
@@ -127,10 +152,9 @@ impl UringPort {
         let arena = Arena::new(limits.receive_buffers, limits.receive_buffer_bytes)
             .map_err(allocation_error)?;
         let buffers = BufferRing::new(limits.receive_buffers).map_err(allocation_error)?;
-        // A receive and a send for each stream.
-        let completions = limits.streams.saturating_mul(2);
-        let completions = completions.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX);
-        let ring = Ring::new(SUBMISSIONS, completions, &buffers)?;
+        let ring = longest(completions(limits.streams), |completions| {
+            Ring::new(SUBMISSIONS, completions, &buffers)
+        })?;
         let mut port = Self {
             ring,
             buffers,
@@ -565,5 +589,46 @@ impl Port for UringPort {
 
     fn syscalls(&self) -> u64 {
         self.ring.syscalls() + self.syscalls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use rustix::io::Errno;
+    use std::cell::RefCell;
+
+    fn refused(errno: Errno) -> UringError {
+        UringError::Setup { step: SetupStep::Ring, source: errno.into() }
+    }
+
+    #[test]
+    fn a_ring_that_does_not_fit_the_locked_memory_is_made_shorter() {
+        let asked = RefCell::new(Vec::new());
+        let made = longest(completions(u32::MAX), |entries| {
+            asked.borrow_mut().push(entries);
+            if entries > 4_096 { Err(refused(Errno::NOMEM)) } else { Ok(entries) }
+        });
+        assert_eq!(made.unwrap(), 4_096);
+        assert_eq!(*asked.borrow(), [16_384, 8_192, 4_096]);
+    }
+
+    #[test]
+    fn the_shortest_ring_and_other_refusals_are_not_tried_again() {
+        let tries = RefCell::new(0);
+        let never = |errno| {
+            *tries.borrow_mut() = 0;
+            let made = longest(completions(u32::MAX), |_| -> Result<(), UringError> {
+                *tries.borrow_mut() += 1;
+                Err(refused(errno))
+            });
+            (made.unwrap_err().to_string(), *tries.borrow())
+        };
+        let (text, tries_out_of_memory) = never(Errno::NOMEM);
+        assert_eq!(tries_out_of_memory, 4);
+        assert!(text.contains("LimitMEMLOCK"), "{text}");
+        assert_eq!(never(Errno::MFILE), ("io_uring could not make a ring".to_owned(), 1));
     }
 }
