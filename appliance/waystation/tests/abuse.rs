@@ -181,7 +181,9 @@ fn credit_without_end_is_no_harm() {
                 link.receive_next(),
                 Got::Data { nonce: 1, payload: b"still here".to_vec() }
             );
-            assert!(appliance.drops().values().all(|events| *events == 0));
+            let mut drops = appliance.drops();
+            drops.retain(|_, events| *events > 0);
+            assert!(drops.is_empty(), "{drops:?}");
             far.reset();
             assert_eq!(link.receive_next(), Got::Reset { nonce: 1 });
             link.close();
