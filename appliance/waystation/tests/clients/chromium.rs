@@ -25,13 +25,6 @@ fn pages_on_loopback_talk_through_relays_alone() {
     }
 }
 
-#[test]
-fn pages_in_namespaces_without_a_route_between_them_talk_through_the_relay() {
-    if let Some(scene) = Scene::namespaces() {
-        pages_talk(&scene, PortName::Epoll, Tier::Plain);
-    }
-}
-
 fn pages_talk(scene: &Scene, port: PortName, tier: Tier) {
     let program = PROGRAMS.iter().find_map(|name| found(name));
     if !given(program.is_some(), "chromium") {

@@ -56,8 +56,12 @@ impl Call {
         let thread = std::thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
                 match listener.accept() {
-                    // A browser may open a connection and not use it.
-                    Ok((stream, _)) => drop(answer(&shared, end, stream)),
+                    // A browser may open a connection and not use it, and others meanwhile: each
+                    // gets a thread, which ends with its request or at the limit for one.
+                    Ok((stream, _)) => {
+                        let shared = Arc::clone(&shared);
+                        std::thread::spawn(move || answer(&shared, end, stream));
+                    }
                     Err(_) => std::thread::sleep(LOOK_EVERY),
                 }
             }
