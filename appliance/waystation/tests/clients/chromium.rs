@@ -25,6 +25,13 @@ fn pages_on_loopback_talk_through_relays_alone() {
     }
 }
 
+#[test]
+fn pages_in_namespaces_without_a_route_between_them_talk_through_the_relay() {
+    if let Some(scene) = Scene::namespaces() {
+        pages_talk(&scene, PortName::Epoll, Tier::Plain);
+    }
+}
+
 fn pages_talk(scene: &Scene, port: PortName, tier: Tier) {
     let program = PROGRAMS.iter().find_map(|name| found(name));
     if !given(program.is_some(), "chromium") {
@@ -81,7 +88,7 @@ impl Drop for Browser {
     }
 }
 
-const FLAGS: [&str; 12] = [
+const FLAGS: [&str; 13] = [
     "--headless",
     // The test may be root, and in a container, where its sandbox does not start.
     "--no-sandbox",
@@ -95,6 +102,9 @@ const FLAGS: [&str; 12] = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
     "--allow-loopback-in-peer-connection",
+    // A page waits for the names of its own addresses, also of those that it may not use, and has
+    // none for good if no interface was ready for multicast when the browser started.
+    "--disable-features=WebRtcHideLocalIpsWithMdns",
     // Without it, a browser without a window ends once its page is loaded.
     "--remote-debugging-port=0",
 ];
