@@ -155,6 +155,10 @@ pub enum Command {
     TellPaths { wanted: bool },
     /// What was relayed without this core.
     NoteOffloaded { offloaded: Box<[Offloaded]> },
+    /// Takes in nobody new from now on, over any protocol, and closes what holds nothing: idle raw
+    /// sockets at once, links as soon as they have had no session for a while. What is relayed goes
+    /// on.
+    Drain,
     /// Closes everything and ends the thread.
     Shutdown,
 }
@@ -194,6 +198,7 @@ impl Command {
             | Self::ReportListing { .. }
             | Self::TellPaths { .. }
             | Self::NoteOffloaded { .. }
+            | Self::Drain
             | Self::Shutdown => {}
         }
     }

@@ -67,6 +67,10 @@ pub const MESH_RING_LINKS: usize = 4;
 /// little longer than other cores keep anybody waiting who have much to do.
 pub const MOVE_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// How long a link may be without a session while its core drains, before it is closed: longer than
+/// it takes a peer to ask anew for what it has just finished.
+pub const DRAINED_LINK_IDLE: Duration = Duration::from_secs(2);
+
 /// Commands carried out per turn, so that a burst of them does not hold up traffic.
 pub const COMMANDS_PER_TURN: usize = 256;
 

@@ -106,6 +106,8 @@ pub enum Readiness {
     Starting { waiting_for: String },
     /// It does.
     Ready,
+    /// It goes on with what it has, and takes in nobody new.
+    Draining,
     /// Not any more.
     Stopping,
 }
@@ -120,6 +122,7 @@ impl Readiness {
         match self {
             Self::Starting { .. } => "starting",
             Self::Ready => "ready",
+            Self::Draining => "draining",
             Self::Stopping => "stopping",
         }
     }

@@ -26,6 +26,8 @@ fn readiness_says_what_is_waited_for() {
         json!({ "schema": 1, "ready": false, "state": "starting", "waiting_for": "core 1" })
     );
     assert_eq!(ready(&Readiness::Ready), json!({ "schema": 1, "ready": true, "state": "ready" }));
+    assert_eq!(ready(&Readiness::Draining)["ready"], false);
+    assert_eq!(ready(&Readiness::Draining)["state"], "draining");
     assert_eq!(ready(&Readiness::Stopping)["ready"], false);
 }
 

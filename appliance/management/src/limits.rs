@@ -12,6 +12,10 @@ pub const CONFIG_PROBLEMS_MAX: usize = 20;
 /// Bytes of the stats socket's path: `sun_path` has 108 with its closing zero (unix(7)), and the
 /// socket is made under a name that is 4 longer.
 pub const SOCKET_PATH_BYTES_MAX: usize = 103;
+/// How long a drain lasts at most unless it is told otherwise.
+pub const DRAIN_DEADLINE_DEFAULT: Duration = Duration::from_secs(3600);
+/// The longest that it can be told.
+pub const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Longest name of a user or a group (useradd(8)).
 pub const USER_NAME_BYTES_MAX: usize = 32;
 /// Bytes of an alias: one length byte in node info (spec §2.1).

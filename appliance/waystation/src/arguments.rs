@@ -51,6 +51,8 @@ pub(crate) enum Verb {
     Xdp(XdpCommand),
     /// Its A2AL signalling hub
     Hub(StatusOfHubArguments),
+    /// Have it take in nobody new and end when nothing is left, or at a deadline; waits for that
+    Drain(DrainArguments),
     /// Whom it knows, and what they have used
     Peers(ListingArguments),
     /// What has happened to it lately, one JSON object on each line
@@ -400,6 +402,21 @@ a [[udp.session]] of the configuration is there again after a restart.";
 pub(crate) enum XdpCommand {
     /// Where it is, what it relays, and what it decided how often
     Status(ListingArguments),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DrainArguments {
+    #[command(flatten)]
+    pub(crate) socket: SocketArgument,
+    /// When it ends whatever is left; at most 7d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time)]
+    pub(crate) deadline: Duration,
+    /// End with so many links, raw sockets and allocations left
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) until_links: u64,
+    /// Do not wait for the end
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Clone, Debug, Args)]

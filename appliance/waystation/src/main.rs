@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Dht(command) => dht::dht(&command),
         Verb::Xdp(XdpCommand::Status(listing)) => questions::xdp(&listing),
         Verb::Hub(hub) => questions::hub(&hub),
+        Verb::Drain(arguments) => orders::drain(&arguments),
         Verb::Peers(listing) => questions::peers(&listing),
         Verb::Events(events) => questions::events(&events),
         Verb::Top(top) => top::top(&top),

@@ -1,15 +1,23 @@
-//! `links close`, `links move`, `sessions close`, `link dial`, `udp open` and `udp close`: commands
-//! to the running program.
+//! `links close`, `links move`, `sessions close`, `link dial`, `udp open`, `udp close` and `drain`:
+//! commands to the running program.
 
-use crate::arguments::{SocketArgument, UdpOpenArguments};
-use crate::questions::{print, socket};
+use crate::arguments::{DrainArguments, SocketArgument, UdpOpenArguments};
+use crate::exit::Unmet;
+use crate::questions::{pause, print, socket};
 use serde_json::Value;
+use std::path::Path;
+use std::time::{Duration, Instant};
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 use waystation_management::limits::{CLIENT_TIMEOUT, STATS_DIAL_TIMEOUT};
 use waystation_management::stats_socket::client;
 use waystation_management::units::format_duration;
 use waystation_relay::ids::{LegTag, LinkTag, UdpSessionTag};
+
+/// How often `drain` looks whether the program has ended.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// How long the program may take to end once the deadline has come.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `waystation links close`
 pub(crate) fn close_link(link: LinkTag, at: &SocketArgument) -> anyhow::Result<()> {
@@ -100,6 +108,36 @@ pub(crate) fn close_udp(
         None => String::new(),
     };
     say(format!("closed UDP session {session}{again}"))
+}
+
+/// `waystation drain`
+pub(crate) fn drain(arguments: &DrainArguments) -> anyhow::Result<()> {
+    let socket = socket(&arguments.socket)?;
+    let deadline = format_duration(arguments.deadline);
+    let uri = format!("/v1/drain?deadline={deadline}&until_links={}", arguments.until_links);
+    client::post(&socket, &uri, CLIENT_TIMEOUT)?;
+    say(format!("draining, for {deadline} at most"))?;
+    if arguments.no_wait {
+        return Ok(());
+    }
+    wait_until_ended(&socket, arguments.deadline + ENDING_TIMEOUT)?;
+    say("drained".to_owned())
+}
+
+/// Waits for the program to take its socket away, as it does when it ends.
+#[expect(clippy::disallowed_methods, reason = "a command at a terminal, not a data core")]
+fn wait_until_ended(socket: &Path, limit: Duration) -> anyhow::Result<()> {
+    let until = Instant::now() + limit;
+    loop {
+        match client::get(socket, "/v1/status") {
+            Err(error) if error.is_unavailable() => return Ok(()),
+            Err(error) if Instant::now() >= until => return Err(error.into()),
+            Ok(_) if Instant::now() >= until => {
+                return Err(Unmet("it still runs after the deadline".to_owned()).into());
+            }
+            Ok(_) | Err(_) => pause(LOOK_AGAIN_AFTER),
+        }
+    }
 }
 
 fn say(words: String) -> anyhow::Result<()> {

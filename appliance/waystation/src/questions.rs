@@ -180,7 +180,7 @@ fn wait_until_ready(socket: &std::path::Path, limit: Duration) -> Result<(), Cli
 }
 
 #[expect(clippy::disallowed_methods, reason = "a command at a terminal, not a data core")]
-fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 

@@ -33,11 +33,12 @@ pub(crate) fn life_signs() -> OnLifeSign {
     let mut signs = 0;
     let mut said = String::new();
     Box::new(move |sign| match sign {
-        LifeSign::Alive { links, registrations } => {
+        LifeSign::Alive { links, registrations, draining } => {
             if is_watched {
                 tell(&[NotifyState::Watchdog]);
             }
-            let status = format!("Serving: links {links}, registered nodes {registrations}");
+            let state = if draining { "Draining" } else { "Serving" };
+            let status = format!("{state}: links {links}, registered nodes {registrations}");
             if signs == 0 && status != said {
                 tell(&[NotifyState::Status(&status)]);
                 said = status;

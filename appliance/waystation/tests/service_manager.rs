@@ -18,9 +18,11 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 use support::appliance::{Appliance, PortName, Settings};
-use support::process::{binary, command};
-use support::{STEP, eventually, given};
+use support::process::{binary, command, run};
+use support::{STEP, eventually, given, nodes};
 use tempfile::TempDir;
+use waystation_astral::frame::Profile;
+use waystation_peer::RouteForm;
 
 /// For how long nothing may be heard of a program that hangs: several times the second after which
 /// one that does not is heard again.
@@ -141,4 +143,20 @@ fn service_manager_hears_what_is_carried_and_of_the_end() {
     watched.appliance.process.signal(Signal::TERM);
     watched.expect("STOPPING=1");
     assert!(watched.appliance.process.wait(STEP).success());
+}
+
+#[test]
+fn watchdog_is_fed_for_as_long_as_a_drain_takes() {
+    let watched = Watched::start(&Settings::new(PortName::Epoll, 1));
+    let (caller, target) =
+        (watched.appliance.node(Profile::P4), watched.appliance.node(Profile::P4));
+    let _session = nodes::route(&caller, &target, RouteForm::G2);
+    let mut drain = command(&binary());
+    drain.args(["drain", "--no-wait", "--socket"]).arg(&watched.appliance.socket);
+    assert_eq!(run(&mut drain).code(), 0);
+    assert_eq!(watched.appliance.status()["readiness"]["state"], "draining");
+    // It is said once, and what comes behind it is of the drain too.
+    watched.expect("STATUS=Draining: links");
+    watched.expect("WATCHDOG=1");
+    watched.expect("WATCHDOG=1");
 }

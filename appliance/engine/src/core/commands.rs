@@ -101,6 +101,7 @@ impl<P: Port> DataCore<P> {
                     turn.note_offloaded(&offloaded, &mut self.fabric.statistics.counters);
                 }
             }
+            Command::Drain => self.drain(),
             Command::Shutdown => self.shut_down(),
         }
         self.fabric.apply_effects();
@@ -222,6 +223,26 @@ impl<P: Port> DataCore<P> {
     fn close_link(&mut self, link: LinkTag, reason: DropReason) {
         if self.connections.get(link.slot, link.generation).is_some() {
             self.close(link.slot, Some(reason), CloseMode::Graceful);
+        }
+    }
+
+    fn drain(&mut self) {
+        self.port.stop_accepting();
+        self.draining = true;
+        if let Some(turn) = &mut self.turn {
+            turn.refuse_allocations();
+        }
+        let slots: Vec<u32> = self.connections.iter().map(|(slot, _, _)| slot).collect();
+        for slot in slots {
+            match self.connections.at(slot).map(|connection| &connection.phase) {
+                Some(Phase::Idle(_)) => {
+                    let reason = DropReason::LinkClosedByOperator;
+                    self.close(slot, Some(reason), CloseMode::Graceful);
+                }
+                // It may have been idle for long enough.
+                Some(Phase::Link(_)) => self.set_deadline(slot, self.now_ns),
+                Some(_) | None => {}
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use super::links::Failure;
 use super::{DataCore, nanos};
 use crate::control::{LinkTotals, Report};
 use crate::fabric::LinkSide;
-use crate::limits::LINGER;
+use crate::limits::{DRAINED_LINK_IDLE, LINGER};
 use crate::port::{CloseMode, Port, Segment};
 use waystation_astral::frame::Frame;
 use waystation_astral::negotiation::Farewell;
@@ -69,7 +69,7 @@ impl<P: Port> DataCore<P> {
     fn look_after_link(&mut self, slot: u32) {
         let limits = &self.snapshot.limits;
         let stall_ns = nanos(limits.send_stall_timeout);
-        let idle_ns = limits.link_idle_timeout.map(nanos);
+        let (idle_ns, draining) = (limits.link_idle_timeout.map(nanos), self.draining);
         let (now_ns, has_sessions) = (self.now_ns, self.fabric.switch.sessions_of(slot) > 0);
         let Some(connection) = self.connections.at_mut(slot) else { return };
         let sending_since_ns = connection.sending_since_ns;
@@ -84,11 +84,14 @@ impl<P: Port> DataCore<P> {
         }
         link.had_sessions = has_sessions;
         let idle_at_ns = match idle_ns {
+            _ if draining => link.active_ns.saturating_add(nanos(DRAINED_LINK_IDLE)),
             Some(idle_ns) if !link.keep => link.active_ns.saturating_add(idle_ns),
             Some(_) | None => u64::MAX,
         };
         if now_ns >= idle_at_ns {
-            self.close(slot, Some(DropReason::LinkIdle), CloseMode::Graceful);
+            let reason =
+                if draining { DropReason::LinkClosedByOperator } else { DropReason::LinkIdle };
+            self.close(slot, Some(reason), CloseMode::Graceful);
         } else if let Some(deadline_ns) = self.keep_alive(slot) {
             self.set_deadline(slot, deadline_ns.min(idle_at_ns));
         }

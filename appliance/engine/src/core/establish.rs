@@ -152,7 +152,7 @@ impl<P: Port> DataCore<P> {
         if !self.snapshot.access.admits(identity) {
             return Err(DropReason::IdentityDenied);
         }
-        if self.is_full() || self.stopping {
+        if self.is_full() || self.stopping || self.draining {
             return Err(DropReason::TooManyConnections);
         }
         Ok(())

@@ -11,7 +11,7 @@ use super::ingress::{Budget, Input, Place, Receiving, Waiting};
 use crate::clock;
 use crate::control::{DialId, Network};
 use crate::fabric::{Fabric, InnerInput, InnerPiece, SealedInPlace};
-use crate::limits::{RECORD_COST_BYTES, SHARE_BYTES, WAITING_SHARE_BYTES};
+use crate::limits::{DRAINED_LINK_IDLE, RECORD_COST_BYTES, SHARE_BYTES, WAITING_SHARE_BYTES};
 use crate::port::arena::ReceiveBuffer;
 use crate::port::{Port, ReceiveMode, Segment};
 use crate::record_reader::{InputProgress, OpenRecord};
@@ -458,7 +458,8 @@ impl<P: Port> DataCore<P> {
             if after == PhaseKind::Link {
                 self.fabric.statistics.counters.links_opened += 1;
                 let limits = &self.snapshot.limits;
-                let first = limits.link_idle_timeout.unwrap_or(limits.ping_interval);
+                let idle = limits.link_idle_timeout.unwrap_or(limits.ping_interval);
+                let first = if self.draining { DRAINED_LINK_IDLE } else { idle };
                 self.set_deadline(slot, self.after(first.min(limits.ping_interval)));
             }
         }

@@ -177,6 +177,8 @@ pub struct DataCore<P> {
     /// Whether this turn spun and has had nothing to do yet.
     in_vain: bool,
     stopping: bool,
+    /// Whether nobody new is taken in.
+    draining: bool,
     /// Listings that are not finished, in the order they were asked for.
     listings: VecDeque<ListingWalk>,
     turn: Option<Box<TurnServer>>,
@@ -252,6 +254,7 @@ impl<P: Port> DataCore<P> {
             ended_ns: now_ns,
             in_vain: false,
             stopping: false,
+            draining: false,
             listings: VecDeque::with_capacity(LISTINGS_UNDER_WAY_MAX),
             turn: turn.map(Box::new),
             opaque: opaque.map(Box::new),

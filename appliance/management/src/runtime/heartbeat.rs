@@ -5,6 +5,7 @@
 //! by itself.
 
 use super::ManagementCore;
+use crate::documents::Readiness;
 use waystation_relay::ids::CoreId;
 
 /// What the program learns of its own life.
@@ -16,6 +17,8 @@ pub enum LifeSign {
         links: u64,
         /// Nodes registered at the gateway.
         registrations: u64,
+        /// Whether nobody new is taken in.
+        draining: bool,
     },
     /// The cores are told to close everything.
     Stopping,
@@ -59,12 +62,16 @@ impl Heartbeat {
 impl ManagementCore {
     /// Says that every core is alive, if all of them have answered since it last did.
     pub(super) fn show_life(&mut self) {
-        if !self.extra.readiness.is_ready() || !self.heartbeat.beats() {
+        // One that drains serves on, for as long as that takes.
+        if !matches!(self.extra.readiness, Readiness::Ready | Readiness::Draining)
+            || !self.heartbeat.beats()
+        {
             return;
         }
         let links = self.observations.reports().map(|report| report.counters.links_open).sum();
         let registrations = self.extra.gateway.registrations as u64;
-        self.heartbeat.tell(LifeSign::Alive { links, registrations });
+        let draining = self.draining.is_some();
+        self.heartbeat.tell(LifeSign::Alive { links, registrations, draining });
     }
 }
 

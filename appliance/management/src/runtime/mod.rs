@@ -29,6 +29,7 @@ use crate::stats_socket::{
     self, BindError, Document, ListingRequest, StatsLimits, StatsRequest, StatsServer,
 };
 use crate::xdp::Xdp;
+use draining::Draining;
 use heartbeat::Heartbeat;
 use moving::Moves;
 use opaque::OpaqueSessions;
@@ -59,6 +60,7 @@ use waystation_engine::statistics::CoreStatistics;
 use waystation_relay::drop_reason::DropCounters;
 use waystation_relay::ids::{CoreId, LinkTag};
 
+mod draining;
 mod governing;
 mod heartbeat;
 mod moving;
@@ -344,6 +346,7 @@ struct ManagementCore {
     moves: Moves,
     opaque: OpaqueSessions,
     xdp: Xdp,
+    draining: Option<Draining>,
     /// Who waits for events newer than this.
     followers: Vec<(u64, oneshot::Sender<Document>)>,
 }
@@ -425,6 +428,7 @@ impl ManagementCore {
             moves: Moves::default(),
             opaque,
             xdp: settings.xdp,
+            draining: None,
             followers: Vec::new(),
         }
     }
@@ -463,6 +467,9 @@ impl ManagementCore {
                 () = stop.notified() => break,
             }
             self.work();
+            if self.is_drained() {
+                break;
+            }
             if let Some(failure) = self.failure.take() {
                 return Err(failure);
             }
@@ -549,6 +556,9 @@ impl ManagementCore {
         }
         for closing in &self.closing {
             next = next.min(closing.deadline);
+        }
+        if let Some(draining) = &self.draining {
+            next = next.min(draining.deadline);
         }
         if let Some(reload) = &self.reload {
             next = next.min(reload.deadline);

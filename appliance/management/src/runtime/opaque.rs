@@ -83,6 +83,9 @@ impl ManagementCore {
             let message = OpaqueOpenError::Disabled.to_string();
             return answer(reply, Document::refused("no_udp_sessions", &message));
         }
+        if self.draining.is_some() {
+            return answer(reply, Document::unavailable("draining", "nobody new is taken in"));
+        }
         let idle = idle.unwrap_or(self.config.udp.idle);
         wish.idle_limit_ns = u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX);
         match self.ask_for_udp(wish) {

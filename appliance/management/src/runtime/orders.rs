@@ -51,6 +51,7 @@ impl ManagementCore {
             Order::CloseSession(leg) => {
                 self.listings.push_back(ListingRequest::of_session(leg, reply));
             }
+            Order::Drain { deadline, until_links } => self.drain(deadline, until_links, reply),
             Order::Dial { endpoint, identity } => self.dial_by_hand(endpoint, identity, reply),
             Order::OpenUdp { wish, idle } => self.open_udp(*wish, idle, reply),
             Order::CloseUdp(session) => self.close_udp(session, reply),
@@ -143,6 +144,9 @@ impl ManagementCore {
         identity: Identity,
         reply: oneshot::Sender<Document>,
     ) {
+        if self.draining.is_some() {
+            return answer(reply, Document::unavailable("draining", "nobody is dialed any more"));
+        }
         tracing::info!(%endpoint, %identity, "dialing by command");
         let wanted = endpoint.clone();
         let answer = self.dial(|dialer, around| dialer.request(around, wanted, identity));

@@ -98,6 +98,8 @@ impl ManagementCore {
         match &mut self.dial_settings {
             // Not every core serves yet; they are taken up then.
             Some(settings) => *settings = dials,
+            // Nobody is dialed any more.
+            None if self.draining.is_some() => {}
             None => self.dial(|dialer, around| dialer.set_settings(around, dials)),
         }
         if let Some(dht) = &self.dht {

@@ -24,6 +24,14 @@ async fn commands_of_the_own_user_reach_the_runtime_as_they_were_meant() {
         ("/v1/links/close?id=1.2.3", Order::CloseLink(LinkTag { core, slot, generation })),
         ("/v1/sessions/close?id=1.2.3", Order::CloseSession(LegTag { core, slot, generation })),
         (
+            "/v1/drain?deadline=90s&until_links=3",
+            Order::Drain { deadline: Duration::from_secs(90), until_links: 3 },
+        ),
+        (
+            "/v1/drain",
+            Order::Drain { deadline: crate::limits::DRAIN_DEADLINE_DEFAULT, until_links: 0 },
+        ),
+        (
             &*format!("/v1/links/dial?endpoint=tcp:[::1]:7&identity={identity}"),
             Order::Dial { endpoint: "tcp:[::1]:7".parse().unwrap(), identity },
         ),

@@ -42,6 +42,8 @@ pub enum Order {
     OpenUdp { wish: Box<Wish>, idle: Option<Duration> },
     /// `/v1/udp/close`
     CloseUdp(UdpSessionTag),
+    /// `/v1/drain`: until at most so many connections are left, and for at most so long.
+    Drain { deadline: Duration, until_links: u64 },
 }
 
 /// One thing to know or to do.

@@ -6,11 +6,13 @@ use crate::config::{Rate, UdpEnd, UdpProtocol, parse_public_key, rate_limit};
 use crate::dht::DhtQuestion;
 use crate::documents::{self, HistogramSelection};
 use crate::hlog::LogSelection;
-use crate::limits::{LISTING_ROWS_DEFAULT, LISTING_ROWS_MAX};
+use crate::limits::{
+    DRAIN_DEADLINE_DEFAULT, DRAIN_DEADLINE_MAX, LISTING_ROWS_DEFAULT, LISTING_ROWS_MAX,
+};
 use crate::observations::{Scope, Window};
 use crate::opaque::Wish;
 use crate::recent::RowOrder;
-use crate::units::{ByteSize, parse_duration};
+use crate::units::{ByteSize, format_duration, parse_duration};
 use hyper::{Method, StatusCode};
 use serde_json::json;
 use std::str::FromStr;
@@ -136,6 +138,13 @@ const ROUTES: &[Route] = &[
                 given.value("after").map(|_| parsed(given, "after", "a number")).transpose();
             Ok(Question::Events { after: after?, follow: flag(given, "follow")?.unwrap_or(false) })
         },
+    },
+    Route {
+        path: "/v1/drain",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["deadline", "until_links"],
+        question: drain,
     },
     Route {
         path: "/v1/links/close",
@@ -389,6 +398,22 @@ fn order<const N: usize>(
     orders: &[(&'static str, RowOrder); N],
 ) -> Result<RowOrder, Refusal> {
     Ok(one_of(given, "order", *orders)?.unwrap_or_default())
+}
+
+fn drain(given: &Parameters<'_>) -> Result<Question, Refusal> {
+    let wanted = || format!("a duration up to {}", format_duration(DRAIN_DEADLINE_MAX));
+    let deadline = match given.value("deadline") {
+        None => DRAIN_DEADLINE_DEFAULT,
+        Some(text) => parse_duration(text)
+            .ok()
+            .filter(|deadline| *deadline <= DRAIN_DEADLINE_MAX)
+            .ok_or_else(|| refuse("deadline", text, wanted()))?,
+    };
+    let until_links = match given.value("until_links") {
+        None => 0,
+        Some(_) => parsed(given, "until_links", "a number")?,
+    };
+    Ok(Question::Order(Order::Drain { deadline, until_links }))
 }
 
 fn dial(given: &Parameters<'_>) -> Result<Question, Refusal> {

@@ -146,6 +146,8 @@ pub struct Server {
     table: Table,
     reservations: Reservations,
     quotas: Arc<UserQuotas>,
+    /// Whether nobody new is taken in.
+    refuses_allocations: bool,
 }
 
 impl Server {
@@ -192,7 +194,14 @@ impl Server {
             ports,
             reservations: Reservations::default(),
             quotas,
+            refuses_allocations: false,
         })
+    }
+
+    /// Answers every further Allocate with 508 (Insufficient Capacity). Allocations that are there
+    /// are refreshed and relayed for as before.
+    pub fn refuse_allocations(&mut self) {
+        self.refuses_allocations = true;
     }
 
     /// Takes a packet of a client, whole: a datagram, or a message cut out of a stream by

@@ -149,6 +149,11 @@ impl TurnServer {
         self.has_more || self.streams.has_input()
     }
 
+    /// Makes no new allocations from now on; those that are there go on and are refreshed.
+    pub(super) fn refuse_allocations(&mut self) {
+        self.server.refuse_allocations();
+    }
+
     /// Takes up other credentials and another policy. Permissions that it does not give end.
     pub(super) fn adopt(&mut self, snapshot: &TurnSnapshot) {
         self.server.set_credentials(Arc::clone(&snapshot.credentials));

@@ -176,7 +176,8 @@ impl Server {
 
     /// Whether there is room for one more allocation.
     fn check_room(&self, asked: &Asked) -> Result<(), ErrorCode> {
-        let is_full = self.table.len() >= self.config.allocations_max
+        let is_full = self.refuses_allocations
+            || self.table.len() >= self.config.allocations_max
             || asked.port == Wanted::Pair && self.reservations.is_full();
         if is_full { Err(ErrorCode::InsufficientCapacity) } else { Ok(()) }
     }
