@@ -1,6 +1,5 @@
 //! Internet checksums (RFC 1071), in the byte order of the packet: the sum does not depend on it.
 
-use crate::window::read;
 use waystation_ebpf_abi::Address;
 
 /// A sum that is folded at the end. Words of 16 and 32 bits may be mixed, for both 2^16 and 2^32
@@ -67,18 +66,9 @@ impl Sum {
     }
 }
 
-/// The folded sum of an IPv4 header without options; 0xffff if its checksum is right.
-///
-/// # Safety
-/// `ip` points at 20 bytes.
+/// The folded sum of the words of an IPv4 header without options; 0xffff if its checksum is right.
 #[inline(always)]
-pub unsafe fn header_sum(ip: *const u8) -> u16 {
-    let word = |at: usize| unsafe { read::<u32>(ip, at) };
-    Sum::new(0)
-        .plus32(word(0))
-        .plus32(word(4))
-        .plus32(word(8))
-        .plus32(word(12))
-        .plus32(word(16))
-        .folded()
+pub fn header_sum(words: [u32; 5]) -> u16 {
+    let [first, second, third, fourth, fifth] = words;
+    Sum::new(0).plus32(first).plus32(second).plus32(third).plus32(fourth).plus32(fifth).folded()
 }

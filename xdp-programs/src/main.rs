@@ -8,6 +8,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod checksum;
 mod limiter;
@@ -91,13 +92,13 @@ fn judge<const L3: usize>(
         return refuse(&flow, Verdict::DropDenied);
     }
     match parse::channel::<L3>(ctx, &flow) {
-        Ok(channel) => flow.key.channel = channel,
+        Ok(channel) => flow.channel = channel,
         Err(verdict) if verdict.is_drop() => return refuse(&flow, verdict),
         Err(verdict) => return verdict.into(),
     }
     // SAFETY: has no precondition.
     let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
-    if let Some(session) = session_of(&flow.key) {
+    if let Some(session) = session_of(&flow.key()) {
         if session.action == Action::Relay as u8 {
             return match relay::relay::<L3>(ctx, settings, &flow, session, tagged, now_ns) {
                 Ok(outcome) => outcome,
@@ -106,10 +107,10 @@ fn judge<const L3: usize>(
         }
         return steer(session, &flow, now_ns);
     }
-    if flow.key.channel.number() != 0 {
+    if flow.channel.number() != 0 {
         // A channel that user space relays, of a client it knows.
-        flow.key.channel = NetworkU16::new(0);
-        if let Some(session) = session_of(&flow.key) {
+        flow.channel = NetworkU16::new(0);
+        if let Some(session) = session_of(&flow.key()) {
             return steer(session, &flow, now_ns);
         }
     }
@@ -155,7 +156,7 @@ fn refuse(flow: &Flow, verdict: Verdict) -> Outcome {
 
 #[inline(always)]
 fn is_local(flow: &Flow) -> bool {
-    maps::LOCAL_ADDRESSES.get_ptr(flow.key.local).is_some()
+    maps::LOCAL_ADDRESSES.get_ptr(flow.local).is_some()
 }
 
 #[inline(always)]

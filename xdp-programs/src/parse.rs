@@ -3,7 +3,7 @@
 use crate::{
     checksum,
     maps::PORT_KINDS,
-    window::{frame_bytes, read, window},
+    window::{frame_bytes, halves, pair, read, read_word, window},
 };
 use aya_ebpf::programs::XdpContext;
 use waystation_ebpf_abi::{
@@ -23,8 +23,13 @@ const UNTAGGED_BYTES: usize = 14;
 
 /// A datagram for one of the relay's ports.
 pub struct Flow {
-    /// Without the channel, which is known later.
-    pub key: SessionKey,
+    pub source: Address,
+    pub local: Address,
+    /// Source port and ours, as they lie next to each other in the packet.
+    pub ports: u32,
+    /// 0 until the channel is known.
+    pub channel: NetworkU16,
+    pub family: u8,
     /// What the port is for.
     pub port: u8,
     /// Why it shall not be taken, if the address is this machine's.
@@ -40,13 +45,36 @@ pub struct Flow {
     /// Hop limit, or time to live.
     pub hop_limit: u8,
     /// IPv4: identification and fragment word as they lie in the packet.
-    pub identification: [u16; 2],
+    pub identification: u32,
+}
+
+/// A key, word by word. Written so, it can be read so: the look-up reads words, and a processor waits
+/// when what it reads was written in two pieces a moment ago.
+#[repr(C)]
+struct KeyWords {
+    source: Address,
+    local: Address,
+    ports: u32,
+    channel_and_family: u32,
 }
 
 impl Flow {
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
-        self.key.family == family::V4 as u16
+        self.family == family::V4
+    }
+
+    /// Whose packets it is one of.
+    #[inline(always)]
+    pub fn key(&self) -> SessionKey {
+        let words = KeyWords {
+            source: self.source,
+            local: self.local,
+            ports: self.ports,
+            channel_and_family: pair(self.channel.to_packet(), u16::from(self.family)),
+        };
+        // SAFETY: both are the same integers at the same places, little-endian as everything here.
+        unsafe { core::mem::transmute::<KeyWords, SessionKey>(words) }
     }
 
     /// Where the UDP header begins, from the IP header.
@@ -62,32 +90,40 @@ pub fn ipv4<const L3: usize>(ctx: &XdpContext) -> Result<Flow, Verdict> {
     let Some(ip) = window(ctx, L3, IPV4_BYTES + UDP_BYTES) else {
         return Err(Verdict::PassNotIp);
     };
-    // SAFETY: the window has 28 bytes; every offset below ends within it.
-    let number = |at: usize| unsafe { read::<u16>(ip, at) };
+    // SAFETY: the window has 28 bytes, which are seven words.
+    let header = unsafe {
+        [
+            read_word::<0>(ip),
+            read_word::<4>(ip),
+            read_word::<8>(ip),
+            read_word::<12>(ip),
+            read_word::<16>(ip),
+        ]
+    };
     // SAFETY: as above.
-    let (version, traffic_class, hop_limit, protocol) =
-        unsafe { (read::<u8>(ip, 0), read::<u8>(ip, 1), read::<u8>(ip, 8), read::<u8>(ip, 9)) };
+    let (ports, udp) = unsafe { (read_word::<20>(ip), read_word::<24>(ip)) };
+    let [version, traffic_class, ..] = header[0].to_ne_bytes();
     if version != 0x45 {
         let has_options = version > 0x45 && version <= 0x4f;
         return Err(if has_options { Verdict::PassIpv4Options } else { Verdict::PassNotIp });
     }
-    let identification = [number(4), number(6)];
-    if u16::from_be(identification[1]) & FRAGMENT_BITS != 0 {
+    let identification = header[1];
+    if u16::from_be(halves(identification)[1]) & FRAGMENT_BITS != 0 {
         return Err(Verdict::PassFragment);
     }
+    let [hop_limit, protocol, ..] = header[2].to_ne_bytes();
     if protocol != PROTOCOL_UDP {
         return Err(Verdict::PassNotUdp);
     }
-    let (source_port, local_port) = (number(20), number(22));
+    let [source_port, local_port] = halves(ports);
     let port = kind_of(local_port)?;
-    let ip_bytes = u16::from_be(number(2));
-    let udp_bytes = u16::from_be(number(24));
-    // SAFETY: the window has 28 bytes, and the addresses are those from 12 to 20.
-    let (source, local) = unsafe { (read::<u32>(ip, 12), read::<u32>(ip, 16)) };
+    let ip_bytes = u16::from_be(halves(header[0])[1]);
+    let [udp_bytes, checksum] = halves(udp);
+    let udp_bytes = u16::from_be(udp_bytes);
+    let (source, local) = (header[3], header[4]);
 
     let mut fault = None;
-    // SAFETY: the window has the 20 bytes of the header.
-    if unsafe { checksum::header_sum(ip) } != 0xffff || source_port == 0 {
+    if checksum::header_sum(header) != 0xffff || source_port == 0 {
         fault = Some(Verdict::DropMalformed);
     }
     match lengths(ctx, L3, usize::from(ip_bytes), IPV4_BYTES, usize::from(udp_bytes)) {
@@ -99,19 +135,16 @@ pub fn ipv4<const L3: usize>(ctx: &XdpContext) -> Result<Flow, Verdict> {
         fault = Some(Verdict::DropMartian);
     }
     Ok(Flow {
-        key: SessionKey {
-            source: Address::from_v4_word(source),
-            local: Address::from_v4_word(local),
-            source_port: NetworkU16::from_packet(source_port),
-            local_port: NetworkU16::from_packet(local_port),
-            channel: NetworkU16::new(0),
-            family: family::V4 as u16,
-        },
+        source: Address::from_v4_word(source),
+        local: Address::from_v4_word(local),
+        ports,
+        channel: NetworkU16::new(0),
+        family: family::V4,
         port,
         fault,
         ip_bytes,
         udp_bytes,
-        checksum: number(26),
+        checksum,
         traffic_class,
         hop_limit,
         identification,
@@ -124,25 +157,33 @@ pub fn ipv6<const L3: usize>(ctx: &XdpContext) -> Result<Flow, Verdict> {
     let Some(ip) = window(ctx, L3, IPV6_BYTES + UDP_BYTES) else {
         return Err(Verdict::PassNotIp);
     };
-    // SAFETY: the window has 48 bytes; every offset below ends within it.
-    let number = |at: usize| unsafe { read::<u16>(ip, at) };
-    let word = |at: usize| unsafe { read::<u32>(ip, at) };
-    let (next, hop_limit) = unsafe { (read::<u8>(ip, 6), read::<u8>(ip, 7)) };
-    let first = u16::from_be(number(0));
+    // SAFETY: the window has 48 bytes, which are twelve words.
+    let (first, second) = unsafe { (read_word::<0>(ip), read_word::<4>(ip)) };
+    // SAFETY: as above.
+    let source = unsafe {
+        [read_word::<8>(ip), read_word::<12>(ip), read_word::<16>(ip), read_word::<20>(ip)]
+    };
+    // SAFETY: as above.
+    let local = unsafe {
+        [read_word::<24>(ip), read_word::<28>(ip), read_word::<32>(ip), read_word::<36>(ip)]
+    };
+    // SAFETY: as above.
+    let (ports, udp) = unsafe { (read_word::<40>(ip), read_word::<44>(ip)) };
+    let [.., next, hop_limit] = second.to_ne_bytes();
+    let first = u16::from_be(halves(first)[0]);
     if first >> 12 != 6 {
         return Err(Verdict::PassNotIp);
     }
     if next != PROTOCOL_UDP {
         return Err(not_udp(next));
     }
-    let (source_port, local_port) = (number(40), number(42));
+    let [source_port, local_port] = halves(ports);
     let port = kind_of(local_port)?;
     // At most 65 575, so not a u16; longer than a frame is a fault in any case.
-    let ip_bytes = usize::from(u16::from_be(number(4))) + IPV6_BYTES;
-    let udp_bytes = u16::from_be(number(44));
-    let source = Address { words: [word(8), word(12), word(16), word(20)] };
-    let local = Address { words: [word(24), word(28), word(32), word(36)] };
-    let checksum = number(46);
+    let ip_bytes = usize::from(u16::from_be(halves(second)[0])) + IPV6_BYTES;
+    let [udp_bytes, checksum] = halves(udp);
+    let udp_bytes = u16::from_be(udp_bytes);
+    let (source, local) = (Address { words: source }, Address { words: local });
 
     let mut fault = None;
     // No checksum: RFC 8200 §8.1.
@@ -158,14 +199,11 @@ pub fn ipv6<const L3: usize>(ctx: &XdpContext) -> Result<Flow, Verdict> {
         fault = Some(Verdict::DropMartian);
     }
     Ok(Flow {
-        key: SessionKey {
-            source,
-            local,
-            source_port: NetworkU16::from_packet(source_port),
-            local_port: NetworkU16::from_packet(local_port),
-            channel: NetworkU16::new(0),
-            family: family::V6 as u16,
-        },
+        source,
+        local,
+        ports,
+        channel: NetworkU16::new(0),
+        family: family::V6,
         port,
         fault,
         ip_bytes: ip_bytes as u16,
@@ -173,7 +211,7 @@ pub fn ipv6<const L3: usize>(ctx: &XdpContext) -> Result<Flow, Verdict> {
         checksum,
         traffic_class: (first >> 4) as u8,
         hop_limit,
-        identification: [0, 0],
+        identification: 0,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::{
     limiter,
     maps::EGRESS,
     parse::{CHANNEL_BYTES, Flow, IPV4_BYTES, IPV6_BYTES, PROTOCOL_UDP, UDP_BYTES},
-    window::{Tag, window, write},
+    window::{Tag, pair, window, write, write_word},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -99,7 +99,7 @@ fn admit(flow: &Flow, session: &mut Session, now_ns: u64) -> Result<(), Verdict>
 #[inline(always)]
 fn leaving(flow: &Flow, session: &Session) -> Result<Leaving, Verdict> {
     let mut udp_bytes = usize::from(flow.udp_bytes);
-    if flow.key.channel.number() != 0 {
+    if flow.channel.number() != 0 {
         udp_bytes -= CHANNEL_BYTES;
     }
     let has_channel = session.target_channel.number() != 0;
@@ -229,7 +229,7 @@ fn rewrite<const L3: usize>(
     tagged: Option<Tag>,
 ) -> Result<(), Verdict> {
     let checksum = datagram_checksum(flow, session, leaving);
-    let had = flow.udp_at() + if flow.key.channel.number() != 0 { CHANNEL_BYTES } else { 0 };
+    let had = flow.udp_at() + if flow.channel.number() != 0 { CHANNEL_BYTES } else { 0 };
     let has = if leaving.is_v4 { IPV4_BYTES } else { IPV6_BYTES }
         + if leaving.has_channel { CHANNEL_BYTES } else { 0 };
     if had != has {
@@ -263,10 +263,8 @@ fn rewrite<const L3: usize>(
     // SAFETY: as above; `udp_at` is where the window's last eight bytes begin.
     unsafe {
         let udp = frame.add(udp_at);
-        write(udp, 0, session.target_source_port.to_packet());
-        write(udp, 2, session.target_destination_port.to_packet());
-        write(udp, 4, leaving.udp_bytes.to_be());
-        write(udp, 6, checksum);
+        write_word::<0>(udp, target_ports(session));
+        write_word::<4>(udp, pair(leaving.udp_bytes.to_be(), checksum));
     }
     if leaving.has_channel {
         let Some(header) = window(ctx, bytes - CHANNEL_BYTES, CHANNEL_BYTES) else {
@@ -274,11 +272,17 @@ fn rewrite<const L3: usize>(
         };
         // SAFETY: the window has four bytes.
         unsafe {
-            write(header, 0, session.target_channel.to_packet());
-            write(header, 2, payload_bytes(leaving).to_be());
+            let bytes = payload_bytes(leaving).to_be();
+            write_word::<0>(header, pair(session.target_channel.to_packet(), bytes));
         }
     }
     Ok(())
+}
+
+/// The ports that a packet leaves with, as they lie next to each other.
+#[inline(always)]
+fn target_ports(session: &Session) -> u32 {
+    pair(session.target_source_port.to_packet(), session.target_destination_port.to_packet())
 }
 
 /// Bytes after a channel's header.
@@ -294,25 +298,21 @@ fn datagram_checksum(flow: &Flow, session: &Session, leaving: &Leaving) -> u16 {
     if flow.checksum == 0 {
         return 0;
     }
-    let key = &flow.key;
-    let (was, is) = (flow.udp_bytes.to_be(), leaving.udp_bytes.to_be());
-    // The length counts twice: in the header and in the pseudo-header.
     let mut sum = Sum::new(!flow.checksum)
-        .minus_address(&key.source, flow.is_v4())
-        .minus_address(&key.local, flow.is_v4())
-        .minus16(key.source_port.to_packet())
-        .minus16(key.local_port.to_packet())
-        .minus16(was)
-        .minus16(was)
+        .minus_address(&flow.source, flow.is_v4())
+        .minus_address(&flow.local, flow.is_v4())
+        .minus32(flow.ports)
         .plus_address(&session.target_source, leaving.is_v4)
         .plus_address(&session.target_destination, leaving.is_v4)
-        .plus16(session.target_source_port.to_packet())
-        .plus16(session.target_destination_port.to_packet())
-        .plus16(is)
-        .plus16(is);
-    if key.channel.number() != 0 {
+        .plus32(target_ports(session));
+    if flow.udp_bytes != leaving.udp_bytes {
+        let (was, is) = (flow.udp_bytes.to_be(), leaving.udp_bytes.to_be());
+        // The length counts twice: in the header and in the pseudo-header.
+        sum = sum.minus16(was).minus16(was).plus16(is).plus16(is);
+    }
+    if flow.channel.number() != 0 {
         let bytes = flow.udp_bytes - (UDP_BYTES + CHANNEL_BYTES) as u16;
-        sum = sum.minus16(key.channel.to_packet()).minus16(bytes.to_be());
+        sum = sum.minus16(flow.channel.to_packet()).minus16(bytes.to_be());
     }
     if leaving.has_channel {
         let bytes = payload_bytes(leaving);
@@ -335,8 +335,11 @@ unsafe fn write_link<const L3: usize>(
 ) {
     // SAFETY: the caller says that `frame` has `L3` bytes, 14 or 18; the addresses are 12 of them,
     // the tag is written only into 18, and the type takes the last two.
+    let [first, second, third, fourth, fifth, sixth] = session.hop_frame;
     unsafe {
-        write(frame, 0, session.hop_frame);
+        write_word::<0>(frame, pair(first, second));
+        write_word::<4>(frame, pair(third, fourth));
+        write_word::<8>(frame, pair(fifth, sixth));
         if L3 == 18
             && let Some(tag) = tagged
         {
@@ -352,16 +355,22 @@ unsafe fn write_link<const L3: usize>(
 unsafe fn write_ipv4(ip: *mut u8, flow: &Flow, session: &Session, leaving: &Leaving) {
     // A packet that was IPv6 has no identification; one that may not be fragmented needs none
     // (RFC 6864 §4.1).
-    let identification = if flow.is_v4() { flow.identification } else { [0, DONT_FRAGMENT] };
+    let identification = if flow.is_v4() { flow.identification } else { pair(0, DONT_FRAGMENT) };
+    let beginning = u16::from_ne_bytes([0x45, flow.traffic_class]);
+    let hops = u16::from_ne_bytes([flow.hop_limit - 1, PROTOCOL_UDP]);
+    let (source, destination) =
+        (session.target_source.words[3], session.target_destination.words[3]);
+    let first = pair(beginning, (leaving.ip_bytes as u16).to_be());
+    // Summed up here and not in the frame: a processor waits when what it reads was written in other
+    // pieces a moment ago.
+    let words = [first, identification, u32::from(hops), source, destination];
+    let checksum = !checksum::header_sum(words);
     unsafe {
-        write(ip, 0, [0x45, flow.traffic_class]);
-        write(ip, 2, (leaving.ip_bytes as u16).to_be());
-        write(ip, 4, identification);
-        write(ip, 8, [flow.hop_limit - 1, PROTOCOL_UDP]);
-        write(ip, 10, 0_u16);
-        write(ip, 12, session.target_source.words[3]);
-        write(ip, 16, session.target_destination.words[3]);
-        write(ip, 10, !checksum::header_sum(ip));
+        write_word::<0>(ip, first);
+        write_word::<4>(ip, identification);
+        write_word::<8>(ip, pair(hops, checksum));
+        write_word::<12>(ip, source);
+        write_word::<16>(ip, destination);
     }
 }
 
@@ -370,12 +379,19 @@ unsafe fn write_ipv4(ip: *mut u8, flow: &Flow, session: &Session, leaving: &Leav
 #[inline(always)]
 unsafe fn write_ipv6(ip: *mut u8, flow: &Flow, session: &Session, leaving: &Leaving) {
     let class = u32::from(flow.traffic_class);
+    let hops = u16::from_ne_bytes([PROTOCOL_UDP, flow.hop_limit - 1]);
+    let (source, destination) = (session.target_source.words, session.target_destination.words);
     unsafe {
         // The flow label belongs to another source; none is what a sender without one says.
-        write(ip, 0, (0x6000_0000 | (class << 20)).to_be());
-        write(ip, 4, leaving.udp_bytes.to_be());
-        write(ip, 6, [PROTOCOL_UDP, flow.hop_limit - 1]);
-        write(ip, 8, session.target_source.words);
-        write(ip, 24, session.target_destination.words);
+        write_word::<0>(ip, (0x6000_0000 | (class << 20)).to_be());
+        write_word::<4>(ip, pair(leaving.udp_bytes.to_be(), hops));
+        write_word::<8>(ip, source[0]);
+        write_word::<12>(ip, source[1]);
+        write_word::<16>(ip, source[2]);
+        write_word::<20>(ip, source[3]);
+        write_word::<24>(ip, destination[0]);
+        write_word::<28>(ip, destination[1]);
+        write_word::<32>(ip, destination[2]);
+        write_word::<36>(ip, destination[3]);
     }
 }

@@ -11,7 +11,7 @@ use waystation_ebpf_abi::{Settings, Verdict, stranger_of};
 /// Whether the source is in a prefix that nothing is taken from.
 #[inline(always)]
 pub fn is_denied(settings: &Settings, flow: &Flow) -> bool {
-    let words = flow.key.source.words;
+    let words = flow.source.words;
     if flow.is_v4() {
         settings.denied_v4 != 0 && DENIED_V4.get(Key::new(32, words[3])).is_some()
     } else {
@@ -29,7 +29,7 @@ pub fn judge(settings: &Settings, flow: &Flow, now_ns: u64) -> Verdict {
     if settings.stranger_cost_ns == 0 {
         return Verdict::PassStranger;
     }
-    let source = stranger_of(flow.key.source, flow.key.family as u8);
+    let source = stranger_of(flow.source, flow.family);
     if let Some(paid_ns) = STRANGERS.get_ptr_mut(source) {
         // SAFETY: the kernel keeps the entry's memory while the program runs; another processor
         // writes the same word at worst, see `limiter::take`.

@@ -1,6 +1,7 @@
 //! Bounded access to a frame, and its link layer.
 
 use aya_ebpf::programs::XdpContext;
+use core::arch::asm;
 use waystation_ebpf_abi::{Settings, Verdict};
 
 const ETHERNET_BYTES: usize = 14;
@@ -69,6 +70,58 @@ pub unsafe fn read<T: Copy>(window: *const u8, at: usize) -> T {
 #[inline(always)]
 pub unsafe fn write<T: Copy>(window: *mut u8, at: usize, value: T) {
     unsafe { window.add(at).cast::<Even<T>>().write(Even(value)) }
+}
+
+/// Reads four bytes as they lie in the frame, at once.
+///
+/// A place after an Ethernet header is even and no more, so without this the compiler would read two
+/// by two, and put together. Every machine that the programs are built for reads four bytes anywhere,
+/// and on others the verifier would say no.
+///
+/// # Safety
+/// `window` holds four bytes at `AT`.
+#[inline(always)]
+pub unsafe fn read_word<const AT: usize>(window: *const u8) -> u32 {
+    let word: u64;
+    unsafe {
+        asm!(
+            "{word} = *(u32 *)({window} + {at})",
+            word = out(reg) word,
+            window = in(reg) window,
+            at = const AT,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    word as u32
+}
+
+/// Writes four bytes as they shall lie in the frame, at once; see [`read_word`].
+///
+/// # Safety
+/// `window` holds four bytes at `AT`.
+#[inline(always)]
+pub unsafe fn write_word<const AT: usize>(window: *mut u8, word: u32) {
+    unsafe {
+        asm!(
+            "*(u32 *)({window} + {at}) = {word}",
+            window = in(reg) window,
+            word = in(reg) u64::from(word),
+            at = const AT,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Two numbers as they lie next to each other in a frame, as one word of it.
+#[inline(always)]
+pub const fn pair(first: u16, second: u16) -> u32 {
+    first as u32 | (second as u32) << 16
+}
+
+/// The two numbers of a word.
+#[inline(always)]
+pub const fn halves(word: u32) -> [u16; 2] {
+    [word as u16, (word >> 16) as u16]
 }
 
 /// Looks at the link layer.
