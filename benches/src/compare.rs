@@ -7,6 +7,7 @@ pub mod contender;
 pub mod control;
 pub mod driven;
 pub mod figures;
+pub mod flooded;
 pub mod floor;
 pub mod goals;
 pub mod iroh;

@@ -9,4 +9,5 @@ pub mod compare;
 pub mod control;
 pub mod datagrams;
 pub mod load;
+pub mod streets;
 pub mod swarm;

@@ -43,6 +43,13 @@ pub enum Measure {
     ToldOfFitting,
     /// Share of the datagrams that did not come.
     LostShare,
+    /// Messages carried per second of processor time: what one processor would carry if it did
+    /// nothing else.
+    MessagesPerProcessorSecond,
+    /// Share of the datagrams sent at a steady rate that came.
+    DeliveredShare,
+    /// Datagrams of a flood that were sent beside.
+    FloodPerSecond,
 }
 
 impl Measure {
@@ -68,6 +75,9 @@ impl Measure {
             Self::MoreTraffic => "more traffic",
             Self::ToldOfFitting => "told / found",
             Self::LostShare => "lost",
+            Self::MessagesPerProcessorSecond => "messages/CPU s",
+            Self::DeliveredShare => "delivered",
+            Self::FloodPerSecond => "flood/s",
         }
     }
 
@@ -75,6 +85,8 @@ impl Measure {
     pub fn cell(self, figure: f64) -> String {
         match self {
             Self::MessagesPerSecond
+            | Self::MessagesPerProcessorSecond
+            | Self::FloodPerSecond
             | Self::HandshakesPerProcessorSecond
             | Self::LatencyP50Microseconds
             | Self::LatencyP99Microseconds
@@ -82,7 +94,7 @@ impl Measure {
             Self::RelayProcessorShare | Self::GeneratorProcessorShare | Self::SameCoreShare => {
                 format!("{:.0} %", 100.0 * figure)
             }
-            Self::LostShare => format!("{:.3} %", 100.0 * figure),
+            Self::LostShare | Self::DeliveredShare => format!("{:.3} %", 100.0 * figure),
             Self::MessagesPerRecord
             | Self::MessagesPerWakeUp
             | Self::MoreTraffic

@@ -94,12 +94,23 @@ pub const TOLD: &str = "as told at a quarter";
 pub const COTURN: &str = "coturn";
 pub const TURN_RS: &str = "turn-rs";
 pub const PLAIN_TIER: &str = "waystation, tier plain";
+pub const GSO_TIER: &str = "waystation, tier gso";
+pub const XDP_TIER: &str = "waystation, tier xdp";
+pub const XDP_QUIET: &str = "waystation, tier xdp, quiet";
+pub const XDP_FLOODED: &str = "waystation, tier xdp, flooded";
+pub const GSO_QUIET: &str = "waystation, tier gso, quiet";
+pub const GSO_FLOODED: &str = "waystation, tier gso, flooded";
 /// Cases of row 18.
 pub const TRAINS: &str = "4 x 1000 B, trains of 16";
 pub const SINGLE_DATAGRAMS: &str = "4 x 1000 B, one by one";
+/// The case of row 19, and that of row 20.
+pub const FRAMES: &str = "4 x 1000 B, a frame each";
+pub const FLOOD: &str = "4 x 1000 B, steady";
 pub const BARE: &str = "secp256k1 and AEAD";
 
 const COST: Measure = Measure::ProcessorMicrosecondsPerMessage;
+const CARRIED: Measure = Measure::MessagesPerProcessorSecond;
+const DELIVERED: Measure = Measure::DeliveredShare;
 
 const fn goal(
     case: &'static str,
@@ -325,6 +336,28 @@ pub const ROWS: &[Row] = &[
             goal(SINGLE_DATAGRAMS, COST, WAYSTATION, TURN_RS, AtMost(0.90)),
         ],
     },
+    Row {
+        number: 19,
+        name: "udp-between-hosts",
+        workload: "TURN over UDP between network namespaces: 4 flows of 1000 B, 32 in flight, a \
+                   frame each; what the kernel does to receive for a relay, an XDP program \
+                   included, is part of the relay's time; as root",
+        goals: &[
+            goal(FRAMES, COST, XDP_TIER, COTURN, AtMost(0.08)),
+            goal(FRAMES, CARRIED, XDP_TIER, COTURN, AtLeast(8.0)),
+        ],
+    },
+    Row {
+        number: 20,
+        name: "udp-flood",
+        workload: "TURN over UDP between network namespaces: 4 flows of 1000 B, 10 000 datagrams \
+                   a second together, while up to 1 000 000 a second from as many addresses come \
+                   to the same port, and in quiet; as root",
+        goals: &[
+            goal(FLOOD, DELIVERED, XDP_FLOODED, XDP_QUIET, AtLeast(0.9)),
+            goal(FLOOD, DELIVERED, GSO_FLOODED, GSO_QUIET, AtLeast(0.5)),
+        ],
+    },
 ];
 
 /// The rows that a word on the command line means: a number, a name, or `all`.
@@ -356,7 +389,7 @@ mod tests {
     fn rows_are_found_by_number_and_name() {
         assert_eq!(select("9").unwrap(), select("ports").unwrap());
         assert_eq!(select("all").unwrap().len(), ROWS.len());
-        for wrong in ["0", "19", "port", ""] {
+        for wrong in ["0", "21", "port", ""] {
             let error = select(wrong).unwrap_err().to_string();
             assert!(error.contains("9 ports"), "{error}");
         }
@@ -364,7 +397,7 @@ mod tests {
 
     #[test]
     fn rows_are_in_order_and_named_once() {
-        assert!(ROWS.iter().map(|row| row.number).eq(1..=18));
+        assert!(ROWS.iter().map(|row| row.number).eq(1..=20));
         let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), ROWS.len());
         assert!(ROWS.iter().all(|row| !row.goals.is_empty()));

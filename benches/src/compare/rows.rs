@@ -48,6 +48,8 @@ pub fn run(row: &Row, setting: &Setting) -> Result<Outcome> {
         16 => own::stock_gateway(setting),
         17 => headroom::headroom(setting),
         18 => udp::udp(setting),
+        19 => udp::between_hosts(setting),
+        20 => udp::flood(setting),
         number => bail!("row {number} has goals and no measurement"),
     }
 }

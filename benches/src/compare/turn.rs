@@ -3,6 +3,9 @@
 //! Flows go from a client to a peer and from a peer to a client by turns, through a channel. turn-rs
 //! has no ports for peers and relays between its clients alone; there the peer is a client as well,
 //! and the flow comes in a channel too. A datagram is received once and sent once by each of them.
+//!
+//! All three are either on loopback or in namespaces of their own ([`crate::streets`]), each relay in
+//! others, since an XDP program on a relay's interfaces would be in the way of another's.
 
 use crate::compare::appliance::{Appliance, Port};
 use crate::compare::contender::{Contender, Entry, Schedule, Setting};
@@ -11,12 +14,16 @@ use crate::compare::process::{NOT_INSTALLED, RelayProcess, find_program};
 use crate::datagrams::flow::{DatagramFlows, DatagramRound, DatagramShape, Way};
 use crate::datagrams::forwarder::DatagramForwarder;
 use crate::load::processor::Watched;
-use anyhow::{Context, Result, ensure};
+use crate::streets::{CLIENTS, Checksums, LAN, PEERS, Streets, WAN};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
 use tempfile::TempDir;
 use waystation_engine::port::datagrams::UdpTier;
 use waystation_peer::TurnClient;
@@ -29,6 +36,100 @@ const CHANNEL: u16 = 0x4000;
 /// What clients ask for between rounds, in seconds.
 const LIFETIME_S: u32 = 600;
 
+/// Where TURN is served between namespaces.
+const PORT: u16 = 3478;
+/// Looks at whether the program has what it needs, or has done what it should, and the pause between
+/// two of them: its counts are read once a second.
+const PROGRAM_TRIES_MAX: u32 = 200;
+const PROGRAM_PAUSE: Duration = Duration::from_millis(50);
+/// Share of the datagrams that the program has to have relayed for the figures to be its own: now
+/// and then one goes by way of user space.
+const OFFLOADED_SHARE_MIN: f64 = 0.9;
+
+/// By what the appliance moves datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// The program on its interfaces, in their drivers.
+    Xdp,
+    /// Its sockets.
+    Sockets(UdpTier),
+}
+
+/// Where clients, relay and peers are.
+#[derive(Clone, Debug)]
+pub enum Place {
+    Loopback,
+    Streets(Rc<Streets>),
+}
+
+impl Place {
+    /// Namespaces for a relay that works by a tier, or for somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Streets::new`].
+    pub fn streets(tier: Option<Tier>, setting: &Setting) -> Result<Self> {
+        let checksums = match tier {
+            Some(Tier::Xdp) => Checksums::Finished,
+            Some(Tier::Sockets(_)) | None => Checksums::Offloaded,
+        };
+        let streets = Streets::new(checksums, setting.relay_cpu, setting.generator_cpu)?;
+        Ok(Self::Streets(Rc::new(streets)))
+    }
+
+    /// Where clients send to, and where peers do.
+    fn relay(&self) -> [IpAddr; 2] {
+        match self {
+            Self::Loopback => [IpAddr::V4(Ipv4Addr::LOCALHOST); 2],
+            Self::Streets(_) => [WAN, LAN],
+        }
+    }
+
+    /// Where a server that cannot say which port it was given is to listen. The calling thread is in
+    /// the relay's namespace from then on.
+    fn server(&self) -> Result<SocketAddr> {
+        match self {
+            Self::Loopback => Ok(loopback()?.local_addr()?),
+            Self::Streets(streets) => {
+                streets.enter_relay()?;
+                Ok(SocketAddr::new(WAN, PORT))
+            }
+        }
+    }
+
+    fn at_clients<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        match self {
+            Self::Loopback => act(),
+            Self::Streets(streets) => streets.at_clients(act),
+        }
+    }
+
+    fn client(&self, server: SocketAddr) -> Result<TurnClient> {
+        self.at_clients(|| Ok(TurnClient::over_udp(server, USER)?))
+    }
+
+    fn client_socket(&self) -> Result<UdpSocket> {
+        match self {
+            Self::Loopback => loopback(),
+            Self::Streets(streets) => streets.at_clients(|| bound(CLIENTS)),
+        }
+    }
+
+    fn peer_socket(&self) -> Result<UdpSocket> {
+        match self {
+            Self::Loopback => loopback(),
+            Self::Streets(streets) => streets.at_peers(|| bound(PEERS)),
+        }
+    }
+
+    fn watched(&self, relay: Watched) -> Watched {
+        match self {
+            Self::Loopback => relay,
+            Self::Streets(streets) => streets.watched(relay),
+        }
+    }
+}
+
 /// A TURN server of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TurnServer {
@@ -38,11 +139,21 @@ pub enum TurnServer {
 
 /// Flows, and what has to live as long as they.
 #[derive(Debug)]
-struct TurnFlows<K> {
-    flows: DatagramFlows,
-    watched: Watched,
+pub(super) struct TurnFlows<K> {
+    pub(super) flows: DatagramFlows,
+    pub(super) watched: Watched,
     clients: Vec<Client>,
-    _kept: K,
+    pub(super) kept: K,
+}
+
+/// An appliance at work, and where it is.
+#[derive(Debug)]
+pub(super) struct AtWork {
+    appliance: Appliance,
+    pub(super) server: SocketAddr,
+    pub(super) place: Place,
+    tier: Tier,
+    _users: TempDir,
 }
 
 /// A client whose datagrams the generator sends and receives.
@@ -54,9 +165,16 @@ struct Client {
     peer: Option<SocketAddr>,
 }
 
+impl<K> TurnFlows<K> {
+    /// Makes sure that nothing ends during a round.
+    pub(super) fn renew(&mut self) -> Result<()> {
+        self.clients.iter_mut().try_for_each(Client::renew)
+    }
+}
+
 impl<K> Contender for TurnFlows<K> {
     fn round(&mut self, schedule: &Schedule) -> Result<Sample> {
-        self.clients.iter_mut().try_for_each(Client::renew)?;
+        self.renew()?;
         let round = self.flows.round(schedule.warm_up, schedule.measured, &self.watched)?;
         Ok(of_round(&round))
     }
@@ -66,12 +184,64 @@ impl<K> Contender for TurnFlows<K> {
     }
 }
 
-fn of_round(round: &DatagramRound) -> Sample {
+/// The appliance's own flows, of which the program has to have relayed its part.
+#[derive(Debug)]
+struct Appliances(TurnFlows<AtWork>);
+
+impl Contender for Appliances {
+    fn round(&mut self, schedule: &Schedule) -> Result<Sample> {
+        let sample = self.0.round(schedule)?;
+        self.0.kept.check_program(self.0.messages_checked())?;
+        Ok(sample)
+    }
+
+    fn messages_checked(&self) -> u64 {
+        self.0.messages_checked()
+    }
+}
+
+impl AtWork {
+    /// Waits until the program knows both directions of every channel.
+    fn await_program(&self, flows: u32) -> Result<()> {
+        self.await_count("directions in the kernel", u64::from(2 * flows), || {
+            let document = self.appliance.document("/v1/udp")?;
+            let rows = document["udp"].as_array().context("an odd document")?.iter();
+            Ok(rows.filter_map(|row| row["directions_offloaded"].as_u64()).sum())
+        })
+    }
+
+    /// Makes sure that the program has relayed what it should have.
+    pub(super) fn check_program(&self, messages: u64) -> Result<()> {
+        if self.tier != Tier::Xdp {
+            return Ok(());
+        }
+        let least = (messages as f64 * OFFLOADED_SHARE_MIN) as u64;
+        self.await_count("datagrams relayed by the program", least, || {
+            let status = self.appliance.document("/v1/status")?;
+            let counters = &status["totals"]["counters"];
+            counters["udp_datagrams_offloaded"].as_u64().context("an odd status")
+        })
+    }
+
+    fn await_count(&self, what: &str, least: u64, count: impl Fn() -> Result<u64>) -> Result<()> {
+        for _ in 0..PROGRAM_TRIES_MAX {
+            if count()? >= least {
+                return Ok(());
+            }
+            thread::park_timeout(PROGRAM_PAUSE);
+        }
+        let xdp = self.appliance.document("/v1/xdp")?;
+        bail!("{} {what}, of {least}: {xdp}", count()?)
+    }
+}
+
+pub(super) fn of_round(round: &DatagramRound) -> Sample {
     let messages = round.messages as f64;
     let forwarding_ns = round.spent.forwarding_ns as f64;
     let mut sample = Sample::from([
         (Measure::ProcessorMicrosecondsPerMessage, forwarding_ns / messages / 1e3),
         (Measure::MessagesPerSecond, messages / round.seconds),
+        (Measure::MessagesPerProcessorSecond, messages * 1e9 / forwarding_ns.max(1.0)),
         (Measure::RelayProcessorShare, forwarding_ns / 1e9 / round.seconds),
         (Measure::GeneratorProcessorShare, round.generator_ns as f64 / 1e9 / round.seconds),
         (Measure::LostShare, round.lost as f64 / (messages + round.lost as f64)),
@@ -93,30 +263,68 @@ fn of_round(round: &DatagramRound) -> Sample {
 ///
 /// When it does not start or the flows cannot be set up.
 pub fn waystation(
-    tier: UdpTier,
+    tier: Tier,
     shape: DatagramShape,
+    place: Place,
     setting: &Setting,
 ) -> Result<Box<dyn Contender>> {
+    Ok(Box::new(Appliances(appliance_flows(tier, shape, place, setting)?)))
+}
+
+pub(super) fn appliance_flows(
+    tier: Tier,
+    shape: DatagramShape,
+    place: Place,
+    setting: &Setting,
+) -> Result<TurnFlows<AtWork>> {
     let directory = TempDir::new().context("making a directory")?;
     let users = directory.path().join("users");
     fs::write(&users, format!("{}:{}\n", USER.0, USER.1)).context("writing the users")?;
     fs::set_permissions(&users, fs::Permissions::from_mode(0o600))?;
+    if let Place::Streets(streets) = &place {
+        streets.enter_relay()?;
+    }
     let engine = format!("cores = 1\ncpus = [{}]", setting.relay_cpu);
     let management = format!(
-        "cpu = {}\n[turn]\nlisten = [\"127.0.0.1:0\"]\nrealm = \"{REALM}\"\nusers_file = \
-         \"{}\"\nallow_peers = [\"127.0.0.0/8\"]\ntier = \"{}\"",
+        "cpu = {}\n{}",
         setting.generator_cpu,
-        users.display(),
-        tier.name(),
+        relaying(tier, &place, &users.display().to_string())
     );
     let appliance = Appliance::start_with(Port::IoUring, &engine, &management, setting)?;
     let status = appliance.document("/v1/status")?;
-    let server = status["turn_listen"][0].as_str().context("an odd status")?;
-    let (clients, ways) = to_peers(server.parse()?, shape)?;
+    let server = status["turn_listen"][0].as_str().context("an odd status")?.parse()?;
+    let (clients, ways) = to_peers(server, shape, &place)?;
     let flows = DatagramFlows::new(ways, shape, setting.clock)?;
-    let watched = appliance.process.watched();
-    let kept = (appliance, directory);
-    Ok(Box::new(TurnFlows { flows, watched, clients, _kept: kept }))
+    let watched = place.watched(appliance.process.watched());
+    let kept = AtWork { appliance, server, place, tier, _users: directory };
+    if tier == Tier::Xdp {
+        kept.await_program(shape.flows)?;
+    }
+    Ok(TurnFlows { flows, watched, clients, kept })
+}
+
+/// The configuration of what relays.
+fn relaying(tier: Tier, place: &Place, users: &str) -> String {
+    let [clients_side, peers_side] = place.relay();
+    // A port that is relayed from as well would be nobody's to the program.
+    let port = if matches!(place, Place::Streets(_)) { PORT } else { 0 };
+    let sockets = match tier {
+        Tier::Sockets(tier) => tier,
+        Tier::Xdp => UdpTier::Gso,
+    };
+    let mut text = format!(
+        "[turn]\nlisten = [\"{clients_side}:{port}\"]\nrelay_addresses = [\"{peers_side}\"]\nrealm = \
+         \"{REALM}\"\nusers_file = \"{users}\"\nallow_peers = [\"{}/24\"]\ntier = \"{}\"\n",
+        match place {
+            Place::Loopback => "127.0.0.0",
+            Place::Streets(_) => "203.0.113.0",
+        },
+        sockets.name(),
+    );
+    if tier == Tier::Xdp {
+        text.push_str("[xdp]\nmode = \"native\"\n");
+    }
+    text
 }
 
 /// The same flows through a thread that only forwards.
@@ -124,18 +332,29 @@ pub fn waystation(
 /// # Errors
 ///
 /// When sockets or the thread cannot be made.
-pub fn floor(shape: DatagramShape, setting: &Setting) -> Result<Box<dyn Contender>> {
+pub fn floor(shape: DatagramShape, place: &Place, setting: &Setting) -> Result<Box<dyn Contender>> {
     let (mut ways, mut routes) = (Vec::new(), Vec::new());
-    for _ in 0..shape.flows {
-        let (sender, between, receiver) = (loopback()?, loopback()?, loopback()?);
+    for number in 0..shape.flows {
+        let ends = [place.client_socket()?, place.peer_socket()?];
+        if let Place::Streets(streets) = place {
+            streets.enter_relay()?;
+        }
+        let between = bound(place.relay()[(number % 2) as usize])?;
+        let [sender, receiver] = if number % 2 == 0 {
+            ends
+        } else {
+            let [client, peer] = ends;
+            [peer, client]
+        };
         let to = between.local_addr()?;
         routes.push((between, receiver.local_addr()?));
         ways.push(Way { sender, to, sent_in: None, receiver, received_in: None });
     }
     let forwarder = DatagramForwarder::start(routes, Some(setting.relay_cpu))?;
-    let watched = Watched::Thread(forwarder.thread_number());
+    let watched = place.watched(Watched::Thread(forwarder.thread_number()));
     let flows = DatagramFlows::new(ways, shape, setting.clock)?;
-    Ok(Box::new(TurnFlows { flows, watched, clients: Vec::new(), _kept: forwarder }))
+    let kept = (forwarder, place.clone());
+    Ok(Box::new(TurnFlows { flows, watched, clients: Vec::new(), kept }))
 }
 
 impl TurnServer {
@@ -161,11 +380,11 @@ impl TurnServer {
     /// # Errors
     ///
     /// When it is installed and does not work.
-    pub fn entry(self, shape: DatagramShape, setting: &Setting) -> Result<Entry> {
+    pub fn entry(self, shape: DatagramShape, place: Place, setting: &Setting) -> Result<Entry> {
         let Some(program) = self.program(&setting.peers) else {
             return Ok((self.name(), Err(NOT_INSTALLED.to_owned())));
         };
-        let contender = self.flows(&program, shape, setting).context(self.name())?;
+        let contender = self.flows(&program, shape, place, setting).context(self.name())?;
         Ok((self.name(), Ok(contender)))
     }
 
@@ -173,33 +392,35 @@ impl TurnServer {
         self,
         program: &Path,
         shape: DatagramShape,
+        place: Place,
         setting: &Setting,
     ) -> Result<Box<dyn Contender>> {
         let directory = TempDir::new().context("making a directory")?;
         // Neither can say which port it was given.
-        let server = loopback()?.local_addr()?;
+        let server = place.server()?;
         let mut command = Command::new(program);
         let file = directory.path().join("configuration");
-        fs::write(&file, self.configuration(server, directory.path()))?;
+        let text = self.configuration(server, place.relay()[1], directory.path());
+        fs::write(&file, text)?;
         command.arg(if self == Self::Coturn { "-c" } else { "--config" }).arg(&file);
         let log = directory.path().join("log");
         let mut process = RelayProcess::start(command, Some(setting.relay_cpu), &log)?;
-        process.wait_ready(|| TurnClient::over_udp(server, USER).ok()?.binding().ok())?;
+        process.wait_ready(|| place.client(server).ok()?.binding().ok())?;
         let (clients, ways) = match self {
-            Self::Coturn => to_peers(server, shape)?,
-            Self::TurnRs => between_clients(server, shape)?,
+            Self::Coturn => to_peers(server, shape, &place)?,
+            Self::TurnRs => between_clients(server, shape, &place)?,
         };
         let flows = DatagramFlows::new(ways, shape, setting.clock)?;
-        let watched = process.watched();
-        let kept = (process, directory);
-        Ok(Box::new(TurnFlows { flows, watched, clients, _kept: kept }))
+        let watched = place.watched(process.watched());
+        let kept = (process, directory, place);
+        Ok(Box::new(TurnFlows { flows, watched, clients, kept }))
     }
 
-    fn configuration(self, server: SocketAddr, directory: &Path) -> String {
+    fn configuration(self, server: SocketAddr, relayed: IpAddr, directory: &Path) -> String {
         let (name, password) = USER;
         match self {
             Self::Coturn => format!(
-                "listening-ip={0}\nrelay-ip={0}\nlistening-port={1}\nrelay-threads=1\n\
+                "listening-ip={0}\nrelay-ip={relayed}\nlistening-port={1}\nrelay-threads=1\n\
                  lt-cred-mech\nuser={name}:{password}\nrealm={REALM}\nallow-loopback-peers\n\
                  no-cli\nno-tls\nno-dtls\nno-tcp\nno-multicast-peers\nsimple-log\n\
                  log-file=stdout\npidfile={2}/pid\nuserdb={2}/users\n",
@@ -218,11 +439,15 @@ impl TurnServer {
 }
 
 /// Flows between clients and peers of their own, by turns in either direction.
-fn to_peers(server: SocketAddr, shape: DatagramShape) -> Result<(Vec<Client>, Vec<Way>)> {
+fn to_peers(
+    server: SocketAddr,
+    shape: DatagramShape,
+    place: &Place,
+) -> Result<(Vec<Client>, Vec<Way>)> {
     let (mut clients, mut ways) = (Vec::new(), Vec::new());
     for number in 0..shape.flows {
-        let mut client = Client::new(server)?;
-        let peer = loopback()?;
+        let mut client = Client::new(server, place)?;
+        let peer = place.peer_socket()?;
         client.bind(peer.local_addr()?)?;
         let (near, far) = (client.socket.try_clone()?, peer);
         ways.push(match number % 2 {
@@ -247,10 +472,14 @@ fn to_peers(server: SocketAddr, shape: DatagramShape) -> Result<(Vec<Client>, Ve
 }
 
 /// Flows from client to client.
-fn between_clients(server: SocketAddr, shape: DatagramShape) -> Result<(Vec<Client>, Vec<Way>)> {
+fn between_clients(
+    server: SocketAddr,
+    shape: DatagramShape,
+    place: &Place,
+) -> Result<(Vec<Client>, Vec<Way>)> {
     let (mut clients, mut ways) = (Vec::new(), Vec::new());
     for _ in 0..shape.flows {
-        let (mut near, mut far) = (Client::new(server)?, Client::new(server)?);
+        let (mut near, mut far) = (Client::new(server, place)?, Client::new(server, place)?);
         near.bind(far.relayed)?;
         far.bind(near.relayed)?;
         let (sender, receiver) = (near.socket.try_clone()?, far.socket.try_clone()?);
@@ -262,8 +491,8 @@ fn between_clients(server: SocketAddr, shape: DatagramShape) -> Result<(Vec<Clie
 }
 
 impl Client {
-    fn new(server: SocketAddr) -> Result<Self> {
-        let mut client = TurnClient::over_udp(server, USER)?;
+    fn new(server: SocketAddr, place: &Place) -> Result<Self> {
+        let mut client = place.client(server)?;
         let socket = client.duplicate_socket()?.context("a client without a socket")?;
         let relayed = client.allocate().context("allocating")?;
         Ok(Self { client, socket, relayed, peer: None })
@@ -293,7 +522,12 @@ fn channel() -> Option<ChannelNumber> {
 }
 
 fn loopback() -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(("127.0.0.1", 0)).context("a socket on loopback")?;
+    bound(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// A socket in the calling thread's namespace.
+fn bound(address: IpAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((address, 0)).with_context(|| format!("a socket on {address}"))?;
     ensure!(socket.local_addr()?.port() != 0, "a socket without a port");
     Ok(socket)
 }

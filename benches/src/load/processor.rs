@@ -3,13 +3,15 @@
 //! times it was given one), and pinning.
 
 use anyhow::{Context, Result};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Prefix of the names of the appliance's data cores, before their number.
 const DATA_CORE_PREFIX: &str = "data-";
+/// Prefix of the names of the kernel's threads that receive, before interface and number.
+const RECEIVING_PREFIX: &str = "napi/";
 
 /// Whose time is read.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub enum Watched {
     Process(u32),
     /// One thread of this process.
     Thread(u32),
+    /// Somebody's, and that of threads of the kernel that receive for them.
+    Beside { relay: Box<Self>, kernel_threads: Vec<u32> },
     /// Nobody's: the relay's process is not known.
     Nobody,
 }
@@ -39,7 +43,7 @@ struct Thread {
 /// Nanoseconds spent between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
-    /// By data cores; by all threads when none is named like a data core.
+    /// By data cores and what receives for them; by all threads when none is named like a data core.
     pub forwarding_ns: u64,
     pub total_ns: u64,
     /// Times those who forward were woken, or given back a processor that others had.
@@ -58,6 +62,7 @@ impl Watched {
         let (process, only) = match self {
             Self::Process(process) => (process.to_string(), None),
             Self::Thread(thread) => ("self".to_owned(), Some(*thread)),
+            Self::Beside { relay, kernel_threads } => return beside(relay, kernel_threads),
             Self::Nobody => return Ok(Reading::default()),
         };
         let tasks = PathBuf::from("/proc").join(process).join("task");
@@ -72,14 +77,31 @@ impl Watched {
                 continue;
             };
             // A thread may end between the listing and the reading.
-            let Ok(schedstat) = fs::read_to_string(task.join("schedstat")) else { continue };
-            let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
-            let read = parse_schedstat(&schedstat);
-            let (ns, turns) = read.with_context(|| format!("{}: no time in it", task.display()))?;
-            reading.threads.insert(thread, Thread { name: name.trim_end().to_owned(), ns, turns });
+            if let Some(read) = read_thread(&task)? {
+                reading.threads.insert(thread, read);
+            }
         }
         Ok(reading)
     }
+}
+
+fn beside(relay: &Watched, kernel_threads: &[u32]) -> Result<Reading> {
+    let mut reading = relay.read()?;
+    for number in kernel_threads {
+        let thread = read_thread(&PathBuf::from("/proc").join(number.to_string()))?;
+        let thread = thread.with_context(|| format!("the kernel's thread {number} is gone"))?;
+        reading.threads.insert(*number, thread);
+    }
+    Ok(reading)
+}
+
+/// The time of the thread that a directory is about; none if it has ended.
+fn read_thread(directory: &Path) -> Result<Option<Thread>> {
+    let Ok(schedstat) = fs::read_to_string(directory.join("schedstat")) else { return Ok(None) };
+    let name = fs::read_to_string(directory.join("comm")).unwrap_or_default();
+    let read = parse_schedstat(&schedstat);
+    let (ns, turns) = read.with_context(|| format!("{}: no time in it", directory.display()))?;
+    Ok(Some(Thread { name: name.trim_end().to_owned(), ns, turns }))
 }
 
 impl Reading {
@@ -97,6 +119,8 @@ impl Reading {
                 data_ns += spent_ns;
                 data_turns += turns;
                 spent.has_data_cores = true;
+            } else if thread.name.starts_with(RECEIVING_PREFIX) {
+                data_ns += spent_ns;
             }
         }
         (spent.forwarding_ns, spent.forwarding_turns) = match spent.has_data_cores {
@@ -128,6 +152,20 @@ pub fn pin(processor: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(processor);
     sched_setaffinity(None, &set).with_context(|| format!("pinning to processor {processor}"))
+}
+
+/// Pins another thread, which may be one of the kernel's.
+///
+/// # Errors
+///
+/// When it is gone, may not be pinned, or has no such processor.
+pub fn pin_other(thread: u32, processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    let number =
+        i32::try_from(thread).ok().and_then(Pid::from_raw).context("no thread's number")?;
+    sched_setaffinity(Some(number), &set)
+        .with_context(|| format!("pinning thread {thread} to processor {processor}"))
 }
 
 /// Lets the calling thread, and every thread and process it starts from then on, run anywhere.
@@ -172,6 +210,17 @@ mod tests {
         let spent = after.since(&before);
         assert_eq!((spent.forwarding_ns, spent.total_ns), (55, 55));
         assert!(!spent.has_data_cores);
+    }
+
+    #[test]
+    fn what_receives_for_a_relay_is_part_of_it() {
+        let before = reading(&[(1, "data-0", 100), (2, "napi/wan-8193", 10), (3, "main", 0)]);
+        let after = reading(&[(1, "data-0", 300), (2, "napi/wan-8193", 50), (3, "main", 7)]);
+        let spent = after.since(&before);
+        assert_eq!((spent.forwarding_ns, spent.forwarding_turns), (240, 2));
+        let alone = reading(&[(2, "napi/wan-8193", 50), (4, "turnserver", 5)]);
+        let spent = alone.since(&Reading::default());
+        assert_eq!((spent.forwarding_ns, spent.has_data_cores), (55, false));
     }
 
     #[test]

@@ -1,16 +1,27 @@
-//! The row of UDP relays.
+//! The rows of UDP relays: on loopback, between namespaces with the XDP program, and under a flood.
 
-use crate::compare::contender::{Outcome, Setting, alternate};
-use crate::compare::goals::{FLOOR, PLAIN_TIER, SINGLE_DATAGRAMS, TRAINS, WAYSTATION};
-use crate::compare::turn::{TurnServer, floor, waystation};
+use crate::compare::contender::{Contender, Entry, Line, Outcome, Setting, alternate};
+use crate::compare::flooded;
+use crate::compare::goals::{
+    COTURN, FLOOD, FLOOR, FRAMES, GSO_FLOODED, GSO_QUIET, GSO_TIER, PLAIN_TIER, SINGLE_DATAGRAMS,
+    TRAINS, TURN_RS, WAYSTATION, XDP_FLOODED, XDP_QUIET, XDP_TIER,
+};
+use crate::compare::turn::{Place, Tier, TurnServer, floor, waystation};
 use crate::datagrams::flow::DatagramShape;
-use anyhow::Result;
+use crate::streets;
+use anyhow::{Context, Result, anyhow};
+use std::thread;
 use waystation_engine::port::datagrams::UdpTier;
 
 /// Media-sized messages. What is under way of all flows fits the 208 KiB that a socket has by default,
 /// since a relay may receive all of it through one.
 const SHAPE: DatagramShape =
     DatagramShape { flows: 4, message_bytes: 1000, in_flight: 16, train: 1 };
+/// The same between namespaces: a ring of the interfaces there holds 256 frames.
+const FRAMES_SHAPE: DatagramShape = DatagramShape { in_flight: 32, ..SHAPE };
+
+const GSO: Tier = Tier::Sockets(UdpTier::Gso);
+const PLAIN: Tier = Tier::Sockets(UdpTier::Plain);
 
 /// Row 18.
 pub(super) fn udp(setting: &Setting) -> Result<Outcome> {
@@ -18,13 +29,73 @@ pub(super) fn udp(setting: &Setting) -> Result<Outcome> {
     for (case, train) in [(TRAINS, 16), (SINGLE_DATAGRAMS, 1)] {
         let shape = DatagramShape { train, ..SHAPE };
         let entries = vec![
-            (WAYSTATION, Ok(waystation(UdpTier::Gso, shape, setting)?)),
-            (PLAIN_TIER, Ok(waystation(UdpTier::Plain, shape, setting)?)),
-            TurnServer::Coturn.entry(shape, setting)?,
-            TurnServer::TurnRs.entry(shape, setting)?,
-            (FLOOR, Ok(floor(shape, setting)?)),
+            (WAYSTATION, Ok(waystation(GSO, shape, Place::Loopback, setting)?)),
+            (PLAIN_TIER, Ok(waystation(PLAIN, shape, Place::Loopback, setting)?)),
+            TurnServer::Coturn.entry(shape, Place::Loopback, setting)?,
+            TurnServer::TurnRs.entry(shape, Place::Loopback, setting)?,
+            (FLOOR, Ok(floor(shape, &Place::Loopback, setting)?)),
         ];
         outcome.extend(alternate(case, entries, &setting.schedule)?);
     }
     Ok(outcome)
+}
+
+/// Row 19.
+pub(super) fn between_hosts(setting: &Setting) -> Result<Outcome> {
+    let names = [XDP_TIER, GSO_TIER, PLAIN_TIER, COTURN, TURN_RS, FLOOR];
+    in_namespaces(FRAMES, &names, setting, |setting| {
+        let ours = |tier| -> Result<Box<dyn Contender>> {
+            waystation(tier, FRAMES_SHAPE, Place::streets(Some(tier), setting)?, setting)
+        };
+        let theirs = |server: TurnServer| -> Result<Entry> {
+            server.entry(FRAMES_SHAPE, Place::streets(None, setting)?, setting)
+        };
+        Ok(vec![
+            (XDP_TIER, Ok(ours(Tier::Xdp).context(XDP_TIER)?)),
+            (GSO_TIER, Ok(ours(GSO).context(GSO_TIER)?)),
+            (PLAIN_TIER, Ok(ours(PLAIN).context(PLAIN_TIER)?)),
+            theirs(TurnServer::Coturn)?,
+            theirs(TurnServer::TurnRs)?,
+            (FLOOR, Ok(floor(FRAMES_SHAPE, &Place::streets(None, setting)?, setting)?)),
+        ])
+    })
+}
+
+/// Row 20.
+pub(super) fn flood(setting: &Setting) -> Result<Outcome> {
+    let contenders = [
+        (XDP_QUIET, Tier::Xdp, false),
+        (XDP_FLOODED, Tier::Xdp, true),
+        (GSO_QUIET, GSO, false),
+        (GSO_FLOODED, GSO, true),
+    ];
+    in_namespaces(FLOOD, &contenders.map(|(name, ..)| name), setting, |setting| {
+        let contender = |(name, tier, is_flooded): (&'static str, _, _)| -> Result<Entry> {
+            let contender = flooded::waystation(tier, is_flooded, SHAPE, setting);
+            Ok((name, Ok(contender.context(name)?)))
+        };
+        contenders.into_iter().map(contender).collect()
+    })
+}
+
+/// Runs a case in a thread of its own, which goes with the namespaces that it has moved to. Who
+/// cannot make any has lines that say so.
+fn in_namespaces(
+    case: &'static str,
+    names: &[&'static str],
+    setting: &Setting,
+    entries: impl FnOnce(&Setting) -> Result<Vec<Entry>> + Send,
+) -> Result<Outcome> {
+    if let Some(needs) = streets::missing() {
+        let line = |name: &&str| Line {
+            case: case.to_owned(),
+            contender: (*name).to_owned(),
+            figures: Err(needs.to_owned()),
+        };
+        return Ok(Outcome { lines: names.iter().map(line).collect(), messages_checked: 0 });
+    }
+    thread::scope(|scope| {
+        let run = || alternate(case, entries(setting)?, &setting.schedule);
+        scope.spawn(run).join().map_err(|_panic| anyhow!("the generator's thread panicked"))?
+    })
 }
