@@ -82,7 +82,7 @@ pub enum FrameError {
 }
 
 impl SignalFrame {
-    /// Reads a message. A key that comes twice counts as it came last.
+    /// Reads a message. Of a key that comes twice the first counts, as it does upstream (§2.2).
     ///
     /// # Errors
     /// Why it is none.
@@ -136,6 +136,9 @@ impl PunchAddresses {
     }
 }
 
+/// Every key that means something.
+const KEYS: [&str; 12] = ["t", "a", "u", "p", "c", "r", "f", "g", "addrs", "ts", "nt", "d"];
+
 /// The keys of a frame as they come. Texts that are absent are empty: all but `t` are optional.
 #[derive(Debug, Default)]
 struct Fields<'a> {
@@ -155,8 +158,16 @@ impl<'a> Fields<'a> {
     fn read(bytes: &'a [u8]) -> Result<Self, CborError> {
         let mut read = Self::default();
         let mut reader = Reader::in_any_order(bytes);
+        let mut seen = [false; KEYS.len()];
         let mut fields = reader.map()?;
         while let Some(key) = reader.field(&mut fields)? {
+            if let Key::Text(name) = key
+                && let Some(place) = KEYS.iter().position(|known| *known == name)
+                && std::mem::replace(&mut seen[place], true)
+            {
+                reader.skip()?;
+                continue;
+            }
             match key {
                 Key::Text("t") => read.kind = Some(reader.text()?),
                 Key::Text("a") => read.agent = reader.text()?,
@@ -214,11 +225,25 @@ mod tests {
     #[test]
     fn keys_may_come_in_any_order_and_unknown_ones_are_skipped() {
         let mut writer = Writer::default();
-        writer.map(4).text("zz").array(1).map(2).text("y").null().text("x").null();
-        writer.text("t").text("noagent").text("t").text("reg").text("a").text("me");
+        writer.map(3).text("zz").array(1).map(2).text("y").null().text("x").null();
+        writer.text("t").text("reg").text("a").text("me");
         let agent = "me".to_owned();
         let frame = SignalFrame::decode(&writer.into_bytes());
         assert_eq!(frame, Ok(SignalFrame::Register { agent }));
+    }
+
+    #[test]
+    fn of_a_key_that_comes_twice_the_first_counts() {
+        let mut writer = Writer::default();
+        writer.map(6).text("a").text("me").text("t").text("reg").text("t").text("noagent");
+        // The second need not even have the type that its key wants.
+        writer.text("a").unsigned(7_u8).text("zz").null().text("zz").null();
+        let agent = "me".to_owned();
+        let frame = SignalFrame::decode(&writer.into_bytes());
+        assert_eq!(frame, Ok(SignalFrame::Register { agent }));
+        let mut cut = Writer::default();
+        cut.map(2).text("t").text("ack").text("t");
+        assert!(SignalFrame::decode(&cut.into_bytes()).is_err(), "it still has to be an item");
     }
 
     #[test]
