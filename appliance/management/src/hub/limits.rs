@@ -33,7 +33,7 @@ pub const READ_BUFFER_BYTES: usize = 4096;
 pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How old figures for the stats socket may be.
 pub const FIGURES_PERIOD: Duration = Duration::from_millis(250);
-/// Questions to the node that wait for it.
+/// Questions to the node that wait for it, and answers that wait for the hub.
 pub const QUESTIONS_WAITING_MAX: usize = 256;
 /// Time for connections to end when the program does.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use crate::clock;
 use connection::Line;
 use limits::{
     ACCEPT_PAUSE, EVENTS_PER_TURN_MAX, EVENTS_WAITING_MAX, FIGURES_PERIOD, OUTGOING_BYTES_ALL_MAX,
-    OUTGOING_BYTES_MAX, OUTGOING_MESSAGES_MAX, STOP_TIMEOUT,
+    OUTGOING_BYTES_MAX, OUTGOING_MESSAGES_MAX, QUESTIONS_WAITING_MAX, STOP_TIMEOUT,
 };
 use std::collections::HashMap;
 use std::io;
@@ -50,14 +50,17 @@ pub struct NodeQuestion {
     /// The TCP address that it came from, which the answer names.
     pub source: SocketAddr,
     from: ConnectionId,
-    events: mpsc::Sender<Event>,
+    /// Room for the answer, so that none is lost however much else the hub is told.
+    room: mpsc::OwnedPermit<Answer>,
 }
+
+/// What the node says to a question of a connection; none if it does not answer it.
+type Answer = (ConnectionId, Option<Vec<u8>>);
 
 impl NodeQuestion {
     /// Answers it. Whoever asked is told nothing if that is what the node says.
     pub fn answer(self, answer: Option<Vec<u8>>) {
-        // If the hub has no room for it, the asker gets none, as over UDP.
-        let _ = self.events.try_send(Event::Answered { id: self.from, answer });
+        self.room.send((self.from, answer));
     }
 }
 
@@ -169,10 +172,6 @@ enum Event {
     Ended {
         id: ConnectionId,
     },
-    Answered {
-        id: ConnectionId,
-        answer: Option<Vec<u8>>,
-    },
 }
 
 /// What a connection's task is to send.
@@ -228,6 +227,8 @@ struct Server {
     events: mpsc::Receiver<Event>,
     event_sender: mpsc::Sender<Event>,
     node: Option<mpsc::Sender<NodeQuestion>>,
+    answers: mpsc::Receiver<Answer>,
+    answer_sender: mpsc::Sender<Answer>,
     waiting_bytes: Arc<AtomicUsize>,
 }
 
@@ -238,6 +239,7 @@ impl Server {
         node: Option<mpsc::Sender<NodeQuestion>>,
     ) -> Self {
         let (event_sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
+        let (answer_sender, answers) = mpsc::channel(QUESTIONS_WAITING_MAX);
         Self {
             hub: Hub::new(limits),
             limits,
@@ -247,6 +249,8 @@ impl Server {
             events,
             event_sender,
             node,
+            answers,
+            answer_sender,
             waiting_bytes: Arc::default(),
         }
     }
@@ -273,6 +277,7 @@ impl Server {
             let wait = self.until_next_tick();
             tokio::select! {
                 Some(event) = self.events.recv() => self.on_events(event),
+                Some((id, answer)) = self.answers.recv() => self.hub.answer(id, answer),
                 () = sleep(wait) => {}
                 _ = period.tick() => {
                     figures.send_replace(Arc::new(self.figures()));
@@ -323,7 +328,6 @@ impl Server {
             Event::Control { id } => self.hub.hear_control(id, now()),
             Event::Slow { id } => self.hub.is_slow(id),
             Event::Ended { id } => self.forget(id),
-            Event::Answered { id, answer } => self.hub.answer(id, answer),
         }
     }
 
@@ -385,12 +389,13 @@ impl Server {
         }
     }
 
+    /// Asks the node, if there is one and room for its answer.
     fn ask(&mut self, from: ConnectionId, source: SocketAddr, request: Vec<u8>) {
-        let events = self.event_sender.clone();
-        let question = NodeQuestion { request, source, from, events };
-        let is_asked = self.node.as_ref().is_some_and(|node| node.try_send(question).is_ok());
-        if !is_asked {
-            self.hub.answer(from, None);
+        let Some(node) = &self.node else { return self.hub.answer(from, None) };
+        let room = self.answer_sender.clone().try_reserve_owned().ok();
+        let question = room.map(|room| NodeQuestion { request, source, from, room });
+        if question.is_none_or(|question| node.try_send(question).is_err()) {
+            self.hub.too_many_questions();
         }
     }
 

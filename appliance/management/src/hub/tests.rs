@@ -4,7 +4,7 @@ use super::*;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
-use waystation_a2al::hub::SignalFrame;
+use waystation_a2al::hub::{Ignored, SignalFrame};
 
 /// Long enough for anything that has to come, on a machine with much else to do.
 const STEP: Duration = Duration::from_secs(60);
@@ -194,4 +194,37 @@ async fn questions_go_to_the_node_and_its_answers_come_back() {
     assert_eq!((asked.source, &*asked.request), (peer(), &b"question"[..]));
     asked.answer(Some(b"answer".to_vec()));
     assert_eq!(unmasked(&mut near).await, (2, question(b"answer")));
+}
+
+#[tokio::test]
+async fn questions_beyond_the_room_for_answers_are_counted_and_no_answer_is_lost() {
+    const MORE: usize = 5;
+    // The node would take more questions than there is room for answers.
+    let (node, mut questions) = mpsc::channel::<NodeQuestion>(2 * QUESTIONS_WAITING_MAX);
+    let bench = Bench::start(Some(node));
+    let (mut near, far) = duplex(64 * 1024);
+    bench.taken.send((far, peer())).await.unwrap();
+    drop(bench.taken);
+    assert!(ask(&mut near, "/signal", "").await.starts_with("HTTP/1.1 101 "));
+    let question = |message: &[u8]| SignalFrame::Dht { message: message.to_vec() }.encode();
+    for _ in 0..QUESTIONS_WAITING_MAX + MORE {
+        near.write_all(&masked(&question(b"question"))).await.unwrap();
+    }
+    let mut figures = bench.figures;
+    let is_counted = |figures: &Arc<HubFigures>| {
+        figures.statistics.ignored(Ignored::QuestionsWaiting) == MORE as u64
+    };
+    timeout(STEP, figures.wait_for(is_counted)).await.unwrap().unwrap();
+    // All at once, faster than the hub takes them.
+    for _ in 0..QUESTIONS_WAITING_MAX {
+        questions.try_recv().unwrap().answer(Some(b"answer".to_vec()));
+    }
+    for _ in 0..QUESTIONS_WAITING_MAX {
+        assert_eq!(unmasked(&mut near).await, (2, question(b"answer")));
+    }
+    let are_answered =
+        |figures: &Arc<HubFigures>| figures.statistics.answers == QUESTIONS_WAITING_MAX as u64;
+    timeout(STEP, figures.wait_for(are_answered)).await.unwrap().unwrap();
+    near.write_all(&masked(&question(b"another"))).await.unwrap();
+    assert!(timeout(STEP, questions.recv()).await.unwrap().is_some(), "there is room again");
 }

@@ -364,6 +364,11 @@ impl Hub {
         }
     }
 
+    /// A question was not even asked: as many wait for their answers as may.
+    pub fn too_many_questions(&mut self) {
+        self.statistics.ignore(Ignored::QuestionsWaiting);
+    }
+
     /// A connection does not take what it is sent. It ends.
     pub fn is_slow(&mut self, id: ConnectionId) {
         self.close(id, CloseReason::SlowReader);

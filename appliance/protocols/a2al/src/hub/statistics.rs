@@ -117,17 +117,20 @@ pub enum Ignored {
     Registrations,
     /// A question to the network that is not answered: it is none, or changes something.
     Question,
+    /// A question to the network while as many wait for their answers as may.
+    QuestionsWaiting,
 }
 
 impl Ignored {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Frame,
         Self::AgentName,
         Self::RegistrationsOfConnection,
         Self::RegistrationsOfSource,
         Self::Registrations,
         Self::Question,
+        Self::QuestionsWaiting,
     ];
 
     /// Its name in counters.
@@ -139,6 +142,7 @@ impl Ignored {
             Self::RegistrationsOfSource => "registrations_of_source",
             Self::Registrations => "registrations",
             Self::Question => "question",
+            Self::QuestionsWaiting => "questions_waiting",
         }
     }
 }
