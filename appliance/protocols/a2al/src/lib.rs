@@ -13,6 +13,7 @@ pub mod cbor;
 pub mod chains;
 pub mod delegation;
 mod hash;
+pub mod host;
 pub mod hub;
 pub mod keys;
 pub mod limits;

@@ -92,6 +92,15 @@ pub const PACKETS_PER_ADDRESS: Rate = Rate { per_s: 200, burst: 400 };
 pub const STORES_PER_ADDRESS: Rate = Rate { per_s: 50, burst: 200 };
 /// Records that one key has signed (§17.3), with a burst for an agent with many topics.
 pub const STORES_PER_PUBLISHER: Rate = Rate { per_s: 10, burst: 100 };
+/// Datagrams from one address to a beacon: its STOREs (below) and as many questions. Each costs a
+/// verification or two, so one address at its rate takes a twentieth of a processor.
+pub const PACKETS_PER_ADDRESS_BEACON: Rate = Rate { per_s: 500, burst: 8_000 };
+/// STOREs from one address to a beacon. A daemon brings every record that it keeps, its own and those
+/// of others, without a pause, every half hour (§19.6): most keep less than the burst, and the rate
+/// lets in 450 000 in that time.
+pub const STORES_PER_ADDRESS_BEACON: Rate = Rate { per_s: 250, burst: 4_000 };
+/// Records that one key has signed, to a beacon: each is brought by all eight of its replicas.
+pub const STORES_PER_PUBLISHER_BEACON: Rate = Rate { per_s: 80, burst: 800 };
 /// Answers to a network (/24, /56) that has proved nothing (§17.3).
 pub const ANSWERS_TO_STRANGERS: Rate = Rate { per_s: 20, burst: 100 };
 /// Questions that strangers of one network cause this node to ask.
@@ -156,6 +165,10 @@ pub const CORRELATED_WINDOW_MS: u64 = 15_000;
 
 /// Keys that a store has by default (§6.1).
 pub const STORE_KEYS_DEFAULT: usize = 100_000;
+/// Keys of a beacon's store by default (§19.6).
+pub const STORE_KEYS_BEACON: usize = 5_000_000;
+/// Bytes of a beacon's store by default: 1 KiB for each key, rounded up.
+pub const STORE_BYTES_BEACON: u64 = 5 << 30;
 /// Bytes that a store has by default: 1 KiB for each key.
 pub const STORE_BYTES_DEFAULT: usize = STORE_KEYS_DEFAULT * 1024;
 /// Bytes that a record takes besides its own: the structure, its counters, and shares of the maps.
@@ -282,6 +295,9 @@ pub const REBOOTSTRAP_MS: u64 = 10_000;
 pub const OWN_PAYLOADS_MAX: usize = 64;
 /// Seconds that such a record lives (§5.6).
 pub const OWN_TTL_S: u32 = 3_600;
+/// Seconds that the own records live of a node that leaves: as long as a restart may take, with the
+/// minute by which clocks may differ.
+pub const LEAVE_TTL_S: u32 = 300;
 
 // --- replication --------------------------------------------------------------------------------
 
@@ -312,6 +328,15 @@ pub const REFUSING_MAX: usize = 1_024;
 pub const SNAPSHOT_RECORDS_MAX: usize = 2 * STORE_KEYS_DEFAULT;
 /// Nodes of a snapshot that are asked at once; the others wait as candidates.
 pub const SNAPSHOT_NODES_ASKED: usize = 32;
+
+// --- host ---------------------------------------------------------------------------------------
+
+/// Bytes of a certificate's extension: an address and a delegation with its text.
+pub const CERTIFICATE_EXTENSION_BYTES_MAX: usize = 2048;
+/// Bytes of a control message without its head (§19.3).
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 4096;
+/// Control messages of one side of a connection: an agent has few topics, and says each once.
+pub const CONTROL_MESSAGES_MAX: usize = 64;
 
 // --- hub ----------------------------------------------------------------------------------------
 

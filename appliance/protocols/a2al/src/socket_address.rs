@@ -15,18 +15,27 @@ pub(crate) fn encoded_bytes(address: SocketAddr) -> usize {
     if address.is_ipv4() { 7 } else { 19 }
 }
 
-/// Writes 6 or 18 bytes: address and port.
-pub(crate) fn write(writer: &mut Writer, address: SocketAddr) {
+/// 6 or 18 bytes: address and port.
+pub(crate) fn wire(address: SocketAddr) -> Vec<u8> {
     let port = address.port().to_be_bytes();
     match address.ip() {
-        IpAddr::V4(ip) => writer.bytes(&[&ip.octets()[..], &port].concat()),
-        IpAddr::V6(ip) => writer.bytes(&[&ip.octets()[..], &port].concat()),
-    };
+        IpAddr::V4(ip) => [&ip.octets()[..], &port].concat(),
+        IpAddr::V6(ip) => [&ip.octets()[..], &port].concat(),
+    }
+}
+
+/// Writes 6 or 18 bytes as a byte string.
+pub(crate) fn write(writer: &mut Writer, address: SocketAddr) {
+    writer.bytes(&wire(address));
 }
 
 /// Reads 6 or 18 bytes. A mapped address stays as it is, so that it is written again as it was.
 pub(crate) fn read(reader: &mut Reader<'_>) -> Result<SocketAddr, CborError> {
-    let bytes = reader.bytes()?;
+    of_wire(reader.bytes()?)
+}
+
+/// The address of 6 or 18 bytes.
+pub(crate) fn of_wire(bytes: &[u8]) -> Result<SocketAddr, CborError> {
     let (ip, port) = bytes.split_last_chunk::<2>().ok_or(CborError::WrongLength)?;
     Ok(SocketAddr::new(ip_of(ip)?, u16::from_be_bytes(*port)))
 }

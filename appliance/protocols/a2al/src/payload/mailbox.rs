@@ -1,7 +1,7 @@
 //! An encrypted message to an agent (specification §5.10).
 //!
-//! This crate stores and hands out such messages. It neither seals nor opens them: a node has no
-//! agents of its own to write to or read for.
+//! A node stores and hands out such messages as they are. How they are sealed and opened is in
+//! [`super::sealing`].
 
 use super::PayloadError;
 use crate::address::Address;

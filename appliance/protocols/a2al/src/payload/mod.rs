@@ -6,6 +6,7 @@
 mod endpoint;
 mod mailbox;
 mod profile;
+pub mod sealing;
 mod topic;
 
 pub use endpoint::{EndpointPayload, NatType, endpoint_address};
