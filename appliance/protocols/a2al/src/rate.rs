@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use crate::keys::PublicKey;
 use crate::limits::{
-    ANSWERS_TO_STRANGERS, PACKETS_PER_ADDRESS, RATE_SOURCES_MAX, STORES_PER_ADDRESS,
-    STORES_PER_PUBLISHER, VALIDATIONS_PER_NETWORK,
+    ANSWERS_TO_STRANGERS, PACKETS_PER_ADDRESS, PACKETS_PER_ADDRESS_BEACON, RATE_SOURCES_MAX,
+    STORES_PER_ADDRESS, STORES_PER_ADDRESS_BEACON, STORES_PER_PUBLISHER,
+    STORES_PER_PUBLISHER_BEACON, VALIDATIONS_PER_NETWORK,
 };
 use crate::prefix::Prefix;
 use crate::recent::RecentMap;
@@ -24,6 +25,38 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// Rates that depend on what a node is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rates {
+    /// Datagrams from one address.
+    pub packets_per_address: Rate,
+    /// STOREs from one address.
+    pub stores_per_address: Rate,
+    /// Records that one key has signed.
+    pub stores_per_publisher: Rate,
+}
+
+impl Rates {
+    /// Those of a node among others, which keeps a share of the network's records.
+    pub const MEMBER: Self = Self {
+        packets_per_address: PACKETS_PER_ADDRESS,
+        stores_per_address: STORES_PER_ADDRESS,
+        stores_per_publisher: STORES_PER_PUBLISHER,
+    };
+    /// Those of a beacon, to which each daemon brings everything that it has.
+    pub const BEACON: Self = Self {
+        packets_per_address: PACKETS_PER_ADDRESS_BEACON,
+        stores_per_address: STORES_PER_ADDRESS_BEACON,
+        stores_per_publisher: STORES_PER_PUBLISHER_BEACON,
+    };
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self::MEMBER
+    }
+}
+
 /// How much of a rate is left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenBucket {
@@ -35,6 +68,7 @@ pub(crate) struct TokenBucket {
 /// Rates by what they are counted for.
 #[derive(Debug)]
 pub struct RateLimits {
+    rates: Rates,
     packets: RecentMap<IpAddr, TokenBucket>,
     stores: RecentMap<IpAddr, TokenBucket>,
     publishers: RecentMap<PublicKey, TokenBucket>,
@@ -44,7 +78,15 @@ pub struct RateLimits {
 
 impl Default for RateLimits {
     fn default() -> Self {
+        Self::new(Rates::MEMBER)
+    }
+}
+
+impl RateLimits {
+    /// Limits that nobody has used yet.
+    pub fn new(rates: Rates) -> Self {
         Self {
+            rates,
             packets: RecentMap::new(RATE_SOURCES_MAX),
             stores: RecentMap::new(RATE_SOURCES_MAX),
             publishers: RecentMap::new(RATE_SOURCES_MAX),
@@ -52,22 +94,20 @@ impl Default for RateLimits {
             validations: RecentMap::new(RATE_SOURCES_MAX),
         }
     }
-}
 
-impl RateLimits {
     /// A datagram from an address.
     pub fn allows_packet(&mut self, ip: IpAddr, now: Millis) -> bool {
-        take(&mut self.packets, ip, PACKETS_PER_ADDRESS, now)
+        take(&mut self.packets, ip, self.rates.packets_per_address, now)
     }
 
     /// A STORE from an address.
     pub fn allows_store(&mut self, ip: IpAddr, now: Millis) -> bool {
-        take(&mut self.stores, ip, STORES_PER_ADDRESS, now)
+        take(&mut self.stores, ip, self.rates.stores_per_address, now)
     }
 
     /// A record that a key has signed.
     pub fn allows_record(&mut self, publisher: PublicKey, now: Millis) -> bool {
-        take(&mut self.publishers, publisher, STORES_PER_PUBLISHER, now)
+        take(&mut self.publishers, publisher, self.rates.stores_per_publisher, now)
     }
 
     /// An answer to an address that has proved nothing.

@@ -25,7 +25,8 @@ pub struct Snapshot {
     pub sequence: u64,
     /// Nodes that had answered, best first.
     pub nodes: Vec<NodeInfo>,
-    /// Records with their keys.
+    /// Records with their keys, those touched last at the end, so that they are again when they are
+    /// taken in one after the other.
     pub records: Vec<(NodeId, SignedRecord)>,
 }
 
@@ -46,14 +47,11 @@ pub enum SnapshotError {
 impl Snapshot {
     /// What a node has now. Records that their publisher has not confirmed are left out.
     pub fn of(node: &Node) -> Self {
-        let confirmed = node.store().records().filter(|(_, stored)| stored.is_confirmed());
+        let records = kept(node).into_iter();
         Self {
             sequence: node.sequence(),
             nodes: node.best_nodes(NODES_MAX),
-            records: confirmed
-                .take(SNAPSHOT_RECORDS_MAX)
-                .map(|(key, stored)| (key, (*stored.record).clone()))
-                .collect(),
+            records: records.map(|(key, record)| (key, (*record).clone())).collect(),
         }
     }
 
@@ -117,11 +115,7 @@ pub struct Portions {
 impl Portions {
     /// Begins with what a node has now, as [`Snapshot::of`] does.
     pub fn of(node: &Node) -> Self {
-        let confirmed = node.store().records().filter(|(_, stored)| stored.is_confirmed());
-        let records: Vec<_> = confirmed
-            .take(SNAPSHOT_RECORDS_MAX)
-            .map(|(key, stored)| (key, Arc::clone(&stored.record)))
-            .collect();
+        let records = kept(node);
         let head = head(node.sequence(), &node.best_nodes(NODES_MAX), records.len());
         Self {
             head: Some(head.into_bytes()),
@@ -152,6 +146,18 @@ impl std::fmt::Debug for Portions {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Portions").field("left", &self.records.len()).finish()
     }
+}
+
+/// Records that are worth keeping: confirmed ones, and of more than a file may have those that were
+/// touched last.
+fn kept(node: &Node) -> Vec<(NodeId, Arc<SignedRecord>)> {
+    let confirmed = node.store().records_by_use().filter(|(_, stored)| stored.is_confirmed());
+    let mut records: Vec<_> = confirmed
+        .take(SNAPSHOT_RECORDS_MAX)
+        .map(|(key, stored)| (key, Arc::clone(&stored.record)))
+        .collect();
+    records.reverse();
+    records
 }
 
 /// Everything in front of the records.

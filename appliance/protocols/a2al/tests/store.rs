@@ -206,6 +206,29 @@ fn waiting_mail_is_named_newest_first_and_not_more_than_eight() {
     assert_eq!(pool[0].ids[0], Draft::mail(20, 1, 20).sign().record_id());
 }
 
+#[test]
+fn a_record_is_verified_once_when_it_enters() {
+    let mut store = store();
+    let drafts: Vec<_> = (0..20).map(|signer| Draft::topic(signer, 1, 0)).collect();
+    for draft in &drafts {
+        assert!(matches!(put(&mut store, draft, at(0)), Ok(Put::Stored { .. })));
+    }
+    assert_eq!(store.verified(), 20);
+    let key = drafts[0].key();
+    for second in 0..50 {
+        assert_eq!(held(&mut store, key, at(second)).len(), 20);
+        assert!(store.peek(&key, RecordType::TOPIC, at(second)).is_some());
+    }
+    store.expire(100, at(60));
+    for draft in &drafts {
+        assert_eq!(put(&mut store, draft, at(60)), Ok(Put::Stale), "it is here word for word");
+    }
+    assert_eq!(store.verified(), 20, "neither reading nor repeating verifies");
+    let mut forged = drafts[0].sign();
+    forged.payload.push(0);
+    assert!(store.put(key, forged, at(60)).is_err());
+}
+
 fn drafts() -> impl Strategy<Value = Draft> {
     let sovereign = (1..6_u16, 2..12_u8, 0..4_u64, 0..40_u64, 1..60_u32).prop_map(
         |(signer, record_type, sequence, second, ttl_s)| Draft {

@@ -14,7 +14,7 @@ mod statistics;
 mod upkeep;
 
 pub use answer::fit;
-pub use statistics::{DropReason, RefusalReason, Statistics};
+pub use statistics::{DropReason, NodeRefusal, RefusalReason, Statistics};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ use crate::node_id::NodeId;
 use crate::peers::PeerBook;
 use crate::query::{Found, Query, QueryId};
 use crate::random::RandomSource;
-use crate::rate::RateLimits;
+use crate::rate::{RateLimits, Rates};
 use crate::recent::RecentMap;
 use crate::record::RecordType;
 use crate::replication::{Published, PublishedName};
@@ -56,6 +56,8 @@ pub struct NodeConfig {
     pub sends_pool: bool,
     /// Whether the table is left to what comes in, as for beacons (§13.8).
     pub is_passive: bool,
+    /// How much of what is taken from one sender.
+    pub rates: Rates,
     /// What the store may hold.
     pub store: StoreLimits,
     /// Addresses of the own endpoint record, in order of preference. None publishes no record.
@@ -72,6 +74,7 @@ impl Default for NodeConfig {
             allows_private: false,
             sends_pool: false,
             is_passive: false,
+            rates: Rates::MEMBER,
             store: StoreLimits { keys_max: STORE_KEYS_DEFAULT, bytes_max: STORE_BYTES_DEFAULT },
             endpoints: Vec::new(),
             hubs: Vec::new(),
@@ -168,7 +171,7 @@ impl Node {
             peers: PeerBook::default(),
             store: Store::new(config.store),
             subscriptions: Subscriptions::default(),
-            rates: RateLimits::default(),
+            rates: RateLimits::new(config.rates),
             nat: NatSense::default(),
             seen: SeenNodes::default(),
             calls: HashMap::new(),
@@ -204,6 +207,11 @@ impl Node {
     /// Its address.
     pub fn address(&self) -> Address {
         self.address
+    }
+
+    /// What its operator has decided about it, as it is now.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
     }
 
     /// The last sequence number of its endpoint record, to be kept for the next start.
@@ -317,6 +325,7 @@ impl Node {
         })?;
         self.check_worth(&parsed, source, now)?;
         let fingerprint = fingerprint(parsed.signature());
+        let unknown_keys = u64::from(parsed.unknown_keys);
         let message = parsed.verify().map_err(|why| match why {
             MessageError::ForeignAddress => DropReason::ForeignAddress,
             MessageError::Signature | MessageError::Malformed(_) | MessageError::UnknownType => {
@@ -329,6 +338,7 @@ impl Node {
         let seen = self.duplicates.entry(fingerprint, || (now.millis, 0));
         seen.1 = seen.1.saturating_add(1);
         self.statistics.verified += 1;
+        self.statistics.unknown_keys += unknown_keys;
         Ok(message)
     }
 

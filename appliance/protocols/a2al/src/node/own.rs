@@ -4,7 +4,10 @@
 use std::net::SocketAddr;
 
 use super::Node;
-use crate::limits::{BOOTSTRAP_ADDRESSES_MAX, OWN_PAYLOADS_MAX, OWN_TTL_S, RENEWAL_MS};
+use crate::limits::{
+    BOOTSTRAP_ADDRESSES_MAX, LEAVE_TTL_S, OWN_PAYLOADS_MAX, OWN_TTL_S, RENEWAL_MS,
+};
+use crate::message::{Body, TransactionId};
 use crate::node_id::NodeId;
 use crate::record::{RecordType, Unsigned};
 use crate::replication::PublishedName;
@@ -61,6 +64,42 @@ impl Node {
         let publisher = self.id;
         self.published.remove(&PublishedName { key, publisher, record_type });
         self.own.remove(&(key, record_type)).is_some()
+    }
+
+    /// Says farewell as far as the protocol can: whoever keeps the endpoint record, and these of its
+    /// own records, is given a newer one that ends in [`LEAVE_TTL_S`]. So nobody is sent here for
+    /// longer, and a node that is back by then has renewed them before anybody noticed. Each is sent
+    /// once, and nobody waits for the answers. Gives back how many were sent.
+    pub fn leave(&mut self, own: &[(NodeId, RecordType)], now: Now) -> usize {
+        let endpoint = (self.id, RecordType::ENDPOINT);
+        let mut sent = 0;
+        for (key, record_type) in std::iter::once(endpoint).chain(own.iter().copied()) {
+            let name = PublishedName { key, publisher: self.id, record_type };
+            let Some(published) = self.published.get(&name) else { continue };
+            let last = &published.record;
+            let record = Unsigned {
+                address: self.address,
+                record_type,
+                payload: last.payload.clone(),
+                sequence: last.sequence.saturating_add(1),
+                timestamp: now.unix.0,
+                ttl_s: LEAVE_TTL_S,
+                delegation: Vec::new(),
+            };
+            let replicas: Vec<_> = published.replicas().iter().map(|it| it.info).collect();
+            let record = record.sign(&self.key);
+            if (key, record_type) == endpoint {
+                // The next run's has to be newer than this one.
+                self.sequence = self.sequence.max(record.sequence);
+            }
+            for info in replicas {
+                let body = Body::Store { record: Box::new(record.clone()), key: Some(key) };
+                let (at, transaction) = (self.dial_address(&info, now), self.random.bytes());
+                self.send(at, TransactionId(transaction), &body);
+                sent += 1;
+            }
+        }
+        sent
     }
 
     /// Takes up where it is reached. A change is published at once; without an address the endpoint

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::calls::{Call, Patience, Purpose};
-use super::{DropReason, Event, Node};
+use super::{DropReason, Event, Node, NodeRefusal};
 use crate::limits::{CALL_MS, JOINED_UPKEEP_MS};
 use crate::message::{Body, Message, NodeInfo, Refusal};
 use crate::node_id::NodeId;
@@ -153,12 +153,18 @@ impl Node {
 
     /// Keeps in mind nodes that another one named, if they can be true, and gives those back.
     pub(super) fn absorb(&mut self, nodes: &[NodeInfo], now: Now) -> Vec<NodeInfo> {
-        let usable = |node: &&NodeInfo| {
-            node.is_bound() && node.node_id != self.id && self.is_usable(node.socket_address())
-        };
-        let nodes: Vec<NodeInfo> = nodes.iter().filter(usable).copied().collect();
-        nodes.iter().for_each(|node| self.table.hear(*node, now.millis));
-        nodes
+        let mut absorbed = Vec::with_capacity(nodes.len());
+        for node in nodes.iter().filter(|node| node.node_id != self.id) {
+            if !node.is_bound() {
+                self.statistics.refuse_node(NodeRefusal::Unbound);
+            } else if !self.is_usable(node.socket_address()) {
+                self.statistics.refuse_node(NodeRefusal::Unusable);
+            } else {
+                self.table.hear(*node, now.millis);
+                absorbed.push(*node);
+            }
+        }
+        absorbed
     }
 
     /// Gives a look-up the records of an answer that are what was asked for and hold (D-17).

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::calls::{Patience, Purpose};
-use super::{DropReason, Node, fingerprint};
+use super::{DropReason, Node, NodeRefusal, fingerprint};
 use crate::hash::sha256;
 use crate::limits::{
     ANSWER_BODY_BYTES_MAX, CALL_MS, DUPLICATE_ANSWERS_MAX, DUPLICATE_MS, VALIDATIONS_MAX,
@@ -108,18 +108,25 @@ impl Node {
     /// Takes in a node that is proved to be where it says.
     pub(super) fn admit(&mut self, info: NodeInfo, now: Now) {
         if !self.is_usable(info.socket_address()) {
-            return;
+            return self.statistics.refuse_node(NodeRefusal::Unusable);
         }
         self.seen.meet(info.node_id, now.unix);
         let is_bad = |id: &NodeId| self.peers.health(id) == crate::peers::Health::Bad;
-        if let Admission::Challenge(oldest) = self.table.admit(info, is_bad, now.millis) {
-            let body = Body::Ping { address: self.address };
-            let patience = Patience { attempts: 2, ..ONCE };
-            let expected = Some(oldest.node_id);
-            let at = oldest.socket_address();
-            if !self.ask(at, expected, body, Purpose::Challenge, patience, now) {
-                self.table.challenged(&oldest.node_id, true);
-            }
+        match self.table.admit(info, is_bad, now.millis) {
+            Admission::Challenge(oldest) => self.challenge(oldest, now),
+            Admission::Crowded => self.statistics.refuse_node(NodeRefusal::Crowded),
+            Admission::Known | Admission::Added | Admission::Waiting | Admission::Itself => {}
+        }
+    }
+
+    /// Asks a node whose place a newcomer wants whether it is still there.
+    fn challenge(&mut self, oldest: NodeInfo, now: Now) {
+        let body = Body::Ping { address: self.address };
+        let patience = Patience { attempts: 2, ..ONCE };
+        let expected = Some(oldest.node_id);
+        let at = oldest.socket_address();
+        if !self.ask(at, expected, body, Purpose::Challenge, patience, now) {
+            self.table.challenged(&oldest.node_id, true);
         }
     }
 

@@ -84,6 +84,31 @@ impl DropReason {
     }
 }
 
+/// Why a node is not taken in. Whoever it is, or whoever named it, is told nothing.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum NodeRefusal {
+    /// Its id is not the one of its address.
+    Unbound,
+    /// Nobody can be at its socket address, or no node of this network.
+    Unusable,
+    /// As many nodes of its network as may be are there (§8.8): what surrounds a node looks so.
+    Crowded,
+}
+
+impl NodeRefusal {
+    /// Every reason, in the order of their counters.
+    pub const ALL: [Self; 3] = [Self::Unbound, Self::Unusable, Self::Crowded];
+
+    /// Its name in figures and documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unbound => "unbound",
+            Self::Unusable => "unusable",
+            Self::Crowded => "crowded",
+        }
+    }
+}
+
 /// Why a STORE's record is not kept. Its sender is told whether the record or this node's policy is
 /// the cause, and no more.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -175,8 +200,11 @@ pub struct Statistics {
     pub values_served: u64,
     /// Records pushed to subscribers.
     pub pushes: u64,
+    /// Keys of genuine messages that were skipped: later versions have sent them.
+    pub unknown_keys: u64,
     drops: [u64; DropReason::ALL.len()],
     refusals: [u64; RefusalReason::ALL.len()],
+    node_refusals: [u64; NodeRefusal::ALL.len()],
 }
 
 impl Statistics {
@@ -188,6 +216,15 @@ impl Statistics {
     /// STOREs that were refused for a reason.
     pub fn refused(&self, reason: RefusalReason) -> u64 {
         self.refusals[reason as usize]
+    }
+
+    /// Nodes that were not taken in for a reason, as often as they came or were named.
+    pub fn nodes_refused(&self, reason: NodeRefusal) -> u64 {
+        self.node_refusals[reason as usize]
+    }
+
+    pub(super) fn refuse_node(&mut self, reason: NodeRefusal) {
+        self.node_refusals[reason as usize] += 1;
     }
 
     pub(super) fn count_store(&mut self, put: Result<Put, PutError>) {

@@ -86,6 +86,7 @@ pub struct Store {
     records: usize,
     limits: StoreLimits,
     delegations: RecentMap<[u8; 32], ()>,
+    verified: u64,
 }
 
 impl Store {
@@ -100,6 +101,7 @@ impl Store {
             records: 0,
             limits,
             delegations: RecentMap::new(DELEGATIONS_REMEMBERED_MAX),
+            verified: 0,
         }
     }
 
@@ -123,6 +125,12 @@ impl Store {
         self.bytes
     }
 
+    /// Signatures of records verified so far: what is kept, or refused, costs one, and what is read
+    /// none (D-9, D-20).
+    pub fn verified(&self) -> u64 {
+        self.verified
+    }
+
     /// Checks everything about a record but whether it is newer than others.
     ///
     /// # Errors
@@ -140,6 +148,7 @@ impl Store {
         record.check_authority(|delegation| {
             verify_once(remembered, &record.delegation, delegation, now)
         })?;
+        self.verified += 1;
         record.verify()
     }
 
@@ -235,6 +244,14 @@ impl Store {
                 .get(key)
                 .into_iter()
                 .flat_map(|shelf| shelf.records.iter().map(|stored| (*key, stored)))
+        })
+    }
+
+    /// Every record with its key, keys touched last first. Nothing is sorted, however many there are.
+    pub fn records_by_use(&self) -> impl Iterator<Item = (NodeId, &Stored)> {
+        self.touched.values().rev().flat_map(|key| {
+            let shelf = self.shelves.get(key);
+            shelf.into_iter().flat_map(|shelf| shelf.records.iter().map(|stored| (*key, stored)))
         })
     }
 

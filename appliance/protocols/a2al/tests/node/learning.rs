@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use waystation_a2al::message::{Body, NodeInfo};
 use waystation_a2al::network_size::estimate;
-use waystation_a2al::node::{DropReason, Event, NodeConfig};
+use waystation_a2al::node::{DropReason, Event, NodeConfig, NodeRefusal};
 use waystation_a2al::payload::EndpointPayload;
 use waystation_a2al::peers::{Health, PeerBook, backoff_ms};
 use waystation_a2al::record::RecordType;
@@ -89,6 +89,8 @@ fn hearsay_fills_no_table_and_lies_are_not_even_asked() {
     assert!(asked.contains(&friend.at), "{asked:?}");
     assert!(asked.iter().all(|to| *to == friend.at || *to == seed.at), "{asked:?}");
     assert_eq!(stage.node.table().len(), 1, "the friend has not answered");
+    let refused = |reason| stage.node.statistics().nodes_refused(reason);
+    assert_eq!((refused(NodeRefusal::Unbound), refused(NodeRefusal::Unusable)), (1, 4));
 }
 
 #[test]
@@ -165,12 +167,15 @@ fn one_network_cannot_fill_the_table() {
         stage.pass(200);
     }
     assert!(stage.node.table().len() <= 10, "{}", stage.node.table().len());
+    let refused = stage.node.statistics().nodes_refused(NodeRefusal::Crowded);
+    assert!(refused >= 50, "{refused} of 60 are too many of one network, and are counted");
     let mut open = Stage::new(NodeConfig { is_diverse: false, ..NodeConfig::default() });
     for number in 1..=20 {
         open.meet(&Peer::new(number).moved(SocketAddr::from(([31, 1, 1, 1], 1000 + number))));
         open.pass(200);
     }
     assert_eq!(open.node.table().len(), 20);
+    assert_eq!(open.node.statistics().nodes_refused(NodeRefusal::Crowded), 0);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod beacon;
 mod conversations;
 mod learning;
 mod mutations;
@@ -11,3 +12,4 @@ mod restarting;
 mod stage;
 #[path = "../vectors/mod.rs"]
 mod vectors;
+mod versions;

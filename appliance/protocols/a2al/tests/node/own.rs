@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
-use waystation_a2al::limits::{OWN_PAYLOADS_MAX, RENEWAL_MS};
+use waystation_a2al::limits::{LEAVE_TTL_S, OWN_PAYLOADS_MAX, RENEWAL_MS};
+use waystation_a2al::message::Body;
 use waystation_a2al::node::NodeConfig;
 use waystation_a2al::payload::{EndpointPayload, ProfilePayload, TopicPayload};
-use waystation_a2al::record::{RecordType, topic_key};
+use waystation_a2al::record::{RecordType, SignedRecord, topic_key};
 use waystation_a2al::store::PutError;
 
-use super::stage::Stage;
+use super::stage::{Peer, STORED, Stage};
 
 fn topic(name: &str) -> Vec<u8> {
     TopicPayload { topic: name.to_owned(), ..TopicPayload::default() }.encode()
@@ -84,4 +85,114 @@ fn payloads_that_nobody_would_keep_are_refused_and_there_is_a_limit() {
     let again =
         stage.node.publish_own(topic_key("topic 1"), RecordType::TOPIC, topic("topic 1"), now);
     assert!(again.is_ok());
+}
+
+/// What a node of the network says to a question.
+fn answer(peer: &Peer, question: &Body) -> Option<Body> {
+    let observed = SocketAddr::from(([31, 0, 0, 1], 4121));
+    match question {
+        Body::Ping { .. } => Some(Body::Pong { address: peer.key.address(), observed }),
+        Body::FindNode { .. } => Some(Body::FindNodeResponse { nodes: Some(Vec::new()), observed }),
+        Body::Store { .. } => Some(STORED),
+        Body::NatProbeRequest { .. } => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Passes time, and answers what the node asks as a network of these peers would. Gives back what it
+/// had stored, by peer.
+fn live(stage: &mut Stage, peers: &[Peer], milliseconds: u64) -> Vec<(SocketAddr, SignedRecord)> {
+    let mut stored = Vec::new();
+    for _ in 0..milliseconds / 100 {
+        stage.pass(100);
+        for (to, question) in stage.sent() {
+            let peer = peers.iter().find(|peer| peer.at == to).unwrap();
+            if let Body::Store { record, .. } = &question.body {
+                stored.push((to, (**record).clone()));
+            }
+            if let Some(answer) = answer(peer, &question.body) {
+                stage.reply(peer, &question, &answer);
+            }
+        }
+    }
+    stored
+}
+
+#[test]
+fn a_node_that_leaves_has_its_records_end_soon_and_the_next_run_outranks_that() {
+    let mut stage = Stage::new(NodeConfig::default());
+    let peers: Vec<Peer> = (1..=3).map(Peer::new).collect();
+    peers.iter().for_each(|peer| stage.meet(peer));
+    let now = stage.now;
+    let endpoint = SocketAddr::from(([31, 0, 0, 1], 4121));
+    stage.node.set_endpoints(vec![endpoint], now);
+    for name in ["of the relay", "by command"] {
+        stage.node.publish_own(topic_key(name), RecordType::TOPIC, topic(name), now).unwrap();
+    }
+    let stored = live(&mut stage, &peers, 60_000);
+    assert_eq!(stored.len(), 9, "three records at three nodes");
+    let configured = [(topic_key("of the relay"), RecordType::TOPIC)];
+    let now = stage.now;
+    assert_eq!(stage.node.leave(&configured, now), 6);
+    let farewells = stage.sent();
+    assert_eq!(farewells.len(), 6, "each once");
+    let newest = |record: &SignedRecord| {
+        let of_slot = |(_, other): &&(SocketAddr, SignedRecord)| {
+            (other.record_type, &other.payload) == (record.record_type, &record.payload)
+        };
+        stored.iter().filter(of_slot).map(|(_, other)| other.version()).max()
+    };
+    for (to, message) in &farewells {
+        let Body::Store { record, key } = &message.body else { panic!("{message:?}") };
+        assert!(peers.iter().any(|peer| peer.at == *to));
+        assert_eq!((record.verify(), record.ttl_s), (Ok(()), LEAVE_TTL_S));
+        assert_eq!(record.check_place(&key.unwrap()), Ok(()));
+        assert!(Some(record.version()) > newest(record), "replicas take it in place of the other");
+    }
+    // A minute later it is back, knowing the sequence number alone.
+    let last = farewells.iter().find_map(|(_, message)| match &message.body {
+        Body::Store { record, .. } if record.record_type == RecordType::ENDPOINT => Some(record),
+        _ => None,
+    });
+    let sequence = stage.node.sequence();
+    assert_eq!(last.unwrap().sequence, sequence);
+    let mut again = Stage::new(NodeConfig::default());
+    again.pass(120_000);
+    let now = again.now;
+    again.node.set_endpoints(vec![endpoint], now);
+    again.pass(10);
+    let published = again.node.published().next().unwrap();
+    assert!(published.record.version() > last.unwrap().version());
+    let mut unpublished = Stage::new(NodeConfig::default());
+    let now = unpublished.now;
+    assert_eq!(unpublished.node.leave(&configured, now), 0, "nobody has anything of it");
+}
+
+#[test]
+fn replicas_that_are_due_are_probed_at_once() {
+    let mut stage = Stage::new(NodeConfig::default());
+    let peers: Vec<Peer> = (1..=8).map(Peer::new).collect();
+    peers.iter().for_each(|peer| stage.meet(peer));
+    let now = stage.now;
+    stage.node.publish_own(topic_key("t"), RecordType::TOPIC, topic("t"), now).unwrap();
+    assert_eq!(live(&mut stage, &peers, 5_000).len(), 8);
+    // Their probes are due half a minute after they have confirmed, one after the other; the next
+    // round of upkeep asks all of them, and none waits for the answer of another.
+    let mut pinged = Vec::new();
+    for _ in 0..60 {
+        stage.pass(1_000);
+        for (to, question) in stage.sent() {
+            let peer = peers.iter().find(|peer| peer.at == to).unwrap();
+            match (&question.body, answer(peer, &question.body)) {
+                (Body::Ping { .. }, _) => pinged.push((to, question)),
+                (_, Some(answer)) => stage.reply(peer, &question, &answer),
+                (_, None) => {}
+            }
+        }
+        if !pinged.is_empty() {
+            break;
+        }
+    }
+    let to: std::collections::BTreeSet<_> = pinged.iter().map(|(to, _)| *to).collect();
+    assert_eq!(to, peers.iter().map(|peer| peer.at).collect());
 }
