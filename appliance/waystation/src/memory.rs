@@ -207,7 +207,7 @@ fn dht(config: &Config) -> Vec<MemoryTerm> {
         is_pool: false,
     };
     vec![
-        term("records of the DHT", config.dht.record_memory.as_u64(), "dht.record_memory"),
+        term("records of the DHT", config.dht.store_memory().as_u64(), "dht.record_memory"),
         term("tables of the DHT", TABLE_BYTES_MAX as u64, "nodes, rates, repetitions, nodes met"),
     ]
 }

@@ -9,7 +9,9 @@ use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use waystation_a2al::limits::{STORE_BYTES_DEFAULT, STORE_KEYS_DEFAULT};
+use waystation_a2al::limits::{
+    STORE_BYTES_BEACON, STORE_BYTES_DEFAULT, STORE_KEYS_BEACON, STORE_KEYS_DEFAULT,
+};
 
 /// See the module. Without `enabled` there is no node, and nothing else here has an effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +37,7 @@ pub struct DhtConfig {
     pub keys_max: usize,
     pub record_memory: ByteSize,
     pub beacon: bool,
+    pub mail_pool: bool,
 }
 
 impl Default for DhtConfig {
@@ -54,7 +57,24 @@ impl Default for DhtConfig {
             keys_max: STORE_KEYS_DEFAULT,
             record_memory: ByteSize::from_kib(STORE_BYTES_DEFAULT as u64 / 1024),
             beacon: false,
+            mail_pool: false,
         }
+    }
+}
+
+impl DhtConfig {
+    /// Keys that the store may have. A beacon is sent every record of the network, so what a member
+    /// has by default is not what a beacon has.
+    pub fn store_keys_max(&self) -> usize {
+        let is_default = self.keys_max == Self::default().keys_max;
+        if self.beacon && is_default { STORE_KEYS_BEACON } else { self.keys_max }
+    }
+
+    /// Bytes that its records may have, likewise.
+    pub fn store_memory(&self) -> ByteSize {
+        let is_default = self.record_memory == Self::default().record_memory;
+        let beacon = ByteSize::from_bytes(STORE_BYTES_BEACON);
+        if self.beacon && is_default { beacon } else { self.record_memory }
     }
 }
 

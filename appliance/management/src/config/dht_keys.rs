@@ -123,7 +123,15 @@ pub(super) const BEACON: Key<Config> = key(
     "beacon",
     "flag",
     Rule::Flag { at: |config| &mut config.dht.beacon },
-    "Whether this is a beacon: its table is left to those who come by themselves, and it looks \
-    for no nodes. Beacons are sent every record of the network, so keys_max and record_memory \
-    have to be large.",
+    "Whether this is a beacon, which is sent every record of the network: its table is left to \
+    those who come by themselves, it looks for no nodes, takes more from one address, and its \
+    store is larger: keys_max and record_memory that have their defaults count as 5000000 and 5GiB.",
+);
+pub(super) const MAIL_POOL: Key<Config> = key(
+    "dht",
+    "mail_pool",
+    "flag",
+    Rule::Flag { at: |config| &mut config.dht.mail_pool },
+    "Whether publishers are told which mail waits for them, as v0.3 does. Those before v0.3 cannot \
+    read such an answer, and take this node for dead.",
 );

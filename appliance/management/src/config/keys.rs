@@ -736,6 +736,7 @@ pub const KEYS: &[Key] = &[
     dht_keys::KEYS_MAX,
     dht_keys::RECORD_MEMORY,
     dht_keys::BEACON,
+    dht_keys::MAIL_POOL,
     udp_keys::ADDRESSES,
     udp_keys::PORT_MIN,
     udp_keys::PORT_MAX,

@@ -173,6 +173,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("dht.keys_max", "5000000"),
     ("dht.record_memory", "\"1GiB\""),
     ("dht.beacon", "true"),
+    ("dht.mail_pool", "true"),
     ("management.metrics_listen", "\"192.0.2.1:9790\""),
     ("management.metrics_anywhere", "true"),
     ("management.log", "\"warn,waystation_engine::turn=trace\""),
@@ -196,6 +197,18 @@ fn a_dht_that_cannot_be_is_named() {
         let error = error_of(text);
         assert!(error.contains(words), "{error}");
     }
+}
+
+#[test]
+fn a_beacon_has_a_large_store_unless_it_is_told_otherwise() {
+    let store = |lines: &str| {
+        let config = parse(&format!("[dht]\n{lines}"), "x").unwrap();
+        (config.dht.store_keys_max(), config.dht.store_memory().to_string())
+    };
+    assert_eq!(store(""), (100_000, "100000KiB".to_owned()));
+    assert_eq!(store("beacon = true"), (5_000_000, "5GiB".to_owned()));
+    let small = "beacon = true\nkeys_max = 50000\nrecord_memory = \"64MiB\"";
+    assert_eq!(store(small), (50_000, "64MiB".to_owned()));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use waystation_a2al::address::Address;
 use waystation_a2al::address_text;
-use waystation_a2al::node::{DropReason, Node, RefusalReason};
+use waystation_a2al::node::{DropReason, Node, NodeRefusal, RefusalReason};
 use waystation_a2al::payload::{EndpointPayload, NatType, ProfilePayload, TopicPayload};
 use waystation_a2al::peers::Health;
 use waystation_a2al::query::Found;
@@ -39,11 +39,13 @@ pub(super) fn status(
         "observed": texts(observed),
         "nat": nat_name(nat.nat_type(now.millis)),
         "sequence": node.sequence(),
-        "stats": stats(figures),
+        "stats": stats(figures, node.config().is_passive),
         "store": {
             "keys": figures.keys,
             "records": figures.records,
             "bytes": figures.record_bytes,
+            "keys_max": node.config().store.keys_max,
+            "bytes_max": node.config().store.bytes_max,
             "kept": figures.statistics.stores_kept,
             "stale": figures.statistics.stores_stale,
             "refused": figures.statistics.stores_refused,
@@ -53,17 +55,19 @@ pub(super) fn status(
         "unanswered": figures.statistics.unanswered,
         "values_served": figures.statistics.values_served,
         "pushes": figures.statistics.pushes,
+        "unknown_keys": figures.statistics.unknown_keys,
         "drops": drops(figures),
         "refusals": refusals(figures),
+        "node_refusals": node_refusals(figures),
         "published": published(node),
         "lookups": look_ups(figures),
     })
 }
 
-/// The figures that the first implementation tells of itself, by the same names.
-fn stats(figures: &DhtFigures) -> Value {
+/// The figures that the first implementation tells of itself, by the same names; a beacon tells more.
+fn stats(figures: &DhtFigures, is_beacon: bool) -> Value {
     let [hour, day, week] = figures.reach;
-    json!({
+    let mut stats = json!({
         "rx_packets_verified": figures.statistics.verified,
         "tx_packets": figures.statistics.sent,
         "rpc_completed": figures.statistics.answered,
@@ -75,7 +79,13 @@ fn stats(figures: &DhtFigures) -> Value {
         "estimate_confidence": figures.network_size.buckets as f64 / ESTIMATE_BUCKETS,
         "verified_peers_1h": hour,
         "unique_nodes_since_start": figures.met_since_start,
-    })
+    });
+    if is_beacon {
+        stats["beacon_mode"] = json!(true);
+        stats["beacon_store_received"] = json!(figures.statistics.stores_kept);
+        stats["beacon_findvalue_served"] = json!(figures.statistics.values_served);
+    }
+    stats
 }
 
 /// Reasons that occurred, the kernel's included.
@@ -87,6 +97,10 @@ fn drops(figures: &DhtFigures) -> Value {
 
 fn refusals(figures: &DhtFigures) -> Value {
     occurred(RefusalReason::ALL.map(|why| (why.name(), figures.statistics.refused(why))))
+}
+
+fn node_refusals(figures: &DhtFigures) -> Value {
+    occurred(NodeRefusal::ALL.map(|why| (why.name(), figures.statistics.nodes_refused(why))))
 }
 
 fn occurred(counts: impl IntoIterator<Item = (&'static str, u64)>) -> Value {
@@ -311,6 +325,7 @@ pub(crate) fn metric_numbers(figures: &DhtFigures) -> (Vec<NodeNumber>, Vec<Labe
     let drops = DropReason::ALL.map(|reason| (reason.name(), statistics.dropped(reason)));
     let kernel = [("receive_buffer_full", figures.kernel_drops), ("not_sent", figures.unsent)];
     let refusals = RefusalReason::ALL.map(|why| (why.name(), statistics.refused(why)));
+    let nodes = NodeRefusal::ALL.map(|why| (why.name(), statistics.nodes_refused(why)));
     let ended = LookUpOutcome::ALL
         .map(|outcome| (outcome.name(), figures.look_ups.durations(outcome).len()));
     let labelled = |name, label, help, values| LabelledNumber {
@@ -324,6 +339,7 @@ pub(crate) fn metric_numbers(figures: &DhtFigures) -> (Vec<NodeNumber>, Vec<Labe
     let labelled = vec![
         labelled("dht_drops", "reason", "Datagrams of the DHT that led to nothing", drops),
         labelled("dht_refused_stores", "reason", "STOREs that were refused", refusals.to_vec()),
+        labelled("dht_refused_nodes", "reason", "Nodes that were not taken in", nodes.to_vec()),
         labelled("dht_lookups", "outcome", "Look-ups that have ended", ended.to_vec()),
     ];
     (numbers, labelled)

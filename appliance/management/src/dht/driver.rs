@@ -234,10 +234,14 @@ impl Driver {
         }
     }
 
-    /// The protocol has no farewell: others notice that nobody answers. What this node published ends
-    /// with its time to live, or with the next run, which renews it.
+    /// What is published of this relay ends soon, unless the next run renews it; what somebody
+    /// published by command stays for its time. What is known is kept for the next run.
     fn leave(mut self) {
         let now = clock_of(clock::now());
+        let own: Vec<_> = self.own.iter().map(|own| (own.key, own.record_type)).collect();
+        let told = self.node.leave(&own, now);
+        self.send(None);
+        tracing::info!(told, "told the replicas of this node's records that it leaves");
         if self.restoring.len() > 0 {
             return tracing::info!("the DHT's snapshot stays as it was: it was not restored yet");
         }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use waystation_a2al::node::NodeConfig;
+use waystation_a2al::rate::Rates;
 use waystation_a2al::store::StoreLimits;
 use waystation_astral::identity::Identity;
 use zeroize::Zeroizing;
@@ -89,9 +90,13 @@ fn node_config(dht: &DhtConfig) -> NodeConfig {
         bootstrap: dht.bootstrap.clone(),
         is_diverse: dht.diverse,
         allows_private: dht.allow_private,
-        sends_pool: false,
+        sends_pool: dht.mail_pool,
         is_passive: dht.beacon,
-        store: StoreLimits { keys_max: dht.keys_max, bytes_max: dht.record_memory.as_usize() },
+        rates: if dht.beacon { Rates::BEACON } else { Rates::MEMBER },
+        store: StoreLimits {
+            keys_max: dht.store_keys_max(),
+            bytes_max: dht.store_memory().as_usize(),
+        },
         // Both are found out, and told to the node then.
         endpoints: Vec::new(),
         hubs: Vec::new(),

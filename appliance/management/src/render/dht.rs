@@ -40,7 +40,8 @@ pub fn status(document: &Value) -> String {
     line(&mut out, &format!("store      {} records, {} keys, {}", kept.0, kept.1, kept.2));
     let [taken, stale, refused] = ["kept", "stale", "refused"].map(|key| count(&store[key]));
     line(&mut out, &format!("STOREs     {taken} kept ({stale} of them stale), {refused} refused"));
-    for (head, key) in [("dropped", "drops"), ("refused", "refusals")] {
+    let counted = [("dropped", "drops"), ("refused", "refusals"), ("kept out", "node_refusals")];
+    for (head, key) in counted {
         let reasons = document[key].as_object().into_iter().flatten();
         let reasons: Vec<_> =
             reasons.map(|(reason, events)| format!("{reason} {}", count(events))).collect();
@@ -188,10 +189,17 @@ mod tests {
         let document = json!({
             "address": "a1".repeat(21), "node_id": "0".repeat(64), "listen": ["192.0.2.1:4121"],
             "stats": { "total_peers": 12, "reach_1h": 3 }, "drops": { "malformed": 4 },
+            "node_refusals": { "crowded": 5 },
             "published": published,
         });
         let text = status(&document);
-        for part in ["192.0.2.1:4121", "12 in the table", "malformed 4", "relay box\u{fffd} turn"] {
+        for part in [
+            "192.0.2.1:4121",
+            "12 in the table",
+            "malformed 4",
+            "kept out   crowded 5",
+            "relay box\u{fffd} turn",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         let long = text.lines().filter(|line| line.chars().count() > 80);
