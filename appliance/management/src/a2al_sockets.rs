@@ -24,6 +24,13 @@ pub struct A2alSockets {
     pub hub: Vec<TcpListener>,
 }
 
+impl A2alSockets {
+    /// Where the node listens, with the ports that the kernel gave.
+    pub fn dht_addresses(&self) -> Vec<SocketAddr> {
+        self.dht.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+}
+
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum A2alSocketsError {

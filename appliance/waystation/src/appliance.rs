@@ -83,8 +83,8 @@ impl Appliance {
         let bound = BoundEngine::bind(settings)?;
         let metrics = bind_metrics(config.management.metrics_listen)?;
         // It needs capabilities, and its maps are written later by threads that have none.
-        let xdp = Xdp::start(&config, &bound.turn_listen().udp, &owners);
         let a2al = a2al_sockets::bind(&config)?;
+        let xdp = Xdp::start(&config, &bound.turn_listen().udp, &a2al.dht_addresses(), &owners);
         let confinement = around.confine.map(|confine| confine()).transpose()?;
         let (engine, end) = bound.start()?;
         // The management thread inherits what this one has.

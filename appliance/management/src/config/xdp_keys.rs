@@ -19,8 +19,8 @@ pub(super) const INTERFACES: Key<Config> = key(
     "interfaces",
     "names",
     Rule::Interfaces { at: |config| &mut config.xdp.interfaces },
-    "Interfaces to put it on. Empty: all but loopback that have an address which [turn] listens \
-        on or relays from. One with another XDP program is left alone.",
+    "Interfaces to put it on. Empty: all but loopback that have an address which [turn] or [dht] \
+        listens on, or [turn] relays from. One with another XDP program is left alone.",
 );
 pub(super) const PIN_DIRECTORY: Key<Config> = key(
     "xdp",

@@ -118,6 +118,7 @@ pub struct Xdp {
     at_work: Option<Box<AtWork>>,
     status: XdpStatus,
     turn_listen: Vec<SocketAddr>,
+    dht_listen: Vec<SocketAddr>,
     owners: Vec<u32>,
 }
 
@@ -137,10 +138,20 @@ struct AtWork {
 
 impl Xdp {
     /// Puts the program where the configuration wants it, in the network namespace of the calling
-    /// thread. `turn_listen`: where TURN clients send to; `cpus`: the processor of each data core.
-    pub fn start(config: &Config, turn_listen: &[SocketAddr], cpus: &[Option<usize>]) -> Self {
-        let mut xdp =
-            Self { turn_listen: turn_listen.to_vec(), owners: owners(cpus), ..Self::default() };
+    /// thread. `turn_listen`: where TURN clients send to; `dht_listen`: where nodes of the DHT do;
+    /// `cpus`: the processor of each data core.
+    pub fn start(
+        config: &Config,
+        turn_listen: &[SocketAddr],
+        dht_listen: &[SocketAddr],
+        cpus: &[Option<usize>],
+    ) -> Self {
+        let mut xdp = Self {
+            turn_listen: turn_listen.to_vec(),
+            dht_listen: without_wildcards(dht_listen),
+            owners: owners(cpus),
+            ..Self::default()
+        };
         xdp.begin(config);
         xdp
     }
@@ -178,7 +189,7 @@ impl Xdp {
     }
 
     fn attach(&mut self, config: &Config) -> Result<AtWork, String> {
-        let served = Served::of(config, &self.turn_listen);
+        let served = Served::of(config, &self.turn_listen, &self.dht_listen);
         let names = self.interfaces(config, &served)?;
         let pins = self.pins(config.xdp.pin_directory.as_deref());
         let at_work = self.load_and_attach(config, served, &names, pins.clone());
@@ -238,8 +249,8 @@ impl Xdp {
         names.dedup();
         if names.is_empty() {
             return Err(
-                "no interface but loopback has an address that [turn] listens on or relays \
-                        from; name some in xdp.interfaces"
+                "no interface but loopback has an address that [turn] or [dht] listens on, or \
+                        [turn] relays from; name some in xdp.interfaces"
                     .to_owned(),
             );
         }
@@ -404,7 +415,7 @@ impl Xdp {
             return TakenUp { notes, paths_wanted };
         }
         let Some(at_work) = &mut self.at_work else { return TakenUp::default() };
-        let served = Served::of(config, &self.turn_listen);
+        let served = Served::of(config, &self.turn_listen, &self.dht_listen);
         if let Err(error) = served.replace(&at_work.served, &mut at_work.programs.tables) {
             tracing::error!(%error, "the XDP program goes on with a part of the old settings");
         }
@@ -448,6 +459,22 @@ impl Xdp {
         switch_off(at_work.switched_on);
         ended
     }
+}
+
+/// The machine's addresses in place of those that stand for all of a family.
+fn without_wildcards(listen: &[SocketAddr]) -> Vec<SocketAddr> {
+    let (wildcards, mut named): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        listen.iter().copied().partition(|at| at.ip().is_unspecified());
+    if wildcards.is_empty() {
+        return named;
+    }
+    // If the kernel does not tell them, it does not tell the program's interfaces either.
+    let found = interfaces::addresses().unwrap_or_default();
+    for at in wildcards {
+        let of_family = found.iter().filter(|it| it.address.is_ipv4() == at.is_ipv4());
+        named.extend(of_family.map(|it| SocketAddr::new(it.address, at.port())));
+    }
+    named
 }
 
 /// The program goes off interfaces that it was kept on and that are wanted no more.
@@ -518,7 +545,7 @@ mod tests {
 
     #[test]
     fn without_being_asked_for_it_does_nothing() {
-        let mut xdp = Xdp::start(&Config::default(), &[], &[None]);
+        let mut xdp = Xdp::start(&Config::default(), &[], &[], &[None]);
         assert_eq!(*xdp.status(), XdpStatus::default());
         assert!(!xdp.is_on() && !xdp.has_work() && xdp.tick().is_empty());
         let taken_up = xdp.take_up(&Config::default(), &Config::default());
@@ -530,7 +557,7 @@ mod tests {
     fn what_keeps_it_from_starting_is_said() {
         let mut config = Config::default();
         config.xdp.mode = XdpMode::Auto;
-        let xdp = Xdp::start(&config, &[], &[None]);
+        let xdp = Xdp::start(&config, &[], &[], &[None]);
         let status = xdp.status();
         assert_eq!(status.state, XdpState::Unavailable);
         assert!(status.why.as_deref().unwrap().contains("xdp.interfaces"), "{status:?}");

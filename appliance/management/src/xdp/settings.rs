@@ -31,11 +31,15 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// What a configuration comes to.
-    pub(super) fn of(config: &Config, turn_listen: &[SocketAddr]) -> Self {
+    /// What a configuration comes to. `dht_listen` has the machine's addresses in place of wildcards.
+    pub(super) fn of(
+        config: &Config,
+        turn_listen: &[SocketAddr],
+        dht_listen: &[SocketAddr],
+    ) -> Self {
         let turn = &config.turn;
         let machine = &turn.found.own_addresses;
-        let mut local = BTreeSet::new();
+        let mut local: BTreeSet<IpAddr> = dht_listen.iter().map(SocketAddr::ip).collect();
         if turn.is_enabled() {
             local.extend(turn.relayed_from());
             for listen in turn_listen {
@@ -52,7 +56,7 @@ impl Served {
         Self {
             local: local.into_iter().take(LOCAL_ADDRESSES_MAX as usize).collect(),
             own,
-            ports: ports(config, turn_listen),
+            ports: ports(config, turn_listen, dht_listen),
             denied: config.xdp.deny.iter().copied().collect(),
             settings: settings(config),
         }
@@ -105,15 +109,23 @@ fn settings(config: &Config) -> Settings {
 }
 
 /// What each port is for. One that clients send to on one address and that is relayed from on
-/// another cannot be told apart by its number, so it is left alone.
-fn ports(config: &Config, turn_listen: &[SocketAddr]) -> Vec<(RangeInclusive<u16>, Port)> {
+/// another cannot be told apart by its number, so it is left alone. The DHT's have no sessions, so
+/// what comes for them is a stranger's, and held to a stranger's rate; where such a port is TURN's on
+/// another address, it is judged as TURN's, which no message of the DHT is taken for.
+fn ports(
+    config: &Config,
+    turn_listen: &[SocketAddr],
+    dht_listen: &[SocketAddr],
+) -> Vec<(RangeInclusive<u16>, Port)> {
+    let dht = dht_listen.iter().map(|at| (at.port()..=at.port(), Port::Session));
+    let mut ports: Vec<_> = dht.collect();
     let turn = &config.turn;
     if !turn.is_enabled() {
-        return Vec::new();
+        return ports;
     }
     let port = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
     let relayed = port(turn.port_min)..=port(turn.port_max);
-    let mut ports = vec![(relayed.clone(), Port::Session)];
+    ports.push((relayed.clone(), Port::Session));
     for listen in turn_listen.iter().map(SocketAddr::port) {
         let kind = if relayed.contains(&listen) { Port::Foreign } else { Port::Turn };
         ports.push((listen..=listen, kind));
@@ -131,7 +143,7 @@ mod tests {
         let mut config = parse(&format!("[turn]\n{users}\n{text}"), "x").unwrap();
         config.turn.found.own_addresses = machine.iter().map(|ip| ip.parse().unwrap()).collect();
         let listen: Vec<SocketAddr> = listen.iter().map(|at| at.parse().unwrap()).collect();
-        Served::of(&config, &listen)
+        Served::of(&config, &listen, &[])
     }
 
     fn addresses(of: &[&str]) -> BTreeSet<IpAddr> {
@@ -177,7 +189,21 @@ mod tests {
 
     #[test]
     fn without_a_turn_server_nothing_is_judged() {
-        let served = Served::of(&Config::default(), &[]);
+        let served = Served::of(&Config::default(), &[], &[]);
         assert!(served.local.is_empty() && served.ports.is_empty());
+    }
+
+    #[test]
+    fn the_ports_of_the_dht_are_judged_with_and_without_a_turn_server() {
+        let dht: Vec<SocketAddr> =
+            ["192.0.2.1:4121", "[2001:db8::1]:4122"].map(|at| at.parse().unwrap()).to_vec();
+        let served = Served::of(&Config::default(), &[], &dht);
+        assert_eq!(served.local, addresses(&["192.0.2.1", "2001:db8::1"]));
+        assert_eq!(served.ports, [(4121..=4121, Port::Session), (4122..=4122, Port::Session)]);
+        let text = "[turn]\nusers_file = \"/users\"\nlisten = [\"192.0.2.2:4121\"]";
+        let config = parse(text, "x").unwrap();
+        let served = Served::of(&config, &["192.0.2.2:4121".parse().unwrap()], &dht[..1]);
+        assert_eq!(served.ports.first(), Some(&(4121..=4121, Port::Session)));
+        assert_eq!(served.ports.last(), Some(&(4121..=4121, Port::Turn)), "the last one counts");
     }
 }
