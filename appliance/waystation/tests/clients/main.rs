@@ -15,6 +15,7 @@ mod aioice;
 mod chromium;
 mod coturn;
 mod echo;
+mod hub;
 mod pion;
 mod scene;
 #[path = "../support/mod.rs"]

@@ -1,6 +1,6 @@
 //! The TURN server of a scene, and what its counters say about who carried what.
 
-use crate::scene::{Family, Scene};
+use crate::scene::{End, Family, Scene};
 use crate::support::appliance::{Appliance, PortName, Settings};
 use crate::support::eventually;
 use crate::support::process::{Ordinary, command, give_away};
@@ -58,7 +58,11 @@ impl Turn {
 
     /// As [`Turn::start`], with so many data cores.
     pub(crate) fn start_with(scene: &Scene, port: PortName, tier: Tier, cores: usize) -> Self {
-        let settings = Settings::new(port, cores);
+        Self::start_of(scene, Settings::new(port, cores), tier)
+    }
+
+    /// As [`Turn::start`], with everything else as these settings say.
+    pub(crate) fn start_of(scene: &Scene, settings: Settings, tier: Tier) -> Self {
         match scene {
             Scene::Loopback => Self::start_on_loopback(scene, settings, tier),
             Scene::Namespaces { .. } => Self::start_in_namespaces(scene, settings, tier),
@@ -121,6 +125,14 @@ impl Turn {
     /// Where clients ask.
     pub(crate) fn server(&self, family: Family) -> SocketAddr {
         self.servers[family.index()]
+    }
+
+    /// Where an end that has a network of its own asks: at the relay's address in that network.
+    pub(crate) fn near(&self, end: End, family: Family) -> SocketAddr {
+        let status = self.appliance.status();
+        // As they were configured: both families on one side, then on the other.
+        let place = 2 * usize::from(end == End::B) + family.index();
+        status["turn_listen"][place].as_str().unwrap().parse().unwrap()
     }
 
     /// Where clients ask over TCP.
