@@ -21,7 +21,9 @@ use support::appliance::{Appliance, Settings};
 use support::process::{binary, command, run};
 use support::{eventually, eventually_within};
 use tempfile::TempDir;
-use waystation_a2al::keys::SigningKey;
+use waystation_a2al::address::Address;
+use waystation_a2al::delegation::{Delegation, Master};
+use waystation_a2al::keys::{PublicKey, Signature, SigningKey};
 use waystation_a2al::message::{self, Body, Parsed, TransactionId};
 use waystation_a2al::record::{RecordType, SignedRecord, Unsigned};
 
@@ -44,6 +46,16 @@ impl NodeProcess {
     }
 
     fn start_again(&mut self, bootstrap: Option<SocketAddr>, more: &[&str]) {
+        self.start_with(bootstrap, more, &[]);
+    }
+
+    /// With lines of other sections.
+    fn start_with(
+        &mut self,
+        bootstrap: Option<SocketAddr>,
+        more: &[&str],
+        others: &[(&'static str, &str)],
+    ) {
         let bootstrap = bootstrap.map(|at| format!("\"{at}\"")).unwrap_or_default();
         let mut settings = Settings::new_auto(1)
             .with("engine", "port = \"epoll\"")
@@ -54,6 +66,9 @@ impl NodeProcess {
             .with("dht", &format!("bootstrap = [{bootstrap}]"));
         for line in more {
             settings = settings.with("dht", line);
+        }
+        for (section, lines) in others {
+            settings = settings.with(section, lines);
         }
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("waystation.toml");
@@ -230,6 +245,74 @@ fn a_relay_is_found_by_its_topics_with_its_addresses_until_it_withdraws() {
 }
 
 #[test]
+fn a_relay_names_its_turn_server_and_is_taken_back_when_it_ends() {
+    let first = NodeProcess::start(None, &[]);
+    let mut relay = NodeProcess { appliance: None, state: TempDir::new().unwrap() };
+    let users = relay.state.path().join("users");
+    fs::write(&users, "alice:pw\n").unwrap();
+    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+    let turn = format!("listen = [\"127.0.0.1:0\"]\nusers_file = \"{}\"", users.display());
+    relay.start_with(Some(first.at()), &["topics = [\"relay\"]"], &[("turn", &turn)]);
+    relay.tell(&["publish", "--topic", "by command"]);
+    let server = relay.appliance().status()["turn_listen"][0].as_str().unwrap().to_owned();
+    let named: String = format!("turn:{server}").bytes().map(|it| format!("{it:02x}")).collect();
+    let address = relay.address();
+    let kept = || -> Vec<(String, u64)> {
+        let rows = first.appliance().document("/v1/dht/records")["records"].clone();
+        let mut kept: Vec<_> = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["address"] == address.as_str())
+            .map(|row| (row["kind"].as_str().unwrap().to_owned(), row["ttl_s"].as_u64().unwrap()))
+            .collect();
+        kept.sort();
+        kept
+    };
+    eventually_within("the first keeps everything that the relay publishes", SETTLED, || {
+        (kept().len() == 4).then_some(())
+    });
+    assert!(kept().iter().all(|(_, ttl_s)| *ttl_s == 3600), "{:?}", kept());
+    for arguments in [&["lookup", &address][..], &["get", "--topic", "relay"]] {
+        let records = first.records(arguments);
+        assert!(!records.is_empty(), "{arguments:?}");
+    }
+    let payload = first.records(&["get", "--topic", "relay"])[0]["payload"].clone();
+    assert!(payload.as_str().unwrap().contains(&named), "{payload} names {server}");
+    relay.stop();
+    // What is configured ends soon; what somebody published by command stays for its time.
+    let wanted = [("endpoint", 300), ("profile", 300), ("topic", 300), ("topic", 3600)];
+    let wanted = wanted.map(|(kind, ttl_s)| (kind.to_owned(), ttl_s)).to_vec();
+    eventually_within("the first knows that the relay has left", SETTLED, || {
+        (kept() == wanted).then_some(())
+    });
+    relay.start_with(Some(first.at()), &["topics = [\"relay\"]"], &[("turn", &turn)]);
+    eventually_within("and that it is back", SETTLED, || {
+        kept().iter().all(|(_, ttl_s)| *ttl_s == 3600).then_some(())
+    });
+}
+
+#[test]
+fn a_beacon_says_that_it_is_one_and_has_a_large_store() {
+    let beacon = NodeProcess::start(None, &["beacon = true"]);
+    let mut stranger = Stranger::new(3, "127.0.0.4", beacon.at());
+    assert!(stranger.store(stranger.record(7, 3600, unix_s())));
+    eventually("the record is counted", || {
+        (beacon.document()["stats"]["beacon_store_received"] == 1).then_some(())
+    });
+    let document = beacon.document();
+    assert_eq!(document["stats"]["beacon_mode"], true, "{document}");
+    assert_eq!(document["stats"]["beacon_findvalue_served"], 0, "{document}");
+    assert_eq!(document["store"]["keys_max"], 5_000_000, "{document}");
+    assert_eq!(document["store"]["bytes_max"], 5_u64 << 30, "{document}");
+    let member = NodeProcess::start(Some(beacon.at()), &[]);
+    assert!(member.document()["stats"]["beacon_mode"].is_null());
+    eventually_within("the beacon knows who has come", SETTLED, || {
+        (beacon.nodes() == 1).then_some(())
+    });
+}
+
+#[test]
 fn a_reload_takes_up_topics_and_bootstrap_addresses() {
     let first = NodeProcess::start(None, &[]);
     let other = NodeProcess::start(None, &[]);
@@ -362,6 +445,20 @@ impl Stranger {
         })
     }
 
+    /// A record in somebody's name.
+    fn record_for(&self, address: Address, delegation: Vec<u8>) -> SignedRecord {
+        let unsigned = Unsigned {
+            address,
+            record_type: RecordType(5),
+            payload: b"something".to_vec(),
+            sequence: 9,
+            timestamp: unix_s(),
+            ttl_s: 3600,
+            delegation,
+        };
+        unsigned.sign(&self.key)
+    }
+
     fn record(&self, sequence: u64, ttl_s: u32, timestamp: u64) -> SignedRecord {
         let unsigned = Unsigned {
             address: self.key.address(),
@@ -405,12 +502,16 @@ fn bad_input_of_every_class_is_counted_and_changes_nothing() {
     not_canonical.splice(1..2, [0x18, 0x01]);
     let pong = Body::Pong { address: stranger.key.address(), observed: node.at() };
     let pong = stranger.packet(&pong);
+    // No signature at all: the outer map ends before it.
+    let mut unsigned = packet[..packet.len() - 67].to_vec();
+    unsigned[0] = 0xa3;
     let stolen = Body::Ping { address: SigningKey::from_seed(&[8; 32]).unwrap().address() };
     let stolen = stranger.packet(&stolen);
     for bad in [
         vec![0xa2; 1201],
         packet[..packet.len() / 2].to_vec(),
         not_canonical,
+        unsigned,
         wrong,
         pong,
         stolen,
@@ -423,7 +524,7 @@ fn bad_input_of_every_class_is_counted_and_changes_nothing() {
     }
     for (reason, least) in [
         ("oversized", 1),
-        ("malformed", 1),
+        ("malformed", 3),
         ("signature", 1),
         ("unsolicited", 1),
         ("foreign_address", 1),
@@ -437,21 +538,49 @@ fn bad_input_of_every_class_is_counted_and_changes_nothing() {
     }
     let mut forged = good.clone();
     forged.payload = b"something else".to_vec();
+    // In another's name: without a delegation, with one that is none, and with another one's.
+    let victim = SigningKey::from_seed(&[8; 32]).unwrap();
+    let another = SigningKey::from_seed(&[7; 32]).unwrap();
+    let usurped = |delegation| stranger.record_for(victim.address(), delegation);
+    let unauthorised = usurped(Vec::new());
+    let undelegated = usurped(b"no delegation".to_vec());
+    let foreign = usurped(delegation(&victim, another.public(), now));
+    let rightful = usurped(delegation(&victim, stranger.key.public(), now));
     let bad = [
         (stranger.record(8, 10, now - 100), "expired"),
         (stranger.record(8, 3600, now + 4000), "from_the_future"),
         (stranger.record(8, 40 * 86_400, now), "too_long"),
         (forged, "signature"),
+        (unauthorised, "no_authority"),
+        (undelegated, "delegation"),
+        (foreign, "no_authority"),
     ];
     for (record, reason) in bad {
         assert!(!stranger.store(record), "{reason}");
         let document = node.document();
         assert!(document["refusals"][reason].as_u64().is_some(), "{reason}: {document}");
     }
+    assert_eq!(node.document()["refusals"]["no_authority"], 2);
     // An older one is answered as kept, since the newer one is; nothing changes.
     assert!(stranger.store(stranger.record(6, 3600, now)));
     assert!(node.document()["store"]["stale"].as_u64().unwrap() >= 1);
     assert_eq!(state_of(&node), before);
+    assert!(stranger.store(rightful), "with its delegation it is kept");
+}
+
+/// What lets an operational key sign for a master's address.
+fn delegation(master: &SigningKey, operational_key: PublicKey, issued_at: u64) -> Vec<u8> {
+    let public_key = master.public();
+    let signed = |signature| Delegation {
+        operational_key,
+        agent: master.address(),
+        issued_at,
+        expires_at: 0,
+        scope: 1,
+        master: Master::Native { public_key, signature },
+    };
+    let preimage = signed(Signature([0; 64])).preimage(&public_key);
+    signed(master.sign(&preimage)).encode()
 }
 
 /// Everything that the node keeps for others.
