@@ -5,6 +5,7 @@
 //! only the program knows (its limits, its rings, its ports) is handed in as [`Needs`]. A check
 //! whose question this machine does not answer is left out.
 
+mod clock;
 mod kernel;
 mod process;
 mod processors;
@@ -28,10 +29,18 @@ pub struct Needs {
     pub memory: Vec<MemoryTerm>,
     /// Descriptors that all caps together may come to.
     pub descriptors: u64,
-    /// What is listened on.
+    /// What is listened on over TCP.
     pub listen: Vec<SocketAddr>,
-    /// Of these, what cannot be had, and why.
+    /// What is listened on over UDP.
+    pub listen_udp: Vec<SocketAddr>,
+    /// Of both, what cannot be had, and why.
     pub unavailable: Vec<(SocketAddr, String)>,
+    /// The first and the last port that datagrams are relayed from, where they are.
+    pub relayed_ports: Option<(u16, u16)>,
+    /// The clock of the wall, in seconds of the Unix epoch.
+    pub unix_s: Option<u64>,
+    /// When the newest file of the state was written, by the same clock.
+    pub last_written_s: Option<u64>,
     /// Privileges that the configuration keeps although nothing needs them, by key.
     pub kept_privileges: Vec<&'static str>,
     /// Why files cannot be restricted, if so.
@@ -145,6 +154,7 @@ impl Examination {
 pub fn examine(machine: &Machine, inventory: &Inventory, needs: &Needs) -> Examination {
     let mut checks = Vec::new();
     kernel::check(machine, needs, &mut checks);
+    clock::check(machine, needs, &mut checks);
     process::check(machine, needs, &mut checks);
     processors::check(machine, inventory, needs, &mut checks);
     tuned::check(inventory, needs, &mut checks);

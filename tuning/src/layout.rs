@@ -15,6 +15,9 @@ pub struct Wish<'a> {
     pub node: Option<usize>,
     /// Data cores. Absent: as many as are sensible.
     pub cores: Option<usize>,
+    /// The CPUs of the data cores, as the configuration names them; where there are fewer than
+    /// cores they are shared in turn. Empty: it names none.
+    pub named: &'a [usize],
 }
 
 /// Which processor does what.
@@ -40,9 +43,16 @@ pub fn lay_out(cpus: &Cpus, wish: Wish<'_>) -> Layout {
         reasons.push("one data core for each physical core: threads of one core share it".into());
     }
     let node = wish.node.filter(|_| cpus.nodes().len() > 1);
+    let wanted = wish.cores.filter(|wanted| *wanted > 0);
+    if !wish.named.is_empty() {
+        let count = wanted.unwrap_or(wish.named.len());
+        let data = wish.named.iter().copied().cycle().take(count).collect();
+        let reasons = vec!["engine.cpus names them".to_owned()];
+        return Layout { data, management, node, reasons };
+    }
     let mut data = preferred(&primaries, node, &mut reasons);
     leave_first(&mut data, &usable, &mut reasons);
-    if let Some(wanted) = wish.cores.filter(|wanted| *wanted > 0) {
+    if let Some(wanted) = wanted {
         extend(&mut data, wanted, &primaries, &usable, &mut reasons);
     }
     Layout { data, management, node, reasons }
@@ -190,6 +200,15 @@ mod tests {
         assert_eq!(of(1), [1]);
         assert_eq!(of(3), [1, 2, 3]);
         assert_eq!(of(6), [1, 2, 3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn cpus_that_are_named_are_taken_as_they_are_and_shared_in_turn() {
+        let cpus = machine(4, 1, 1);
+        let named = [3, 0];
+        let of = |cores| data(&cpus, Wish { cores, named: &named, ..Wish::default() });
+        assert_eq!(of(None), [3, 0]);
+        assert_eq!(of(Some(3)), [3, 0, 3]);
     }
 
     #[test]

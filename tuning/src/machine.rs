@@ -99,6 +99,10 @@ pub struct NicSettings {
     pub firmware: Option<String>,
     pub rings: Option<Rings>,
     pub channels: Option<Channels>,
+    /// What the NIC hashes addresses and ports with to choose a queue, in hex digits; absent: it
+    /// does not say (Linux 6.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss_key: Option<String>,
     #[serde(default)]
     pub coalesce: BTreeMap<CoalesceField, u64>,
     #[serde(default)]

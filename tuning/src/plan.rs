@@ -178,14 +178,9 @@ pub fn plan(machine: &Machine, catalog: &Catalog, scope: &Scope) -> Result<Plan,
 fn layout_of(inventory: &Inventory, nics: &[&Nic], scope: &Scope) -> Layout {
     let own = nics.first().and_then(|nic| nic.node).filter(|_| scope.nic.is_some());
     let node = own.or_else(|| inventory.nic_node());
-    let wish = Wish { allowed: scope.allowed.as_deref(), node, cores: scope.cores };
-    let mut layout = lay_out(&inventory.cpus, wish);
-    if !scope.cpus.is_empty() {
-        let count = scope.cores.filter(|count| *count > 0).unwrap_or(scope.cpus.len());
-        layout.data = scope.cpus.iter().copied().cycle().take(count).collect();
-        layout.reasons = vec!["engine.cpus names them".to_owned()];
-    }
-    layout
+    let allowed = scope.allowed.as_deref();
+    let wish = Wish { allowed, node, cores: scope.cores, named: &scope.cpus };
+    lay_out(&inventory.cpus, wish)
 }
 
 impl Plan {

@@ -10,9 +10,12 @@ use support::Tree;
 use waystation_tuning::catalog::Catalog;
 use waystation_tuning::doctor::{Check, Examination, MemoryTerm, Needs, Verdict, examine, render};
 use waystation_tuning::inventory::Inventory;
+use waystation_tuning::machine::NicSettings;
 use waystation_tuning::plan::{Scope, plan};
 
 const MEBIBYTE: u64 = 1 << 20;
+/// The time of the tests, in seconds of the Unix epoch.
+const NOW_S: u64 = 1_800_000_000;
 
 /// A machine on which nothing is amiss but its tuning.
 fn good() -> Tree {
@@ -35,6 +38,7 @@ fn good() -> Tree {
         ("sys/fs/cgroup/system.slice/waystation.service/cpu.max", "max 100000"),
         ("proc/meminfo", "MemTotal:       65536000 kB\nMemFree:        1 kB"),
         ("proc/sys/net/ipv4/ip_local_port_range", "32768\t60999"),
+        ("sys/class/rtc/rtc0/since_epoch", "1800000003"),
         ("sys/devices/system/cpu/cpu1/cpuidle/state0/latency", "2"),
         ("sys/devices/system/cpu/cpu1/cpuidle/state1/latency", "600"),
         ("sys/devices/system/cpu/cpu1/cpuidle/state1/disable", "1"),
@@ -65,6 +69,10 @@ fn needs() -> Needs {
         memory: vec![term("pools", 300, true), term("links", 700, false)],
         descriptors: 40_000,
         listen: vec!["0.0.0.0:1791".parse().unwrap()],
+        listen_udp: vec!["0.0.0.0:3478".parse().unwrap()],
+        relayed_ports: Some((20_000, 20_999)),
+        unix_s: Some(NOW_S),
+        last_written_s: Some(NOW_S - 7),
         ..Needs::default()
     }
 }
@@ -110,6 +118,8 @@ fn every_check_comes_out_well_on_a_good_machine_and_ill_when_provoked() {
         "ports",
         "memory",
         "ephemeral_ports",
+        "relayed_ports",
+        "clock_step",
         "cpus",
         "smt",
         "nics",
@@ -137,6 +147,7 @@ const PROVOCATIONS: &[(&str, Verdict, &str, &str)] = &[
         "sys/devices/system/clocksource/clocksource0/current_clocksource",
         "hpet",
     ),
+    ("clock", Verdict::Warn, "sys/class/rtc/rtc0/since_epoch", "1800000500"),
     ("time", Verdict::Warn, "proc/700/comm", "sshd"),
     ("irqbalance", Verdict::Warn, "proc/701/comm", "irqbalance"),
     ("huge_pages", Verdict::Warn, "sys/kernel/mm/transparent_hugepage/enabled", "[always] never"),
@@ -177,6 +188,69 @@ fn what_the_program_knows_is_judged() {
     tree.put("proc/sys/net/ipv4/ip_local_reserved_ports", "40000\n");
     let reserved = examined(&tree, Needs { listen: vec![listen], ..needs() });
     assert_eq!(check(&reserved, "ephemeral_ports").verdict, Verdict::Ok);
+}
+
+#[test]
+fn the_clock_may_be_a_time_zone_away_from_the_hardwares_and_must_not_go_back() {
+    let tree = good();
+    tree.put("sys/class/rtc/rtc0/since_epoch", &format!("{}\n", NOW_S + 2 * 3600 + 3));
+    let local = examined(&tree, needs());
+    assert_eq!(check(&local, "clock").verdict, Verdict::Ok);
+    assert!(check(&local, "clock").seen.contains("local time"));
+    tree.put("sys/class/rtc/rtc0/since_epoch", "1\n");
+    assert_eq!(check(&examined(&tree, needs()), "clock").verdict, Verdict::Warn);
+    let last_written_s = Some(NOW_S + 3600);
+    let back = examined(&tree, Needs { last_written_s, ..needs() });
+    assert_eq!(check(&back, "clock_step").verdict, Verdict::Warn);
+    assert!(check(&back, "clock_step").seen.contains("3600 s"));
+    // Whoever does not see the state does not judge it.
+    let unseen = examined(&tree, Needs { last_written_s: None, ..needs() });
+    assert!(unseen.checks.iter().all(|check| check.name != "clock_step"));
+}
+
+#[test]
+fn ports_of_turn_are_judged_too() {
+    let tree = good();
+    let shared = examined(&tree, Needs { relayed_ports: Some((49_152, 65_535)), ..needs() });
+    let relayed = check(&shared, "relayed_ports");
+    assert_eq!(relayed.verdict, Verdict::Warn);
+    assert!(relayed.seen.contains("11848 of the 16384 ports"), "{relayed:?}");
+    let fix = relayed.fix.as_ref().unwrap();
+    assert!(fix.ends_with("ip_local_reserved_ports=49152-65535"), "{fix}");
+    tree.put("proc/sys/net/ipv4/ip_local_reserved_ports", "49152-65535\n");
+    let reserved = examined(&tree, Needs { relayed_ports: Some((49_152, 65_535)), ..needs() });
+    assert_eq!(check(&reserved, "relayed_ports").verdict, Verdict::Ok);
+    let listen_udp = vec!["192.0.2.1:40000".parse().unwrap()];
+    let unavailable = vec![(listen_udp[0], "in use".to_owned())];
+    let taken = examined(&tree, Needs { listen_udp, unavailable, ..needs() });
+    assert_eq!(check(&taken, "ports").verdict, Verdict::Fail);
+    assert!(check(&taken, "ports").wanted.contains("192.0.2.1:40000/udp"));
+    assert!(check(&taken, "ephemeral_ports").seen.contains("40000"));
+}
+
+#[test]
+fn a_hash_key_that_strangers_know_is_named_where_there_are_queues_to_choose() {
+    let with_key = |key: &str, channels: u64| {
+        let tree = good();
+        let file = tree.root().join("nics/ens5.toml");
+        let mut settings: NicSettings =
+            toml::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        settings.rss_key = Some(key.to_owned());
+        settings.channels.as_mut().unwrap().combined = channels;
+        fs::write(&file, toml::to_string(&settings).unwrap()).unwrap();
+        let examination = examined(&tree, needs());
+        let found = examination.checks.iter().find(|check| check.name == "ens5 rss_key");
+        found.map(|check| (check.verdict, check.fix.clone()))
+    };
+    let own = "0123456789abcdef".repeat(5);
+    assert_eq!(with_key(&own, 4), Some((Verdict::Ok, None)));
+    assert_eq!(with_key(&own, 1), None);
+    let of_everybody = "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73b";
+    for key in [of_everybody, &"6d".repeat(40), &"00".repeat(40)] {
+        let (verdict, fix) = with_key(key, 4).unwrap();
+        assert_eq!(verdict, Verdict::Warn, "{key}");
+        assert!(fix.unwrap().starts_with("ethtool -X ens5 hkey"), "{key}");
+    }
 }
 
 #[test]

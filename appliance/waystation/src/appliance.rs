@@ -157,15 +157,12 @@ impl Appliance {
 /// there are others, and threads of one core are one data core; more cores than CPUs share them.
 pub(crate) fn core_layout(config: &Config) -> Vec<Option<usize>> {
     let engine = &config.engine;
-    if !engine.cpus.is_empty() {
-        let count = if engine.cores == 0 { engine.cpus.len() } else { engine.cores };
-        return engine.cpus.iter().copied().map(Some).cycle().take(count).collect();
-    }
     let (machine, allowed) = (Machine::this(), allowed_cpus());
     let wish = Wish {
         allowed: Some(&allowed),
         node: nic_node(&machine),
         cores: Some(engine.cores).filter(|cores| *cores > 0),
+        named: &engine.cpus,
     };
     let layout = lay_out(&Cpus::read(&machine), wish);
     if layout.data.is_empty() {

@@ -101,16 +101,19 @@ pub(crate) fn make_directory_of(path: &Path) -> Result<(), StateError> {
     }
 }
 
-/// Makes a directory that another user will own, unless it is there.
+/// Makes a directory that another user will own, unless it is there, and so those above it that are
+/// missing: whoever owns the innermost has to be able to enter the rest.
 pub(crate) fn make_directory_for(path: &Path, person: &Person) -> Result<(), StateError> {
-    if path.exists() {
-        return Ok(());
-    }
-    make_directory(path)?;
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
     let (user, group) = (person.user.as_raw(), person.group.as_raw());
-    // Not through a link, which somebody could have put there in the meantime.
-    lchown(path, Some(user), Some(group))
-        .map_err(|source| StateError::Access { path: path.to_owned(), source })
+    for path in missing.into_iter().rev() {
+        make_directory(path)?;
+        // Not through a link, which somebody could have put there in the meantime.
+        lchown(path, Some(user), Some(group))
+            .map_err(|source| StateError::Access { path: path.to_owned(), source })?;
+    }
+    Ok(())
 }
 
 /// Reads the node's key, or makes one. Says whether it is new. One that the service manager hands

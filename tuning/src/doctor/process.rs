@@ -15,6 +15,7 @@ pub(super) fn check(machine: &Machine, needs: &Needs, checks: &mut Vec<Check>) {
     checks.extend(memory(machine, needs));
     checks.push(ports(needs));
     checks.extend(ephemeral_ports(machine, needs));
+    checks.extend(relayed_ports(machine, needs));
     checks.push(kept_privileges(needs));
     checks.push(landlock(needs));
 }
@@ -87,30 +88,53 @@ fn group_limit(machine: &Machine) -> Option<u64> {
 fn ports(needs: &Needs) -> Check {
     let taken: Vec<String> =
         needs.unavailable.iter().map(|(address, why)| format!("{address}: {why}")).collect();
-    let listed = |addresses: &[SocketAddr]| {
-        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    let listed = |addresses: &[SocketAddr], protocol: &str| {
+        let listed = addresses.iter().map(|address| format!("{address}/{protocol}"));
+        listed.collect::<Vec<_>>()
     };
+    let wanted = [listed(&needs.listen, "tcp"), listed(&needs.listen_udp, "udp")].concat();
     let seen = if taken.is_empty() { "free or ours".to_owned() } else { taken.join("; ") };
     Check::new("ports", taken.is_empty(), Verdict::Fail)
         .seen(seen)
-        .wanted(listed(&needs.listen))
+        .wanted(wanted.join(" "))
         .why("The program does not start without them.")
-        .fix("ss -ltnp shows who listens; or choose others with listen.addresses")
+        .fix("ss -lntup shows who listens; or choose others with the key that names them")
+}
+
+/// Ports that the kernel gives to whoever does not ask for one, and those it leaves out.
+struct Ephemeral {
+    first: u16,
+    last: u16,
+    reserved: String,
+}
+
+impl Ephemeral {
+    fn read(machine: &Machine) -> Option<Self> {
+        let range = machine.text("proc/sys/net/ipv4/ip_local_port_range")?;
+        let mut ends = range.split_whitespace().filter_map(|end| end.parse::<u16>().ok());
+        let (first, last) = (ends.next()?, ends.next()?);
+        let reserved = machine.text("proc/sys/net/ipv4/ip_local_reserved_ports");
+        Some(Self { first, last, reserved: reserved.unwrap_or_default() })
+    }
+
+    fn gives(&self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port) && !is_listed(&self.reserved, port)
+    }
 }
 
 fn ephemeral_ports(machine: &Machine, needs: &Needs) -> Option<Check> {
-    let range = machine.text("proc/sys/net/ipv4/ip_local_port_range")?;
-    let mut ends = range.split_whitespace().filter_map(|end| end.parse::<u16>().ok());
-    let (first, last) = (ends.next()?, ends.next()?);
-    let reserved = machine.text("proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
-    let inside: Vec<String> = needs
+    let ephemeral = Ephemeral::read(machine)?;
+    let Ephemeral { first, last, .. } = ephemeral;
+    let mut inside: Vec<u16> = needs
         .listen
         .iter()
+        .chain(&needs.listen_udp)
         .map(SocketAddr::port)
-        .filter(|port| (first..=last).contains(port) && !is_listed(&reserved, *port))
-        .map(|port| port.to_string())
+        .filter(|port| ephemeral.gives(*port))
         .collect();
-    let ports = inside.join(",");
+    inside.sort_unstable();
+    inside.dedup();
+    let ports = inside.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
     Some(
         Check::new("ephemeral_ports", inside.is_empty(), Verdict::Warn)
             .seen(if inside.is_empty() {
@@ -121,6 +145,24 @@ fn ephemeral_ports(machine: &Machine, needs: &Needs) -> Option<Check> {
             .wanted("no port of ours among them")
             .why("A connection that somebody makes may take the port before the next start.")
             .fix(format!("sysctl -w net.ipv4.ip_local_reserved_ports={ports}")),
+    )
+}
+
+/// Whether ports of TURN and of UDP sessions are the kernel's to give away.
+fn relayed_ports(machine: &Machine, needs: &Needs) -> Option<Check> {
+    let (from, to) = needs.relayed_ports?;
+    let ephemeral = Ephemeral::read(machine)?;
+    let shared = (from..=to).filter(|port| ephemeral.gives(*port)).count();
+    let of = usize::from(to.saturating_sub(from)) + 1;
+    Some(
+        Check::new("relayed_ports", shared == 0, Verdict::Warn)
+            .seen(format!("{shared} of the {of} ports from {from} to {to} are the kernel's too"))
+            .wanted("none")
+            .why(
+                "Sockets of other programs sit on them, and clients are given fewer; a port of a \
+                 session that is to come back after a restart may be taken.",
+            )
+            .fix(format!("sysctl -w net.ipv4.ip_local_reserved_ports={from}-{to}")),
     )
 }
 

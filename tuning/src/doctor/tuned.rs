@@ -1,7 +1,7 @@
 //! NICs and limits of the network stack: what a plan would still set, and what it cannot.
 
 use super::{Check, Needs, Verdict};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Nic};
 use crate::plan::{NicPlan, Plan, Step};
 use crate::profile::{Key, Value};
 
@@ -10,6 +10,7 @@ pub(super) fn check(inventory: &Inventory, needs: &Needs, checks: &mut Vec<Check
     checks.push(devices(inventory));
     for nic in &plan.nics {
         checks.push(profile(nic));
+        checks.extend(inventory.nic(&nic.nic).and_then(rss_key));
         checks.extend(xdp(nic));
         checks.push(settings(nic, plan));
         checks.extend(nic.remarks.iter().map(|remark| by_hand(nic, remark)));
@@ -54,6 +55,41 @@ fn xdp(nic: &NicPlan) -> Option<Check> {
             .wanted("native")
             .why(&fact.setting.why)
             .fix("use a NIC whose driver has it: docs/hardware.md"),
+    )
+}
+
+/// What the specification of receive-side scaling gives as an example, and drivers took over.
+const RSS_KEY_OF_EVERYBODY: &str = "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b4";
+
+/// Whether strangers know how the NIC chooses a queue. A key says little where there is one queue.
+fn rss_key(nic: &Nic) -> Option<Check> {
+    let key = nic.settings.rss_key.as_deref()?;
+    let queues = nic.settings.channels.map_or(nic.tx_queues as u64, |channels| channels.combined);
+    if queues < 2 {
+        return None;
+    }
+    let first = key.get(..2).unwrap_or_default();
+    let is_one_byte = key.as_bytes().chunks(2).all(|byte| byte == first.as_bytes());
+    let known = RSS_KEY_OF_EVERYBODY.len().min(key.len());
+    let is_known = key.get(..known) == RSS_KEY_OF_EVERYBODY.get(..known);
+    let seen = match (is_one_byte, is_known) {
+        (true, _) => "the same byte again and again",
+        (_, true) => "the one of the specification",
+        (false, false) => "its own",
+    };
+    Some(
+        Check::new(format!("{} rss_key", nic.name), !is_one_byte && !is_known, Verdict::Warn)
+            .seen(seen)
+            .wanted("one that nobody else knows")
+            .why(
+                "Who knows the key can send everything to one queue, and with it to one data core.",
+            )
+            .fix(format!(
+                "ethtool -X {} hkey $(cat /proc/sys/net/core/netdev_rss_key | cut -c1-{})",
+                nic.name,
+                // Two digits and a colon for each byte but the last.
+                (key.len() / 2 * 3).saturating_sub(1),
+            )),
     )
 }
 

@@ -21,6 +21,7 @@ const CHANNELS_GET: u8 = 17;
 const CHANNELS_SET: u8 = 18;
 const COALESCE_GET: u8 = 19;
 const COALESCE_SET: u8 = 20;
+const RSS_GET: u8 = 38;
 
 /// Every request and answer holds a header, and in it the NIC's name.
 const HEADER: u16 = 1;
@@ -40,6 +41,8 @@ const FEATURES_ACTIVE: u16 = 4;
 /// Changeable ones that cannot be changed just now.
 const FEATURES_KEPT: u16 = 5;
 
+const RSS_KEY: u16 = 5;
+
 const BITSET_NO_MASK: u16 = 1;
 const BITSET_BITS: u16 = 3;
 const BITSET_BIT: u16 = 1;
@@ -52,11 +55,14 @@ pub(super) fn settings(nic: &str) -> io::Result<NicSettings> {
     let channels = get(nic, CHANNELS_GET)?;
     let coalesce = get(nic, COALESCE_GET)?;
     let features = get(nic, FEATURES_GET)?;
+    // Older kernels do not know the command.
+    let rss = get(nic, RSS_GET).ok().flatten();
     Ok(NicSettings {
         kind: None,
         firmware: None,
         rings: rings.as_deref().and_then(read_rings),
         channels: channels.as_deref().and_then(read_channels),
+        rss_key: rss.as_deref().and_then(read_rss_key),
         coalesce: coalesce.as_deref().map(read_coalesce).unwrap_or_default(),
         features: features.as_deref().map(read_features).unwrap_or_default(),
     })
@@ -163,6 +169,11 @@ fn read_channels(answer: &[u8]) -> Option<Channels> {
         combined: number_of(answer, CHANNELS_COMBINED)?,
         combined_max: number_of(answer, CHANNELS_COMBINED_MAX)?,
     })
+}
+
+fn read_rss_key(answer: &[u8]) -> Option<String> {
+    let key = attribute(answer, RSS_KEY).filter(|key| !key.is_empty())?;
+    Some(key.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn coalesce_kind(field: CoalesceField) -> u16 {
