@@ -1,8 +1,8 @@
 //! What the program decides and writes, said a second time in plain terms, to compare it with.
 //!
 //! Shares no code with the program: packets are taken apart by slices and built anew with checksums
-//! over every byte, tables are ordinary collections. Used by tests and fuzzing, never to carry
-//! traffic. Time stands still in it: a rate is either not used up yet or used up for good.
+//! over every byte, tables are ordinary collections. Used by tests and to explain what would become
+//! of a packet, never to carry traffic. Time stands still in it: a rate is either not used up yet or used up for good.
 
 mod packet;
 
@@ -93,6 +93,19 @@ pub fn decide(world: &World, frame: &[u8]) -> Decision {
         Ok((verdict, frame)) => Decision { verdict, frame },
         Err(verdict) => Decision { verdict, frame: frame.to_vec() },
     }
+}
+
+/// Whose packet a frame holds, with the channel it is framed with, if any; nothing if it holds none
+/// that is whole and for one of our ports.
+pub fn route(world: &World, frame: &[u8]) -> Option<Route> {
+    let told: Vec<u16> = world.vlans.iter().map(|(id, _)| *id).collect();
+    let is_ours = |port| world.turn_ports.contains(&port) || world.session_ports.contains(&port);
+    let Parsed { datagram, fault, .. } = packet::parse(frame, &told, is_ours).ok()?;
+    if fault.is_some() {
+        return None;
+    }
+    let channel = framing(world, &datagram).ok().and_then(|(channel, _)| channel);
+    Some((datagram.source, datagram.local, channel))
 }
 
 fn judge(world: &World, frame: &[u8]) -> Result<(Verdict, Vec<u8>), Verdict> {

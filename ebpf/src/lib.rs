@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod capture;
 pub mod classifier;
 pub mod forwarding;
 pub mod interfaces;

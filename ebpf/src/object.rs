@@ -10,3 +10,7 @@ pub const XDP_PROGRAM: &str = "waystation";
 
 /// Name of the program that chooses among sockets on one port.
 pub const SELECT_PROGRAM: &str = "owner_socket";
+
+/// Whether there is room for samples of frames, and the ring of them.
+pub(crate) const CAPTURE_ENABLED: &str = "CAPTURE_ENABLED";
+pub(crate) const CAPTURE_RING: &str = "CAPTURED";

@@ -1,7 +1,8 @@
 //! Loads the object into the kernel and runs its program on frames.
 
 use crate::{
-    object::{PREBUILT, SELECT_PROGRAM, XDP_PROGRAM},
+    abi::limits::CAPTURE_RING_MIN_BYTES,
+    object::{CAPTURE_ENABLED, CAPTURE_RING, PREBUILT, SELECT_PROGRAM, XDP_PROGRAM},
     pins::Pins,
     tables::Tables,
 };
@@ -65,6 +66,20 @@ pub struct Ran {
     pub duration: Duration,
 }
 
+/// Whether the program can hand samples of frames to user space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Capture {
+    /// It cannot, and nothing of that is left in it.
+    #[default]
+    Never,
+    /// It can, once [`SettingsTable::capture`](crate::tables::SettingsTable::capture) says of what;
+    /// needs Linux 5.18.
+    Ring {
+        /// Room for samples that were not read yet; made a power of two of pages.
+        bytes: u32,
+    },
+}
+
 /// The loaded object: its programs and its maps.
 #[derive(Debug)]
 pub struct Programs {
@@ -80,15 +95,31 @@ impl Programs {
     /// # Errors
     /// When the process lacks privileges, or the kernel refuses a map or a program.
     pub fn load(pins: Option<&Pins>) -> Result<Self, LoadError> {
-        Self::load_object(PREBUILT, pins)
+        Self::load_object(PREBUILT, pins, Capture::Never)
+    }
+
+    /// As [`Self::load`], with room for samples of frames or without.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with(pins: Option<&Pins>, capture: Capture) -> Result<Self, LoadError> {
+        Self::load_object(PREBUILT, pins, capture)
     }
 
     /// As [`Self::load`], for another build of the object.
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn load_object(object: &[u8], pins: Option<&Pins>) -> Result<Self, LoadError> {
+    pub fn load_object(
+        object: &[u8],
+        pins: Option<&Pins>,
+        capture: Capture,
+    ) -> Result<Self, LoadError> {
         let mut loader = EbpfLoader::new();
+        if let Capture::Ring { bytes } = capture {
+            loader.override_global(CAPTURE_ENABLED, &1_u32, true);
+            loader.map_max_entries(CAPTURE_RING, bytes.max(CAPTURE_RING_MIN_BYTES));
+        }
         if let Some(pins) = pins {
             for name in Pins::KEPT_MAPS {
                 loader.map_pin_path(name, pins.map(name));

@@ -2,7 +2,7 @@
 //!
 //! One writer: the management core. The programs read, and write what they remember of sessions.
 
-use crate::{abi, programs::LoadError};
+use crate::{abi, capture::CaptureTable, programs::LoadError};
 use abi::{Address, Counter, Port, PortKinds, Session, SessionKey, Settings, Verdict};
 pub use aya::maps::MapError;
 use aya::{
@@ -37,6 +37,8 @@ pub struct Tables {
     pub egress: EgressTable,
     /// The data cores' sockets.
     pub sockets: SocketTable,
+    /// Samples of frames.
+    pub captured: CaptureTable,
 }
 
 impl Tables {
@@ -55,6 +57,10 @@ impl Tables {
             processors: ProcessorTable { map: typed(object, "PROCESSORS")? },
             egress: EgressTable { map: typed(object, "EGRESS")? },
             sockets: SocketTable { map: typed(object, "SOCKETS")? },
+            captured: CaptureTable::new(
+                typed(object, "CAPTURED")?,
+                typed(object, "CAPTURES_LOST")?,
+            ),
         })
     }
 }
@@ -76,13 +82,26 @@ pub struct SettingsTable {
 }
 
 impl SettingsTable {
-    /// Replaces all settings but the number of denied prefixes, which [`Self::deny`] keeps.
+    /// Replaces all settings but the number of denied prefixes, which [`Self::deny`] keeps, and what
+    /// is captured, which [`Self::capture`] sets.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn set(&mut self, settings: Settings) -> Result<(), MapError> {
-        let Settings { denied_v4, denied_v6, .. } = self.current;
-        self.store(Settings { denied_v4, denied_v6, ..settings })
+        let Settings { denied_v4, denied_v6, capture_every, capture_verdicts, .. } = self.current;
+        let kept = Settings { denied_v4, denied_v6, capture_every, capture_verdicts, ..settings };
+        self.store(kept)
+    }
+
+    /// Samples one of so many frames, and hands over those with one of these verdicts, a bit for
+    /// each by its place. Without verdicts, none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn capture(&mut self, verdicts: u64, every: u32) -> Result<(), MapError> {
+        let settings =
+            Settings { capture_every: every, capture_verdicts: verdicts, ..self.current };
+        self.store(settings)
     }
 
     /// Takes nothing any more from a prefix. Sessions of sources in it end with that.

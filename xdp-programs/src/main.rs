@@ -10,6 +10,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod capture;
 mod checksum;
 mod limiter;
 mod maps;
@@ -54,6 +55,7 @@ pub fn waystation(ctx: XdpContext) -> u32 {
     let Some(settings) = maps::SETTINGS.get(0) else {
         return xdp_action::XDP_PASS;
     };
+    let is_sampled = capture::begin(&ctx, settings, frame_bytes);
     let outcome = match window::link_layer(&ctx, settings) {
         Ok(window::Link { network: window::Network::Ipv4, tagged: None }) => {
             judge::<14>(&ctx, settings, parse::ipv4::<14>(&ctx), None)
@@ -70,6 +72,9 @@ pub fn waystation(ctx: XdpContext) -> u32 {
         Err(verdict) => verdict.into(),
     };
     count(outcome.verdict, frame_bytes);
+    if is_sampled {
+        capture::end(&ctx, settings, outcome.verdict);
+    }
     outcome.action
 }
 

@@ -4,9 +4,12 @@ use aya_ebpf::{
     macros::map,
     maps::{
         Array, CpuMap, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray,
+        RingBuf,
     },
 };
-use waystation_ebpf_abi::{Address, Counter, Session, SessionKey, Settings, Verdict, limits};
+use waystation_ebpf_abi::{
+    Address, Captured, Counter, Session, SessionKey, Settings, Verdict, limits,
+};
 
 /// What the operator wants; one entry.
 #[map]
@@ -60,3 +63,15 @@ pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(limits::EGRESS_INTE
 #[map]
 pub static SOCKETS: ReusePortSockArray =
     ReusePortSockArray::with_max_entries(limits::SOCKETS_MAX, 0);
+
+/// Samples of frames. The smallest there can be, unless user space wants some.
+#[map]
+pub static CAPTURED: RingBuf = RingBuf::with_byte_size(limits::CAPTURE_RING_MIN_BYTES, 0);
+
+/// The sample that each processor is at.
+#[map]
+pub static SAMPLE: PerCpuArray<Captured> = PerCpuArray::with_max_entries(1, 0);
+
+/// Samples that found no room, per processor.
+#[map]
+pub static CAPTURES_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);

@@ -6,6 +6,7 @@
 
 #![no_std]
 
+mod captured;
 pub mod limits;
 #[cfg(feature = "user")]
 mod pod;
@@ -13,10 +14,11 @@ mod session;
 mod settings;
 mod verdict;
 
+pub use captured::{CAPTURED_HEAD_BYTES, Captured};
 pub use session::{Action, Address, NetworkU16, Session, SessionKey, family, stranger_of};
 pub use settings::{Port, PortKinds, Settings, Vlan};
 pub use verdict::{Counter, Verdict};
 
 /// Version of the maps' layout. Whoever changes a type here, or what a field means, adds one, so
 /// that a program of another version does not take over maps it would misread.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

@@ -41,3 +41,10 @@ pub const FRAME_MIN_BYTES: usize = 60;
 /// How long a next hop found by a routing look-up is used again, in nanoseconds: a look-up costs
 /// more than the rest of the program, and a changed route may be noticed a tenth of a second late.
 pub const NEXT_HOP_FRESH_NS: u64 = 100_000_000;
+
+/// Bytes of a frame's beginning in a sample: all headers there can be, and so much of the payload
+/// that messages of STUN and WireGuard can be told.
+pub const CAPTURED_BYTES_MAX: usize = 256;
+
+/// Bytes of the smallest ring of samples: a page. It is there also where nobody captures.
+pub const CAPTURE_RING_MIN_BYTES: u32 = 4096;

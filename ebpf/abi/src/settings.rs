@@ -28,8 +28,11 @@ pub struct Settings {
     pub denied_v4: u32,
     /// Denied IPv6 prefixes; 0 spares the look-up.
     pub denied_v6: u32,
-    /// Makes the size the same on every target.
-    pub padding: u32,
+    /// Of so many frames one is sampled, at random; 0 and 1 for each.
+    pub capture_every: u32,
+    /// Of samples, those with a verdict whose bit is set are handed over; 0 for none, which costs
+    /// nothing. Nothing comes of it unless the object was loaded with a ring for samples.
+    pub capture_verdicts: u64,
 }
 
 /// One VLAN the program was told of.
@@ -89,8 +92,8 @@ mod tests {
 
     #[test]
     fn layouts_are_those_the_object_was_built_with() {
-        assert_eq!((size_of::<Settings>(), align_of::<Settings>()), (88, 8));
-        assert_eq!(size_of::<Settings>(), 5 * 8 + VLANS_MAX * 8 + 4 * 4);
+        assert_eq!((size_of::<Settings>(), align_of::<Settings>()), (96, 8));
+        assert_eq!(size_of::<Settings>(), 6 * 8 + VLANS_MAX * 8 + 4 * 4);
         assert_eq!(offset_of!(Settings, vlans), 40);
         assert_eq!(offset_of!(Settings, routing_interface), 72);
     }

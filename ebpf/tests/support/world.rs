@@ -16,7 +16,7 @@ use waystation_ebpf::{
     abi::{Port, Session, SessionKey, Settings, Verdict, Vlan},
     classifier::{Decision, Hop, Known, World, decide},
     forwarding::LOOPBACK_INTERFACE,
-    programs::{Programs, Ran},
+    programs::{Capture, Programs, Ran},
 };
 
 pub const TURN: u16 = 3478;
@@ -61,7 +61,7 @@ impl Stage {
         let built =
             std::env::var_os("WAYSTATION_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
         let programs = match object.or(built.as_deref()) {
-            Some(object) => Programs::load_object(object, None).unwrap(),
+            Some(object) => Programs::load_object(object, None, Capture::Never).unwrap(),
             None => Programs::load(None).unwrap(),
         };
         let mut stage = Self {
