@@ -94,6 +94,10 @@ pub struct Operations {
     /// Events told since the start, and those counted instead.
     pub events: u64,
     pub events_held_back: u64,
+    /// What the node does worse than it should, or not at all, and why; nothing of it stops relaying.
+    pub degraded: BTreeMap<&'static str, String>,
+    /// Lines of the log that were counted instead of written.
+    pub log_lines_held_back: u64,
     pub dials: DialCounts,
     /// What the process holds in memory, if the system says.
     pub resident_bytes: Option<u64>,
@@ -189,6 +193,7 @@ pub fn status(observations: &Observations, extra: &StatusExtra, now: Moment) -> 
         "aead": aead(&extra.aead),
         "floor": extra.floor.as_ref().map(floor),
         "confinement": extra.confinement,
+        "degraded": extra.operations.degraded,
         "interval": {
             "sequence": interval.sequence,
             "start_unix_ms": interval.span.start.unix_ms(),

@@ -20,6 +20,7 @@ pub mod journal;
 mod limited;
 pub mod limits;
 pub mod log_comparison;
+pub mod log_levels;
 pub mod metric_families;
 pub mod metrics;
 pub mod monitoring;

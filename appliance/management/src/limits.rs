@@ -165,3 +165,14 @@ pub const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 pub const REPORTS_PER_ROUND: usize = 2048;
 /// How long the data cores may take to close everything when the program ends.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Targets whose level is set over the configuration: more than anybody keeps in mind.
+pub const LOG_DIRECTIVES_MAX: usize = 64;
+/// Bytes of a target: the longest path of a module has about 60.
+pub const LOG_TARGET_BYTES_MAX: usize = 128;
+/// How often the log tells how many lines were held back, if any were.
+pub const LOG_HELD_BACK_EVERY: Duration = Duration::from_secs(60);
+
+/// Bytes of a frame that somebody asks about: more than the longest that the XDP program looks at
+/// on Ethernet, and in hex digits half of [`STATS_REQUEST_BYTES_MAX`].
+pub const EXPLAINED_FRAME_BYTES_MAX: usize = 2048;

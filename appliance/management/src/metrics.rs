@@ -210,6 +210,16 @@ fn node_numbers(extra: &StatusExtra) -> Vec<NodeNumber> {
             "Events that came too often and were counted instead of told",
             extra.operations.events_held_back,
         ),
+        gauge(
+            "degraded",
+            "What the node does worse than it should, as its status says",
+            extra.operations.degraded.len() as u64,
+        ),
+        total(
+            "held_back_log_lines",
+            "Lines of the log that came too often and were counted instead of written",
+            extra.operations.log_lines_held_back,
+        ),
         gauge("active_dials", "Dials under way", extra.operations.dials.active as u64),
         gauge(
             "xdp_interfaces",

@@ -19,6 +19,7 @@ use waystation_management::a2al_sockets;
 use waystation_management::config::{self, Config};
 use waystation_management::confinement::Confinement;
 use waystation_management::dht::DhtFiles;
+use waystation_management::log_levels::LogHooks;
 use waystation_management::runtime::{
     Management, OnLifeSign, ReloadSource, RuntimeSettings, bind_metrics,
 };
@@ -53,6 +54,8 @@ pub(crate) struct Surroundings {
     pub(crate) handle_signals: bool,
     /// How the configuration is read again, if it can be.
     pub(crate) reload: Option<ReloadSource>,
+    /// The log, if it is the appliance's own.
+    pub(crate) log: Option<LogHooks>,
     pub(crate) on_ready: Box<dyn FnOnce() + Send>,
     pub(crate) on_life_sign: OnLifeSign,
 }
@@ -111,6 +114,7 @@ impl Appliance {
             a2al,
             handle_signals: around.handle_signals,
             reload: around.reload,
+            log: around.log,
             on_ready: around.on_ready,
             on_life_sign: around.on_life_sign,
         };

@@ -1,5 +1,9 @@
 //! The command line, as clap reads it.
 
+mod support;
+
+pub(crate) use support::{BundleArguments, CaptureArguments, ExplainArguments, LogCommand};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -63,6 +67,15 @@ pub(crate) enum Verb {
     Drops(DropsArguments),
     /// Its latency histograms
     Hist(HistArguments),
+    /// What it logs
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Packets that the XDP program has looked at, with what became of each, into a file
+    Capture(CaptureArguments),
+    /// What would become of a packet, and why
+    ExplainPacket(ExplainArguments),
+    /// One file with what somebody who helps would ask for: checks, configuration, statistics, log
+    Bundle(BundleArguments),
     /// What this machine charges for moving and sealing bytes
     Floor(FloorArguments),
     /// Configuration files

@@ -44,6 +44,11 @@ pub(crate) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<()> {
     }
 }
 
+/// The same as JSON.
+pub(crate) fn document(config: &Config, profiles: &Path) -> anyhow::Result<String> {
+    Ok(serde_json::to_string(&of_machine(config, profiles)?)?)
+}
+
 fn of_machine(config: &Config, profiles: &Path) -> anyhow::Result<Examination> {
     let unavailable = if is_running(config) { Vec::new() } else { unavailable(config) };
     examined(config, unavailable, profiles)

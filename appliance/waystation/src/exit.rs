@@ -9,6 +9,9 @@
 //! | 77 | the operating system does not permit it to this user, or others may read the key |
 //! | 78 | the configuration or the key file is wrong |
 
+use crate::bundle::BundleError;
+use crate::capture::CaptureFailure;
+use crate::explain::PacketError;
 use crate::privileges::PrivilegeError;
 use crate::state::StateError;
 use std::io;
@@ -70,6 +73,16 @@ fn causes(error: &anyhow::Error) -> String {
 /// What helps, where the message does not say it.
 fn remedy(error: &anyhow::Error) -> Option<&'static str> {
     let remedy = error.chain().find_map(|cause| {
+        if let Some(CaptureFailure::File { source, .. }) = cause.downcast_ref()
+            && source.kind() == io::ErrorKind::AlreadyExists
+        {
+            return Some("name another file");
+        }
+        if let Some(BundleError { source, .. }) = cause.downcast_ref()
+            && source.kind() == io::ErrorKind::AlreadyExists
+        {
+            return Some("name another file");
+        }
         if let Some(StateError::Access { .. }) = cause.downcast_ref() {
             return Some("name a directory that this user may write with --state-dir DIR");
         }
@@ -178,6 +191,15 @@ fn code(error: &anyhow::Error) -> u8 {
             cause.downcast_ref()
         {
             return CONFIGURATION;
+        }
+        if cause.is::<PacketError>() {
+            return USAGE;
+        }
+        if let Some(BundleError { source, .. }) = cause.downcast_ref() {
+            return io_code(source);
+        }
+        if let Some(CaptureFailure::File { source, .. }) = cause.downcast_ref() {
+            return io_code(source);
         }
         if let Some(PlanError::NoSuchNic(_)) = cause.downcast_ref() {
             return UNAVAILABLE;

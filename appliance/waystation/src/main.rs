@@ -2,12 +2,17 @@
 
 mod appliance;
 mod arguments;
+mod bundle;
+mod capture;
+mod capture_file;
 mod demo;
 mod dht;
 mod doctor;
 mod exit;
+mod explain;
 mod floor;
 mod generate;
+mod log;
 mod memory;
 mod orders;
 mod privileges;
@@ -20,8 +25,8 @@ mod tune;
 mod turn_files;
 
 use arguments::{
-    Arguments, ConfigCommand, LinkCommand, LinksArguments, LinksCommand, SessionsArguments,
-    SessionsCommand, UdpCommand, Verb, XdpCommand,
+    Arguments, ConfigCommand, LinkCommand, LinksArguments, LinksCommand, LogCommand,
+    SessionsArguments, SessionsCommand, UdpCommand, Verb, XdpCommand,
 };
 use clap::Parser;
 use std::process::ExitCode;
@@ -68,6 +73,13 @@ fn main() -> ExitCode {
         Verb::Hist(hist) => questions::histograms(&hist),
         Verb::Doctor(arguments) => doctor::doctor(&arguments),
         Verb::Tune(command) => tune::tune(&command),
+        Verb::Log(LogCommand::Show(listing)) => questions::log(&listing),
+        Verb::Log(LogCommand::Level { directive, socket }) => {
+            orders::set_log_level(&directive, &socket)
+        }
+        Verb::Capture(arguments) => capture::capture(&arguments),
+        Verb::ExplainPacket(arguments) => explain::explain(&arguments),
+        Verb::Bundle(arguments) => bundle::bundle(&arguments),
         Verb::Floor(arguments) => floor::floor(&arguments),
         Verb::Generate(arguments) => generate::generate(&arguments.directory),
         Verb::Config(ConfigCommand::Default) => run::config_default(),

@@ -191,6 +191,10 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
             XDP_STRANGERS_MAX * XDP_STRANGER_BYTES,
             "65536 of 90 B, in the kernel",
         ));
+        let samples = config.xdp.capture_memory.as_usize();
+        if samples > 0 {
+            terms.push(term("samples of packets", samples, "xdp.capture_memory, in the kernel"));
+        }
     }
     terms
 }

@@ -1,5 +1,5 @@
-//! `links close`, `links move`, `sessions close`, `link dial`, `udp open`, `udp close` and `drain`:
-//! commands to the running program.
+//! `links close`, `links move`, `sessions close`, `link dial`, `udp open`, `udp close`, `drain` and
+//! `log level`: commands to the running program.
 
 use crate::arguments::{DrainArguments, SocketArgument, UdpOpenArguments};
 use crate::exit::Unmet;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use waystation_astral::endpoint::Endpoint;
 use waystation_astral::identity::Identity;
 use waystation_management::limits::{CLIENT_TIMEOUT, STATS_DIAL_TIMEOUT};
+use waystation_management::log_levels::LogDirective;
 use waystation_management::stats_socket::client;
 use waystation_management::units::format_duration;
 use waystation_relay::ids::{LegTag, LinkTag, UdpSessionTag};
@@ -138,6 +139,14 @@ fn wait_until_ended(socket: &Path, limit: Duration) -> anyhow::Result<()> {
             Ok(_) | Err(_) => pause(LOOK_AGAIN_AFTER),
         }
     }
+}
+
+/// `waystation log level`
+pub(crate) fn set_log_level(directive: &LogDirective, at: &SocketArgument) -> anyhow::Result<()> {
+    let uri = format!("/v1/log/level?filter={directive}");
+    let answer = client::post(&socket(at)?, &uri, CLIENT_TIMEOUT)?;
+    let document: Value = serde_json::from_slice(&answer)?;
+    say(format!("the log's filter is {} now", text(&document["filter"])))
 }
 
 fn say(words: String) -> anyhow::Result<()> {

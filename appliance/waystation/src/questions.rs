@@ -1,4 +1,4 @@
-//! `status`, `links`, `sessions`, `peers`, `events`, `drops` and `hist`: questions to the stats socket.
+//! `status`, `links`, `sessions`, `peers`, `log`, `events`, `drops` and `hist`: questions to the stats socket.
 
 use crate::arguments::{
     DropsArguments, EventsArguments, HistArguments, ListingArguments, SocketArgument,
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use waystation_engine::statistics::Stage;
 use waystation_management::log_comparison::{LOG_MAX_BYTES, ReadLog, read_log};
+use waystation_management::log_levels;
 use waystation_management::render;
 use waystation_management::stats_socket::client::{self, ClientError};
 
@@ -58,6 +59,12 @@ pub(crate) fn xdp(arguments: &ListingArguments) -> anyhow::Result<()> {
 pub(crate) fn hub(arguments: &StatusOfHubArguments) -> anyhow::Result<()> {
     let answer = client::get(&socket(&arguments.socket)?, "/v1/hub")?;
     show(&answer, arguments.json, waystation_management::hub::text)
+}
+
+/// `waystation log show`
+pub(crate) fn log(arguments: &ListingArguments) -> anyhow::Result<()> {
+    let answer = client::get(&socket(&arguments.socket)?, "/v1/log")?;
+    show(&answer, arguments.json, log_levels::text)
 }
 
 /// `waystation peers`

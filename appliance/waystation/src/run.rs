@@ -3,7 +3,7 @@
 use crate::appliance::{Appliance, Surroundings};
 use crate::arguments::{IdentityArguments, RunArguments};
 use crate::doctor;
-use crate::exit::Unmet;
+use crate::log;
 use crate::privileges::{self, Person, Places};
 use crate::questions::print;
 use crate::service_manager;
@@ -13,12 +13,11 @@ use anyhow::Context;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use tracing_subscriber::EnvFilter;
 use waystation_astral::identity::Identity;
-use waystation_management::config::{self, Config, LogFormat, PrivilegesConfig, XdpMode};
+use waystation_management::config::{self, Config, PrivilegesConfig, XdpMode};
 use waystation_management::confinement::{Confinement, FileConfinement};
 use waystation_management::limits::CONFIG_BYTES_MAX;
-use waystation_management::runtime::{ReloadSource, SetLog};
+use waystation_management::runtime::ReloadSource;
 
 /// Which processors there may be: counters of BPF programs are read with that number.
 const POSSIBLE_PROCESSORS: &str = "/sys/devices/system/cpu/possible";
@@ -26,7 +25,7 @@ const POSSIBLE_PROCESSORS: &str = "/sys/devices/system/cpu/possible";
 /// Runs the appliance until a signal or a failure ends it.
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let first = configuration(arguments, None)?;
-    let set_log = start_log(&first)?;
+    let log = log::start(&first)?;
     let directory = state::directory(arguments.state_dir.as_deref())?;
     let socket = match &first.management.socket {
         Some(socket) => socket.clone(),
@@ -52,7 +51,8 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         floor: Some(crate::floor::file(&directory)),
         confine: Some(Box::new(move || confine(&privileges, &places))),
         handle_signals: true,
-        reload: arguments.config.is_some().then(|| reload_source(arguments, identity, set_log)),
+        reload: arguments.config.is_some().then(|| reload_source(arguments, identity)),
+        log: Some(log),
         on_ready: Box::new(|| {
             tracing::info!("ready");
             service_manager::ready();
@@ -158,14 +158,21 @@ fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Res
     Ok(config)
 }
 
+/// The configuration of a file with what this machine adds to it, for whoever asks what the program
+/// would do with it. Files of users and secrets stay closed.
+pub(crate) fn served_config(file: &Path) -> anyhow::Result<Config> {
+    let mut config = read_config(file, None)?;
+    config.turn.found.own_addresses = turn_files::own_addresses();
+    Ok(config)
+}
+
 /// How the running program reads its configuration again.
-fn reload_source(arguments: &RunArguments, own: Identity, set_log: SetLog) -> ReloadSource {
+fn reload_source(arguments: &RunArguments, own: Identity) -> ReloadSource {
     let arguments = arguments.clone();
     ReloadSource {
         read: Box::new(move || {
             configuration(&arguments, Some(own)).map_err(|error| format!("{error:#}"))
         }),
-        set_log,
         on_stage: Box::new(service_manager::reloading),
     }
 }
@@ -187,30 +194,4 @@ fn read_text(file: &Path) -> io::Result<String> {
     let limit = CONFIG_BYTES_MAX as u64 + 1;
     File::open(file)?.take(limit).read_to_string(&mut text)?;
     Ok(text)
-}
-
-fn start_log(config: &Config) -> anyhow::Result<SetLog> {
-    let filter = EnvFilter::try_new(&config.management.log)
-        .map_err(|error| Unmet(format!("management.log: {error}")))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let (started, set_log): (_, SetLog) = match config.management.log_format {
-        LogFormat::Text => {
-            let builder = builder.with_filter_reloading();
-            let filter = builder.reload_handle();
-            let set = move |text: &str| filter.reload(log_filter(text)?).map_err(|e| e.to_string());
-            (builder.try_init(), Box::new(set))
-        }
-        LogFormat::Json => {
-            let builder = builder.json().with_filter_reloading();
-            let filter = builder.reload_handle();
-            let set = move |text: &str| filter.reload(log_filter(text)?).map_err(|e| e.to_string());
-            (builder.try_init(), Box::new(set))
-        }
-    };
-    started.map_err(|error| Unmet(format!("the log cannot be started: {error}")))?;
-    Ok(set_log)
-}
-
-fn log_filter(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(text).map_err(|error| error.to_string())
 }

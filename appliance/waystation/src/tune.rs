@@ -77,6 +77,20 @@ fn scope(arguments: &TuneArguments, machine: &Machine) -> anyhow::Result<Scope> 
     })
 }
 
+/// Processors, and what a plan says of the NICs and would set, as JSON.
+pub(crate) fn inventory(config: &Config, profiles: &Path) -> anyhow::Result<String> {
+    let machine = Machine::this();
+    let scope = Scope {
+        cores: Some(config.engine.cores).filter(|cores| *cores > 0),
+        cpus: config.engine.cpus.clone(),
+        allowed: Some(allowed_cpus()),
+        ..Scope::default()
+    };
+    let plan = plan(&machine, &Catalog::read(Some(profiles))?, &scope)?;
+    let cpus = Inventory::read(&machine).cpus;
+    Ok(serde_json::json!({ "schema": 1, "cpus": cpus, "plan": plan }).to_string())
+}
+
 /// The interfaces to leave alone, with the reason.
 fn protected(
     arguments: &TuneArguments,

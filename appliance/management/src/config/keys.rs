@@ -751,6 +751,7 @@ pub const KEYS: &[Key] = &[
     xdp_keys::STRANGER_RATE,
     xdp_keys::NEWCOMER_RATE,
     xdp_keys::STEER,
+    xdp_keys::CAPTURE_MEMORY,
     privileges_keys::USER,
     privileges_keys::GROUP,
     privileges_keys::DROP_CAPABILITIES,

@@ -20,6 +20,7 @@ mod problem;
 mod reader;
 mod rule;
 mod sections;
+mod shown;
 mod snapshot;
 mod turn;
 mod udp;
@@ -36,6 +37,7 @@ pub use manual_page::manual_page;
 pub use peer::{PEER_KEYS, PeerConfig};
 pub use problem::{Complaint, ConfigError, Problem};
 pub use reader::{parse, parse_as};
+pub use shown::shown;
 pub use snapshot::core_snapshot;
 pub use turn::{TurnConfig, TurnFound, turn_settings};
 pub use udp::{

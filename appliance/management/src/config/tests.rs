@@ -148,6 +148,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("xdp.stranger_rate", "0"),
     ("xdp.newcomer_rate", "0"),
     ("xdp.steer", "true"),
+    ("xdp.capture_memory", "\"1MiB\""),
     ("hub.enabled", "false"),
     ("hub.listen", "[\"192.0.2.1:4121\"]"),
     ("hub.connections_max", "9"),

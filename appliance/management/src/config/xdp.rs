@@ -2,6 +2,7 @@
 //!
 //! Pure, like the rest of the configuration.
 
+use crate::units::ByteSize;
 use serde::{Serialize, Serializer};
 use std::path::PathBuf;
 use waystation_relay::address_policy::Block;
@@ -38,6 +39,8 @@ pub struct XdpConfig {
     pub newcomer_rate: usize,
     /// Whether packets go to the processor of the data core that owns their session.
     pub steer: bool,
+    /// Room for samples of packets; 0: none are taken.
+    pub capture_memory: ByteSize,
 }
 
 impl Default for XdpConfig {
@@ -50,6 +53,7 @@ impl Default for XdpConfig {
             stranger_rate: 20_000,
             newcomer_rate: 10_000,
             steer: false,
+            capture_memory: ByteSize::from_kib(0),
         }
     }
 }

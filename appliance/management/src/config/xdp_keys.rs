@@ -4,6 +4,7 @@ use super::Config;
 use super::keys::{Key, key, live};
 use super::rule::Rule;
 use crate::limits::XDP_DENIED_MAX;
+use crate::units::ByteSize;
 
 pub(super) const MODE: Key<Config> = live(
     "xdp",
@@ -53,6 +54,19 @@ pub(super) const NEWCOMER_RATE: Key<Config> = live(
     Rule::Count { min: 0, max: 10_000_000, at: |config| &mut config.xdp.newcomer_rate },
     "How many sources that have not been seen lately are let in, so that a flood from made-up \
         ones shuts out nobody who is known. 0: no limit.",
+);
+pub(super) const CAPTURE_MEMORY: Key<Config> = key(
+    "xdp",
+    "capture_memory",
+    "bytes",
+    Rule::Size {
+        min: ByteSize::from_kib(0),
+        max: ByteSize::from_kib(64 << 10),
+        at: |config| &mut config.xdp.capture_memory,
+    },
+    "Room for samples of packets that `waystation capture` has not read yet; rounded up to a power \
+        of two of pages. A sample takes 288 bytes. 0B: nothing can be captured, and the program \
+        spends nothing on it. Needs Linux 5.18.",
 );
 pub(super) const STEER: Key<Config> = key(
     "xdp",

@@ -47,6 +47,9 @@ pub fn status(document: &Value) -> String {
     if let Some(waiting_for) = readiness["waiting_for"].as_str() {
         line(&mut out, &format!("waiting for {waiting_for}"));
     }
+    for (what, why) in document["degraded"].as_object().into_iter().flatten() {
+        line(&mut out, &format!("degraded   {what}: {}", text(why)));
+    }
     line(&mut out, &format!("identity   {}", text(&document["identity"])));
     for address in array(&document["listen"]) {
         line(&mut out, &format!("listening  {}", text(address)));

@@ -7,7 +7,7 @@
 
 use crate::a2al_sockets::A2alSockets;
 use crate::accounts::{AccountSettings, Accounts};
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::config::{self, Config};
 use crate::confinement::Confinement;
 use crate::dht::{Dht, DhtError, DhtFiles, DhtSettings};
@@ -19,6 +19,7 @@ use crate::hub::limits::QUESTIONS_WAITING_MAX;
 use crate::hub::{NodeQuestion, SignalHub};
 use crate::journal::Journal;
 use crate::limits::{COMMAND_RETRY_PAUSE, STOP_TIMEOUT};
+use crate::log_levels::{LogHooks, LogLevels};
 use crate::node::{Node, NodeSettings, QueryCounts};
 use crate::observations::Observations;
 use crate::recent::Recent;
@@ -63,6 +64,7 @@ use waystation_relay::ids::{CoreId, LinkTag};
 mod draining;
 mod governing;
 mod heartbeat;
+mod logging;
 mod moving;
 mod opaque;
 mod orders;
@@ -74,7 +76,7 @@ mod traffic;
 mod xdp;
 
 pub use heartbeat::{LifeSign, OnLifeSign};
-pub use reloading::{ReloadSource, ReloadStage, SetLog};
+pub use reloading::{ReloadSource, ReloadStage};
 
 /// What the management thread is made of.
 pub struct RuntimeSettings {
@@ -108,6 +110,8 @@ pub struct RuntimeSettings {
     pub handle_signals: bool,
     /// How the configuration is read again; absent: it is not.
     pub reload: Option<ReloadSource>,
+    /// The log, if it is this program's.
+    pub log: Option<LogHooks>,
     /// Called once, when every core serves.
     pub on_ready: Box<dyn FnOnce() + Send>,
     /// Told once a second that every core is alive, unless one is not, and of the end.
@@ -332,6 +336,8 @@ struct ManagementCore {
     reload_source: Option<ReloadSource>,
     reload: Option<PendingReload>,
     reload_again: bool,
+    log: LogLevels,
+    log_told_at: Moment,
     accounts: Accounts,
     journal: Journal,
     /// Registered nodes, and links on which somebody has subscribed: they are kept.
@@ -384,6 +390,7 @@ impl ManagementCore {
             .registrations
             .map(|path| restore(path, config.gateway.registrations_max, &mut node));
         let opaque = OpaqueSessions::new(cores, &config.udp);
+        let log = config.management.log.clone();
         Self {
             end,
             node,
@@ -418,6 +425,8 @@ impl ManagementCore {
             reload_source: settings.reload,
             reload: None,
             reload_again: false,
+            log: LogLevels::new(&log, settings.log),
+            log_told_at: clock::now(),
             journal: Journal::default(),
             registered: BTreeSet::new(),
             subscribed: BTreeSet::new(),
@@ -453,6 +462,7 @@ impl ManagementCore {
                     self.note_dials(clock::now());
                     self.extra.operations.resident_bytes = resident_bytes();
                     self.tick_xdp();
+                    self.tick_log();
                 }
                 Some(request) = requests.recv() => self.on_request(request),
                 () = sleep_until(self.next_deadline()) => {}

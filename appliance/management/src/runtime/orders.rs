@@ -55,6 +55,8 @@ impl ManagementCore {
             Order::Dial { endpoint, identity } => self.dial_by_hand(endpoint, identity, reply),
             Order::OpenUdp { wish, idle } => self.open_udp(*wish, idle, reply),
             Order::CloseUdp(session) => self.close_udp(session, reply),
+            Order::Capture(request) => self.capture(request, reply),
+            Order::SetLog(directive) => self.set_log(&directive, reply),
         }
     }
 

@@ -29,16 +29,11 @@ pub enum ReloadStage {
     Ended,
 }
 
-/// Takes up another log filter, or says why it cannot.
-pub type SetLog = Box<dyn FnMut(&str) -> Result<(), String> + Send>;
-
 /// Where a new configuration comes from, and what in the program it concerns besides.
 pub struct ReloadSource {
     /// Reads the configuration again, with what the command line says instead. The error is one
     /// that people can act on: file, line, key and remedy.
     pub read: Box<dyn FnMut() -> Result<Config, String> + Send>,
-    /// Takes up another log filter.
-    pub set_log: SetLog,
     /// Told as a reload begins and ends.
     pub on_stage: Box<dyn FnMut(ReloadStage) + Send>,
 }
@@ -86,11 +81,8 @@ impl ManagementCore {
     fn take_up(&mut self, reloaded: Reloaded) {
         let Reloaded { config, changed, waiting } = reloaded;
         let before = std::mem::replace(&mut self.config, config);
-        if before.management.log != self.config.management.log
-            && let Some(source) = &mut self.reload_source
-            && let Err(error) = (source.set_log)(&self.config.management.log)
-        {
-            tracing::error!("management.log: {error}");
+        if before.management.log != self.config.management.log {
+            self.take_up_log();
         }
         self.accounts.set(crate::accounts::AccountSettings::of_config(&self.config));
         self.node.set_settings(NodeSettings::of(&self.config, &self.extra.listen));

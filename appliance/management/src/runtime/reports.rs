@@ -12,6 +12,9 @@ use std::sync::Arc;
 use waystation_engine::control::{Command, Report};
 use waystation_relay::drop_reason::DropReason;
 
+/// What a file of registrations that cannot be written is called where it is told of.
+const REGISTRATIONS: &str = "registrations";
+
 impl ManagementCore {
     /// Takes what the cores have reported. Whoever asks for a node may have been told by it that it
     /// is linked, on another core: that core's report lies in its ring by the time the query is
@@ -159,8 +162,20 @@ impl ManagementCore {
 
     pub(super) fn save_registrations(&mut self) {
         let Some(file) = &mut self.registrations else { return };
-        if let Err(error) = file.write(self.node.saved_registrations().collect()) {
-            tracing::warn!(%error, "registrations will be lost on a restart");
+        let degraded = &mut self.extra.operations.degraded;
+        match file.write(self.node.saved_registrations().collect()) {
+            Ok(()) => {
+                if degraded.remove(REGISTRATIONS).is_some() {
+                    tracing::info!("registrations are kept again");
+                }
+            }
+            // Told once: it is tried again every second.
+            Err(error) => {
+                let is_new = degraded.insert(REGISTRATIONS, error.to_string()).is_none();
+                if is_new {
+                    tracing::warn!(%error, "registrations will be lost on a restart");
+                }
+            }
         }
     }
 }

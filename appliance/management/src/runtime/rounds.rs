@@ -41,6 +41,13 @@ impl ManagementCore {
             | Question::Peers { .. } => {
                 self.answer(request);
             }
+            Question::Explain { frame, interface } => {
+                self.explain(&frame, interface.as_deref(), request.reply);
+            }
+            Question::Log => {
+                let document = Document::json(&self.log.document());
+                super::orders::answer(request.reply, document);
+            }
             Question::Dht(question) => self.ask_dht(question, request.reply),
             Question::Events { after, follow } => self.on_events(after, follow, request.reply),
             Question::Order(order) => self.on_order(order, request.reply),

@@ -2,7 +2,14 @@
 //! carried goes out.
 
 use super::ManagementCore;
+use super::orders::answer;
+use crate::clock;
 use crate::config::Config;
+use crate::journal::{EventKind, fields};
+use crate::stats_socket::Document;
+use crate::xdp::CaptureRequest;
+use serde_json::json;
+use tokio::sync::oneshot;
 use waystation_engine::control::Command;
 use waystation_engine::offload::PathChange;
 use waystation_relay::ids::CoreId;
@@ -31,6 +38,37 @@ impl ManagementCore {
             self.command(core, command);
         }
         self.extra.xdp.clone_from(self.xdp.status());
+    }
+
+    pub(super) fn explain(
+        &self,
+        frame: &[u8],
+        interface: Option<&str>,
+        reply: oneshot::Sender<Document>,
+    ) {
+        let now_ns = clock::now().monotonic_ns;
+        let document = match self.xdp.explain(&self.config, frame, interface, now_ns) {
+            Some(explained) => Document::json(&explained),
+            None => {
+                let name = interface.unwrap_or_default();
+                let message = format!("there is no network interface {name}");
+                Document::not_found("no_such_interface", &message)
+            }
+        };
+        answer(reply, document);
+    }
+
+    pub(super) fn capture(&mut self, request: CaptureRequest, reply: oneshot::Sender<Document>) {
+        if request.capture.is_none() {
+            tracing::info!(?request, "capturing packets by command");
+            let said = json!({ "command": "capture", "every": request.every });
+            self.journal.record(clock::now(), EventKind::Command, None, fields(said));
+        }
+        let document = match self.xdp.capture(request, clock::now()) {
+            Ok(samples) => Document::json(&samples),
+            Err(refusal) => Document::refused(refusal.code(), &refusal.to_string()),
+        };
+        answer(reply, document);
     }
 
     pub(super) fn take_up_xdp(&mut self, before: &Config) {

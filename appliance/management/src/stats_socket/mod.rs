@@ -14,6 +14,7 @@ mod event_stream;
 mod request;
 mod routes;
 mod server;
+mod support_routes;
 
 pub use asked::asked;
 pub use bind::{BindError, bind};

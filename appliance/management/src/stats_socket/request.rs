@@ -7,13 +7,14 @@ use crate::hlog::{self, LogSelection};
 use crate::hub;
 use crate::journal::EventLines;
 use crate::limits::LISTING_ROWS_MAX;
+use crate::log_levels::LogDirective;
 use crate::metrics;
 use crate::observations::{Observations, Scope, Window};
 use crate::opaque::{OpaqueTable, Wish};
 use crate::recent::{Recent, RowOrder};
 use crate::same_core::SameCoreShares;
 use crate::udp_document;
-use crate::xdp;
+use crate::xdp::{self, CaptureRequest};
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -44,6 +45,10 @@ pub enum Order {
     CloseUdp(UdpSessionTag),
     /// `/v1/drain`: until at most so many connections are left, and for at most so long.
     Drain { deadline: Duration, until_links: u64 },
+    /// `/v1/capture`
+    Capture(CaptureRequest),
+    /// `/v1/log/level`
+    SetLog(LogDirective),
 }
 
 /// One thing to know or to do.
@@ -61,8 +66,12 @@ pub enum Question {
     Udp { limit: usize },
     /// `/v1/xdp`
     Xdp,
+    /// `/v1/explain`: what would become of a frame that comes in by an interface.
+    Explain { frame: Vec<u8>, interface: Option<String> },
     /// `/v1/hub`
     Hub,
+    /// `/v1/log`
+    Log,
     /// `/v1/peers`, at most so many rows.
     Peers { limit: usize },
     /// `/v1/events` behind this number; `follow`: answered when there is one.
@@ -117,9 +126,11 @@ impl StatsRequest {
                 return Some(ListingRequest { kind, limit, order, reply: self.reply });
             }
             // These are about what the runtime keeps itself, and it answers them.
-            Question::Events { .. } | Question::Dht(_) | Question::Order(_) => {
-                internal("asked of the wrong side")
-            }
+            Question::Events { .. }
+            | Question::Dht(_)
+            | Question::Explain { .. }
+            | Question::Log
+            | Question::Order(_) => internal("asked of the wrong side"),
             Question::Ready => ready(extra),
             Question::Hub => {
                 Document::json(&hub::document(documents::SCHEMA, extra.hub.as_deref()))

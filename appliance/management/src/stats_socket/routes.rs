@@ -2,6 +2,7 @@
 
 use super::dht_routes;
 use super::request::{Document, Order, Question};
+use super::support_routes;
 use crate::config::{Rate, UdpEnd, UdpProtocol, parse_public_key, rate_limit};
 use crate::dht::DhtQuestion;
 use crate::documents::{self, HistogramSelection};
@@ -115,11 +116,35 @@ const ROUTES: &[Route] = &[
         question: |_| Ok(Question::Xdp),
     },
     Route {
+        path: "/v1/explain",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &["frame", "interface"],
+        question: support_routes::explain,
+    },
+    Route {
         path: "/v1/hub",
         verb: Verb::Get,
         on: UNIX,
         parameters: &[],
         question: |_| Ok(Question::Hub),
+    },
+    Route {
+        path: "/v1/log",
+        verb: Verb::Get,
+        on: UNIX,
+        parameters: &[],
+        question: |_| Ok(Question::Log),
+    },
+    Route {
+        path: "/v1/log/level",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["filter"],
+        question: |given| {
+            let directive = parsed(given, "filter", "LEVEL or TARGET=LEVEL")?;
+            Ok(Question::Order(Order::SetLog(directive)))
+        },
     },
     Route {
         path: "/v1/peers",
@@ -199,6 +224,13 @@ const ROUTES: &[Route] = &[
         question: |given| {
             Ok(Question::Order(Order::CloseUdp(parsed(given, "id", "a UDP session's id")?)))
         },
+    },
+    Route {
+        path: "/v1/capture",
+        verb: Verb::Post,
+        on: UNIX,
+        parameters: &["capture", "verdicts", "every", "last"],
+        question: support_routes::capture,
     },
     Route {
         path: "/v1/drops",
@@ -438,7 +470,7 @@ fn open_udp(given: &Parameters<'_>) -> Result<Question, Refusal> {
     Ok(Question::Order(Order::OpenUdp { wish: Box::new(wish), idle: idle(given)? }))
 }
 
-fn optional<T: FromStr>(
+pub(super) fn optional<T: FromStr>(
     given: &Parameters<'_>,
     name: &'static str,
     wanted: &str,
@@ -474,7 +506,7 @@ fn idle(given: &Parameters<'_>) -> Result<Option<Duration>, Refusal> {
     }
 }
 
-fn parsed<T: FromStr>(
+pub(super) fn parsed<T: FromStr>(
     given: &Parameters<'_>,
     name: &'static str,
     wanted: &str,
@@ -486,7 +518,7 @@ where
     value.parse().map_err(|error| refuse(name, value, format!("{wanted}: {error}")))
 }
 
-fn flag(given: &Parameters<'_>, name: &'static str) -> Result<Option<bool>, Refusal> {
+pub(super) fn flag(given: &Parameters<'_>, name: &'static str) -> Result<Option<bool>, Refusal> {
     match given.value(name) {
         None => Ok(None),
         Some("true") => Ok(Some(true)),

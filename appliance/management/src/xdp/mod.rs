@@ -6,26 +6,34 @@
 //! that is open needs none. Whatever fails here leaves the node without the program and everything
 //! at work: what the program does not take goes to the data cores' sockets.
 
+mod capture;
 mod document;
 mod entries;
+mod explain;
 mod limits;
 mod settings;
 
+pub use capture::{CaptureRefusal, CaptureRequest, Verdicts};
 pub(crate) use document::{document, summary};
 pub use entries::EntryCounts;
+pub use explain::{explain_for, explained};
 pub use waystation_ebpf::abi::limits::{SESSION_ENTRIES_MAX, STRANGERS_MAX};
 
+use crate::clock::{self, Moment};
 use crate::config::{Config, XdpMode};
+use capture::Captures;
 use entries::Entries;
 use limits::ENTRIES_READ_PER_S;
+use serde_json::Value;
 use settings::Served;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use waystation_ebpf::abi::{Counter, Verdict};
+use waystation_ebpf::abi::{Counter, SessionKey, Verdict};
 use waystation_ebpf::attach::{Attachment, Mode, Wanted};
 use waystation_ebpf::forwarding::SwitchedOn;
 use waystation_ebpf::pins::Pins;
-use waystation_ebpf::programs::Programs;
+use waystation_ebpf::programs::{Capture, Programs};
 use waystation_ebpf::tables::MapError;
 use waystation_ebpf::{interfaces, verdicts};
 use waystation_engine::control::Command;
@@ -134,6 +142,8 @@ struct AtWork {
     before: Vec<Counter>,
     /// Switches of the machine that were turned on for the program.
     switched_on: SwitchedOn,
+    /// Absent: the program has no room for samples.
+    captures: Option<Captures>,
 }
 
 impl Xdp {
@@ -208,7 +218,9 @@ impl Xdp {
         names: &[String],
         pins: Option<Pins>,
     ) -> Result<AtWork, String> {
-        let mut programs = Programs::load(pins.as_ref()).map_err(|error| error.to_string())?;
+        let capture = capture_of(config);
+        let mut programs =
+            Programs::load_with(pins.as_ref(), capture).map_err(|error| error.to_string())?;
         let failed = |error: &dyn std::fmt::Display| format!("a map could not be filled: {error}");
         let before = counters(&programs).map_err(|error| failed(&error))?;
         // An earlier process's sessions are nobody's: its allocations went with it.
@@ -231,7 +243,8 @@ impl Xdp {
         }
         self.status.program = programs.id();
         self.status.pin_directory = pins.as_ref().and(config.xdp.pin_directory.clone());
-        Ok(AtWork { programs, attachments, pins, entries, served, before, switched_on })
+        let captures = (capture != Capture::Never).then(Captures::default);
+        Ok(AtWork { programs, attachments, pins, entries, served, before, switched_on, captures })
     }
 
     /// The interfaces that are named, or those that the served addresses are on.
@@ -334,6 +347,56 @@ impl Xdp {
         })
     }
 
+    /// What would become of a frame that came in by an interface now, and why; by the first that the
+    /// program is on if none is named. `None`: there is no interface of that name.
+    pub(crate) fn explain(
+        &self,
+        config: &Config,
+        frame: &[u8],
+        interface: Option<&str>,
+        now_ns: u64,
+    ) -> Option<Value> {
+        let attached = self.at_work.iter().flat_map(|at_work| &at_work.attachments);
+        let egress: BTreeSet<u32> =
+            attached.filter_map(|it| interfaces::index_of(&it.interface)).collect();
+        let ingress = match interface {
+            Some(name) => interfaces::index_of(name)?,
+            None => egress.first().copied().unwrap_or(0),
+        };
+        let would_be;
+        let served = match &self.at_work {
+            Some(at_work) => &at_work.served,
+            None => {
+                would_be = Served::of(config, &self.turn_listen, &self.dht_listen);
+                &would_be
+            }
+        };
+        let session_of = |key: &SessionKey| {
+            let tables = &self.at_work.as_ref()?.programs.tables;
+            tables.sessions.find(key).ok().flatten()
+        };
+        let program = self.status.state.name();
+        let session_of = &session_of;
+        let around = explain::Around { served, session_of, ingress, egress, now_ns, program };
+        Some(explain::explain(&around, frame))
+    }
+
+    /// Begins or goes on with a capture, and gives the samples that have come.
+    pub(crate) fn capture(
+        &mut self,
+        request: CaptureRequest,
+        now: Moment,
+    ) -> Result<Value, CaptureRefusal> {
+        let at_work = self.at_work.as_mut().ok_or(CaptureRefusal::NoProgram)?;
+        let captures = at_work.captures.as_mut().ok_or(CaptureRefusal::NoRoom)?;
+        let attached = at_work.attachments.iter();
+        let interfaces = attached.filter_map(|attachment| {
+            let index = interfaces::index_of(&attachment.interface)?;
+            Some((index, attachment.interface.to_string()))
+        });
+        captures.ask(request, &mut at_work.programs.tables, &interfaces.collect(), now)
+    }
+
     /// Takes up what a core tells.
     pub(crate) fn on_paths(&mut self, core: CoreId, changes: &[PathChange]) {
         let Some(at_work) = &mut self.at_work else { return };
@@ -360,6 +423,11 @@ impl Xdp {
         let Some(at_work) = &mut self.at_work else { return Vec::new() };
         at_work.entries.look(ENTRIES_READ_PER_S, &mut at_work.programs.tables.sessions);
         let notes = at_work.entries.notes();
+        if let Some(captures) = &mut at_work.captures
+            && let Err(error) = captures.end_idle(&mut at_work.programs.tables, clock::now())
+        {
+            tracing::error!(%error, "samples of packets are taken on although nobody asks");
+        }
         self.read();
         notes
     }
@@ -500,6 +568,15 @@ fn remove_unused(pins: Pins) {
     }
 }
 
+/// Room for samples, as the configuration has it.
+fn capture_of(config: &Config) -> Capture {
+    match u32::try_from(config.xdp.capture_memory.as_u64()) {
+        Ok(0) => Capture::Never,
+        Ok(bytes) => Capture::Ring { bytes },
+        Err(_too_much) => Capture::Ring { bytes: u32::MAX },
+    }
+}
+
 fn switch_off(switched_on: SwitchedOn) {
     if let Err(error) = switched_on.off() {
         tracing::info!(%error, "forwarding stays on for loopback, which forwards nothing");
@@ -522,6 +599,12 @@ fn owners(cpus: &[Option<usize>]) -> Vec<u32> {
     }
     let owner = |cpu: &Option<usize>| cpu.and_then(|cpu| u32::try_from(cpu).ok());
     cpus.iter().map(|cpu| owner(cpu).unwrap_or(u32::MAX)).collect()
+}
+
+/// What a verdict means, by its name.
+pub fn meaning_of(verdict: &str) -> Option<&'static str> {
+    let known = Verdict::ALL.iter().find(|known| known.name() == verdict)?;
+    Some(verdicts::meaning(*known))
 }
 
 fn mode_name(mode: Mode) -> &'static str {

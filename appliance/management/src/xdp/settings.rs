@@ -25,9 +25,9 @@ pub(super) struct Served {
     /// All of this machine's.
     pub(super) own: BTreeSet<IpAddr>,
     /// Ports in the order in which they are written: later ones count.
-    ports: Vec<(RangeInclusive<u16>, Port)>,
-    denied: BTreeSet<Block>,
-    settings: Settings,
+    pub(super) ports: Vec<(RangeInclusive<u16>, Port)>,
+    pub(super) denied: BTreeSet<Block>,
+    pub(super) settings: Settings,
 }
 
 impl Served {

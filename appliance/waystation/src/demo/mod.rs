@@ -60,6 +60,7 @@ pub(crate) fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
         confine: None,
         handle_signals: true,
         reload: None,
+        log: None,
         on_ready: Box::new(move || {
             // Nobody listens when it took too long.
             let _ = ready.send(());
