@@ -7,17 +7,13 @@
 
 mod support;
 
-use nix::errno::Errno;
-use nix::sys::ptrace;
-use nix::sys::signal::Signal as Sent;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use rustix::process::Signal;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 use support::appliance::{Appliance, PortName, Settings};
+use support::held::{Held, thread};
 use support::process::{binary, command, run};
 use support::{STEP, eventually, given, nodes};
 use tempfile::TempDir;
@@ -64,40 +60,6 @@ impl Watched {
         let bytes = self.manager.recv(&mut datagram)?;
         Ok(String::from_utf8(datagram[..bytes].to_vec()).unwrap())
     }
-
-    /// The thread of this name.
-    fn thread(&self, name: &str) -> Pid {
-        let tasks = format!("/proc/{}/task", self.appliance.process.id());
-        let found = fs::read_dir(tasks).unwrap().find_map(|task| {
-            let path = task.unwrap().path();
-            let is_it = fs::read_to_string(path.join("comm")).ok()?.trim_end() == name;
-            is_it.then(|| path.file_name().unwrap().to_str().unwrap().parse().unwrap())
-        });
-        Pid::from_raw(found.unwrap_or_else(|| panic!("no thread {name}")))
-    }
-}
-
-/// A thread that does not run until this is dropped.
-struct Held(Pid);
-
-impl Held {
-    /// Holds a thread, unless this machine does not let anybody.
-    fn hold(thread: Pid) -> Option<Self> {
-        match ptrace::seize(thread, ptrace::Options::empty()) {
-            Err(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => return None,
-            seized => seized.unwrap(),
-        }
-        ptrace::interrupt(thread).unwrap();
-        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
-        Some(Self(thread))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // One that was killed meanwhile is gone.
-        let _ = ptrace::detach(self.0, None::<Sent>);
-    }
 }
 
 #[test]
@@ -110,7 +72,7 @@ fn watchdog_is_fed_while_every_core_turns_and_is_not_while_one_hangs() {
     watched.manager.set_nonblocking(true).unwrap();
     while watched.hear().is_ok() {}
     watched.manager.set_nonblocking(false).unwrap();
-    let held = Held::hold(watched.thread("data-1"));
+    let held = Held::hold(thread(watched.appliance.process.id(), "data-1"));
     if !given(held.is_some(), "ptrace") {
         return;
     }

@@ -13,6 +13,7 @@
 
 pub mod appliance;
 pub mod hand_link;
+pub mod held;
 pub mod measure;
 pub mod nodes;
 pub mod process;
