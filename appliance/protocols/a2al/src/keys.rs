@@ -2,6 +2,9 @@
 //!
 //! `ring` accepts what upstream's library accepts: the scalar has to be canonical, and the equation
 //! is checked without cofactor by encoding R again.
+//!
+//! A node signs and checks through [`Signer`] and [`Verifier`]. Every program uses Ed25519; a
+//! simulation of a thousand nodes has a scheme of its own, or it would do little but multiply points.
 
 use std::fmt;
 
@@ -17,6 +20,40 @@ pub struct PublicKey(pub [u8; PUBLIC_KEY_BYTES]);
 /// An Ed25519 signature.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub struct Signature(pub [u8; SIGNATURE_BYTES]);
+
+/// Who signs for a node.
+pub trait Signer: fmt::Debug + Send {
+    /// The public half of its key.
+    fn public(&self) -> PublicKey;
+
+    /// Signs bytes.
+    fn sign(&self, preimage: &[u8]) -> Signature;
+
+    /// The address of the public half.
+    fn address(&self) -> Address {
+        Address::of_key(&self.public())
+    }
+}
+
+/// Who says whether signatures hold. What it says about the same bytes never changes, but it may
+/// remember keys.
+pub trait Verifier: fmt::Debug + Send {
+    /// Says whether the key made the signature over these bytes.
+    fn verifies(&mut self, key: &PublicKey, preimage: &[u8], signature: &Signature) -> bool;
+}
+
+/// Both halves of what a node does with signatures.
+#[derive(Debug)]
+pub struct Signatures {
+    /// Who signs.
+    pub signer: Box<dyn Signer>,
+    /// Who checks.
+    pub verifier: Box<dyn Verifier>,
+}
+
+/// Ed25519, each signature by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ed25519;
 
 /// A key that signs.
 pub struct SigningKey {
@@ -55,6 +92,28 @@ impl SigningKey {
         let mut bytes = [0; SIGNATURE_BYTES];
         bytes.copy_from_slice(self.pair.sign(preimage).as_ref());
         Signature(bytes)
+    }
+}
+
+impl Signer for SigningKey {
+    fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    fn sign(&self, preimage: &[u8]) -> Signature {
+        Self::sign(self, preimage)
+    }
+}
+
+impl Verifier for Ed25519 {
+    fn verifies(&mut self, key: &PublicKey, preimage: &[u8], signature: &Signature) -> bool {
+        key.verifies(preimage, signature)
+    }
+}
+
+impl From<SigningKey> for Signatures {
+    fn from(key: SigningKey) -> Self {
+        Self { signer: Box::new(key), verifier: Box::new(Ed25519) }
     }
 }
 

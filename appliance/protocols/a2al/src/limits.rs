@@ -134,6 +134,8 @@ pub const CHALLENGE_AGE_MS_MIN: u64 = 60_000;
 pub const NODES_PER_SITE_AND_BUCKET_MAX: usize = 2;
 /// Nodes of one network in the table (§8.8).
 pub const NODES_PER_SITE_MAX: usize = 10;
+/// Milliseconds between two look-ups that fill whatever bucket, but for each bucket's first.
+pub const REFILL_PAUSE_MS: u64 = 60_000;
 /// Nearest nodes of which an answer takes the healthy ones first (§8.6).
 pub const ANSWER_POOL_NODES: usize = 64;
 /// Nodes of an answer, before it is trimmed to its size (§7.2).

@@ -55,6 +55,9 @@ pub struct Found {
 enum State {
     Waiting,
     Asking,
+    /// It did not answer the first time, and is asked again without a slot of its own: who is gone
+    /// must not hold up those that are there.
+    AskingAgain,
     Answered,
     Failed,
 }
@@ -159,7 +162,7 @@ impl Query {
         let mut nearest =
             with_place.clone().filter(|(_, known)| is_alive(known)).take(QUERY_NEAREST);
         let mut next = nearest.find(|(_, known)| is_waiting(known) && has_slot(known.health));
-        if next.is_none() && asking_good + asking_others == 0 && self.answered_count() == 0 {
+        if next.is_none() && !self.is_under_way() && self.answered_count() == 0 {
             // Nobody else is left, so those that did not answer before are better than nothing.
             next = with_place.clone().find(|(_, known)| is_waiting(known));
         }
@@ -168,6 +171,11 @@ impl Query {
         candidate.state = State::Asking;
         self.calls += 1;
         Some((candidate.info, candidate.at))
+    }
+
+    /// A node did not answer in time, and is asked once more.
+    pub fn is_slow(&mut self, id: &NodeId) {
+        self.set(id, State::AskingAgain);
     }
 
     /// A node answered; what it told is heard separately.
@@ -200,8 +208,7 @@ impl Query {
         if self.has_what_it_wants() || now.since(self.began_at) >= QUERY_MS_MAX {
             return true;
         }
-        let is_asking = self.candidates.iter().any(|known| known.state == State::Asking);
-        !is_asking && !self.has_next()
+        !self.is_under_way() && !self.has_next()
     }
 
     /// When it ends at the latest.
@@ -240,6 +247,11 @@ impl Query {
                 || self.answered_count() == 0 && self.candidates.iter().any(is_waiting))
     }
 
+    fn is_under_way(&self) -> bool {
+        let mut states = self.candidates.iter().map(|known| known.state);
+        states.any(|state| matches!(state, State::Asking | State::AskingAgain))
+    }
+
     fn answered_count(&self) -> usize {
         self.candidates.iter().filter(|known| known.state == State::Answered).count()
     }
@@ -274,5 +286,42 @@ fn is_same(a: &SignedRecord, b: &SignedRecord) -> bool {
         Category::Sovereign | Category::Unknown => {
             a.address == b.address && a.record_type == b.record_type
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+
+    fn node(number: u8) -> NodeInfo {
+        let at = SocketAddr::from(([203, 0, number, 1], 4121));
+        NodeInfo::new(Address([number; 21]), at)
+    }
+
+    fn asked(query: &mut Query) -> Vec<NodeId> {
+        std::iter::from_fn(|| query.next_call()).map(|(info, _)| info.node_id).collect()
+    }
+
+    #[test]
+    fn who_is_silent_holds_up_no_slot_and_is_waited_for() {
+        let mut query = Query::new(NodeId::ZERO, Goal::Nodes, NodeId([9; 32]), true, Millis(0));
+        for number in 0..8 {
+            query.hear(node(number), node(number).socket_address(), Health::Unknown, None);
+        }
+        let first = asked(&mut query);
+        assert_eq!(first.len(), UNKNOWN_CALLS);
+        first.iter().for_each(|id| query.is_slow(id));
+        let second = asked(&mut query);
+        assert_eq!(second.len(), UNKNOWN_CALLS);
+        second.iter().for_each(|id| query.answered(id));
+        let third = asked(&mut query);
+        assert_eq!(third.len(), 2, "nobody is asked twice");
+        third.iter().for_each(|id| query.failed(id));
+        assert!(!query.is_done(Millis(1)), "those asked again may still answer");
+        first.iter().for_each(|id| query.failed(id));
+        assert!(query.is_done(Millis(1)));
+        let found = query.into_found(Millis(1));
+        assert_eq!((found.nodes.len(), found.calls), (UNKNOWN_CALLS, 8));
     }
 }

@@ -66,6 +66,11 @@ impl<K: Eq + Hash + Copy, V> RecentMap<K, V> {
         self.young.remove(key).or_else(|| self.old.remove(key))
     }
 
+    /// Forgets what was not touched since the last call.
+    pub fn age(&mut self) {
+        self.old = std::mem::take(&mut self.young);
+    }
+
     fn make_room(&mut self) {
         if self.young.len() >= self.capacity {
             self.old = std::mem::take(&mut self.young);
@@ -90,5 +95,17 @@ mod tests {
         assert_eq!(map.remove(&0), Some("kept"));
         assert_eq!(map.peek(&0), None);
         assert_eq!(*map.entry(0, || "again"), "again");
+    }
+
+    #[test]
+    fn what_was_not_touched_between_two_ages_is_forgotten() {
+        let mut map = RecentMap::new(10);
+        map.insert(0, "touched");
+        map.insert(1, "left alone");
+        map.age();
+        assert_eq!(map.touch(&0).copied(), Some("touched"));
+        assert_eq!(map.peek(&1).copied(), Some("left alone"));
+        map.age();
+        assert_eq!((map.peek(&0).copied(), map.peek(&1)), (Some("touched"), None));
     }
 }

@@ -7,7 +7,7 @@ use crate::address::Address;
 use crate::cbor::{CborError, Key, Reader, Writer, head_bytes};
 use crate::delegation::{Delegation, DelegationError};
 use crate::hash::sha256;
-use crate::keys::{PublicKey, Signature, SigningKey};
+use crate::keys::{Ed25519, PublicKey, Signature, Signer, Verifier};
 use crate::limits::{FUTURE_SKEW_S, SMALL_PAYLOAD_BYTES_MAX};
 use crate::node_id::NodeId;
 use crate::payload::{EndpointPayload, MailboxPayload, PayloadError, TopicPayload};
@@ -147,7 +147,7 @@ pub struct Unsigned {
 
 impl Unsigned {
     /// Signs it.
-    pub fn sign(self, key: &SigningKey) -> SignedRecord {
+    pub fn sign(self, key: &dyn Signer) -> SignedRecord {
         let mut record = SignedRecord {
             address: self.address,
             record_type: self.record_type,
@@ -268,7 +268,15 @@ impl SignedRecord {
     /// # Errors
     /// [`RecordError::Signature`] and [`RecordError::Payload`].
     pub fn verify(&self) -> Result<(), RecordError> {
-        if !self.public_key.verifies(&self.preimage(), &self.signature) {
+        self.verify_by(&mut Ed25519)
+    }
+
+    /// The same, with somebody else who says whether the signature holds.
+    ///
+    /// # Errors
+    /// [`RecordError::Signature`] and [`RecordError::Payload`].
+    pub fn verify_by(&self, verifier: &mut dyn Verifier) -> Result<(), RecordError> {
+        if !verifier.verifies(&self.public_key, &self.preimage(), &self.signature) {
             return Err(RecordError::Signature);
         }
         self.check_payload()

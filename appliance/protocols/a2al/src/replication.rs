@@ -3,6 +3,8 @@
 //! Owns the replicas of each record: the eight nearest nodes that keep it. Records live only as long
 //! as their publisher renews them. The node sends what it is told to and reports what came of it.
 
+use std::collections::VecDeque;
+
 use crate::limits::{
     GRACE_MS, PROBE_MS_MAX, PROBE_MS_MIN, REFUSING_MAX, RENEWAL_MS, REPLICAS, REPLICAS_MAX,
 };
@@ -56,6 +58,8 @@ pub struct Published {
     renewed_at: Option<Millis>,
     /// Nodes that do not want it (§13.5), so that they are not asked in every round.
     refusing: RecentMap<NodeId, Millis>,
+    /// Further nodes that the last round found, nearest first, for those that do not take it.
+    spare: VecDeque<NodeInfo>,
     needs_refill: bool,
 }
 
@@ -68,6 +72,7 @@ impl Published {
             replicas: Vec::new(),
             renewed_at: None,
             refusing: RecentMap::new(REFUSING_MAX),
+            spare: VecDeque::new(),
             needs_refill: true,
         }
     }
@@ -118,7 +123,7 @@ impl Published {
         wanted.extend(good.map(|replica| replica.info));
         wanted.sort_by_key(|info| info.node_id.distance(&self.key));
         wanted.dedup_by_key(|info| info.node_id);
-        wanted.truncate(REPLICAS);
+        self.spare = wanted.split_off(REPLICAS.min(wanted.len())).into();
         wanted.retain(|info| {
             let replica = self.find(&info.node_id);
             let has_it = replica.is_some_and(|replica| replica.confirmed.0 == version);
@@ -147,10 +152,18 @@ impl Published {
         self.rebalance();
     }
 
-    /// A node does not want the record.
-    pub fn refused(&mut self, id: &NodeId, now: Millis) {
+    /// A node does not want the record. Gives back whom to ask in its place.
+    pub fn refused(&mut self, id: &NodeId, now: Millis) -> Option<NodeInfo> {
         self.refusing.insert(*id, now);
         self.replicas.retain(|replica| replica.info.node_id != *id);
+        self.next_spare()
+    }
+
+    /// A node did not answer a STORE. Whether it keeps the record is not known; gives back whom to
+    /// ask in its place, so that a record that was lost on the way does not wait half an hour for the
+    /// next round.
+    pub fn missed(&mut self) -> Option<NodeInfo> {
+        self.next_spare()
     }
 
     /// Replicas whose probe is due, at most `count`. Those in their grace are probed when it ends, and
@@ -165,30 +178,45 @@ impl Published {
         .collect()
     }
 
-    /// A probe came back, or did not.
-    pub fn probed(&mut self, id: &NodeId, has_answered: bool, now: Millis) {
-        let Some(at) = self.replicas.iter().position(|replica| replica.info.node_id == *id) else {
-            return;
-        };
+    /// A probe came back, or did not. Gives back whom to ask in the place of one that is given up.
+    pub fn probed(&mut self, id: &NodeId, has_answered: bool, now: Millis) -> Option<NodeInfo> {
+        let at = self.replicas.iter().position(|replica| replica.info.node_id == *id)?;
         let replica = &mut self.replicas[at];
         if has_answered {
             replica.failures = 0;
             replica.bad_since = None;
             replica.probe_delay_ms = (replica.probe_delay_ms * 2).min(PROBE_MS_MAX);
             replica.probe_at = now.plus(replica.probe_delay_ms);
-            return;
+            return None;
         }
         replica.failures += 1;
         if replica.bad_since.is_some() {
+            // Its place was filled when its grace began.
             self.replicas.remove(at);
-            self.needs_refill = true;
+            None
         } else if replica.failures >= 2 {
             replica.bad_since = Some(now);
             replica.probe_at = now.plus(GRACE_MS);
-            self.needs_refill = true;
+            let spare = self.next_spare();
+            // A look-up finds others once nobody is left of the last one's (§13.4).
+            self.needs_refill |= spare.is_none();
+            spare
         } else {
             replica.probe_at = now.plus(PROBE_MS_MIN);
+            None
         }
+    }
+
+    /// The nearest node of the last round that was not asked and does not have this version.
+    fn next_spare(&mut self) -> Option<NodeInfo> {
+        let version = self.record.version();
+        while let Some(info) = self.spare.pop_front() {
+            let replica = self.find(&info.node_id);
+            if replica.is_none_or(|replica| replica.confirmed.0 != version) {
+                return Some(info);
+            }
+        }
+        None
     }
 
     fn is_bad(&self, id: &NodeId) -> bool {
@@ -281,6 +309,17 @@ mod tests {
         published.refused(&node(2).node_id, Millis(0));
         published.needs_refill = true;
         assert_eq!(published.plan(&near, Millis(1000)), [node(1), node(3)]);
+    }
+
+    #[test]
+    fn whoever_does_not_take_a_record_is_replaced_by_the_next_nearest() {
+        let mut published = published();
+        let near: Vec<_> = (1..=10).map(node).collect();
+        assert_eq!(published.plan(&near, Millis(0)), near[..8]);
+        assert_eq!(published.missed(), Some(node(9)));
+        published.confirmed(node(9), Millis(1));
+        assert_eq!(published.refused(&node(2).node_id, Millis(2)), Some(node(10)));
+        assert_eq!(published.missed(), None, "nobody else was found");
     }
 
     #[test]

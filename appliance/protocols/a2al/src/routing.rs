@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::limits::{
     BUCKET_CANDIDATES_MAX, BUCKET_NODES_MAX, BUCKETS, CANDIDATE_TTL_MS, CHALLENGE_AGE_MS_MIN,
-    FRESH_MS, NODES_PER_SITE_AND_BUCKET_MAX, NODES_PER_SITE_MAX,
+    FRESH_MS, NODES_PER_SITE_AND_BUCKET_MAX, NODES_PER_SITE_MAX, REFILL_PAUSE_MS,
 };
 use crate::message::NodeInfo;
 use crate::node_id::NodeId;
@@ -62,6 +62,8 @@ pub struct RoutingTable {
     buckets: Vec<Bucket>,
     /// Entries per network, if networks are kept diverse.
     sites: Option<HashMap<Prefix, usize>>,
+    /// When a bucket was last refilled.
+    refilled_at: Option<Millis>,
     len: usize,
 }
 
@@ -69,7 +71,7 @@ impl RoutingTable {
     /// An empty table around a place. Where all nodes are in one network, diversity is off.
     pub fn new(own: NodeId, is_diverse: bool) -> Self {
         let buckets = (0..BUCKETS).map(|_| Bucket::default()).collect();
-        Self { own, buckets, sites: is_diverse.then(HashMap::new), len: 0 }
+        Self { own, buckets, sites: is_diverse.then(HashMap::new), refilled_at: None, len: 0 }
     }
 
     /// Nodes in buckets.
@@ -199,17 +201,21 @@ impl RoutingTable {
     }
 
     /// The bucket that most needs a look-up, if its time has come: not empty, with fewer fresh nodes
-    /// than half of what it may have. Each look-up that brings nothing makes the next wait longer.
+    /// than half of what it may have. Each look-up that brings nothing makes the next wait longer. In
+    /// every network the last few buckets are thin, and a network in which nodes come and go always
+    /// brings something, so there is a pause between all of them as well (§13.6 charges all at once).
     pub fn refill_due(&mut self, now: Millis) -> Option<usize> {
         const PAUSES_MS: [u64; 4] = [30_000, 120_000, 600_000, 900_000];
+        let is_pausing = self.refilled_at.is_some_and(|at| now.since(at) < REFILL_PAUSE_MS);
         let due = self.buckets.iter().enumerate().rev().find(|(_, bucket)| {
             let fresh = |entry: &&Entry| now.since(entry.verified_at) < FRESH_MS;
             let is_thin = bucket.entries.iter().filter(fresh).count() < BUCKET_NODES_MAX / 2;
             let pause = PAUSES_MS[(bucket.futile_refills as usize).min(PAUSES_MS.len() - 1)];
-            let is_time = bucket.refilled_at.is_none_or(|at| now.since(at) >= pause);
+            let is_time = bucket.refilled_at.is_none_or(|at| !is_pausing && now.since(at) >= pause);
             !bucket.entries.is_empty() && is_thin && is_time
         });
         let (index, _) = due?;
+        self.refilled_at = Some(now);
         let bucket = &mut self.buckets[index];
         bucket.refilled_at = Some(now);
         bucket.futile_refills = bucket.futile_refills.saturating_add(1);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use waystation_a2al::keys::{PublicKey, SigningKey};
+use waystation_a2al::keys::{Ed25519, PublicKey, SigningKey};
 use waystation_a2al::limits::{
     MAILBOX_RECORDS_PER_KEY, MAILBOX_RECORDS_PER_KEY_AND_SIGNER, SOVEREIGN_RECORDS_PER_KEY,
     TOPIC_RECORDS_PER_KEY,
@@ -93,7 +93,7 @@ impl Draft {
 }
 
 fn put(store: &mut Store, draft: &Draft, now: Now) -> Result<Put, PutError> {
-    store.put(draft.key(), draft.sign(), now)
+    store.put(draft.key(), draft.sign(), &mut Ed25519, now)
 }
 
 fn held(store: &mut Store, key: NodeId, now: Now) -> Vec<SignedRecord> {
@@ -114,7 +114,7 @@ fn one_topic_record_of_a_signer_replaces_the_other() {
 #[test]
 fn a_sovereign_record_has_one_place() {
     let record = Draft::sovereign(1, 5, 1).sign();
-    let wrong = store().put(NodeId([7; 32]), record, at(0));
+    let wrong = store().put(NodeId([7; 32]), record, &mut Ed25519, at(0));
     assert_eq!(wrong, Err(PutError::Record(RecordError::WrongKey)));
 }
 
@@ -226,7 +226,7 @@ fn a_record_is_verified_once_when_it_enters() {
     assert_eq!(store.verified(), 20, "neither reading nor repeating verifies");
     let mut forged = drafts[0].sign();
     forged.payload.push(0);
-    assert!(store.put(key, forged, at(60)).is_err());
+    assert!(store.put(key, forged, &mut Ed25519, at(60)).is_err());
 }
 
 fn drafts() -> impl Strategy<Value = Draft> {
@@ -272,7 +272,7 @@ proptest! {
         for (draft, passed) in steps {
             second += passed;
             let record = draft.sign();
-            let outcome = store.put(draft.key(), record.clone(), at(second));
+            let outcome = store.put(draft.key(), record.clone(), &mut Ed25519, at(second));
             let is_early = record.timestamp > START + second + 60;
             let is_late = record.expires_at() < START + second;
             prop_assert_eq!(outcome.is_err(), is_early || is_late);

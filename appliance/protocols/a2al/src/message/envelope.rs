@@ -3,7 +3,7 @@
 use super::{Body, MessageType};
 use crate::address::Address;
 use crate::cbor::{CborError, Key, Reader, Writer};
-use crate::keys::{PublicKey, Signature, SigningKey};
+use crate::keys::{Ed25519, PublicKey, Signature, Signer, Verifier};
 use crate::limits::{ENVELOPE_BYTES, TRANSACTION_ID_BYTES};
 use crate::node_id::NodeId;
 
@@ -115,6 +115,14 @@ impl<'a> Parsed<'a> {
     /// # Errors
     /// [`MessageError::Signature`] and [`MessageError::ForeignAddress`].
     pub fn verify(self) -> Result<Message, MessageError> {
+        self.verify_by(&mut Ed25519)
+    }
+
+    /// The same, with somebody else who says whether the signature holds.
+    ///
+    /// # Errors
+    /// [`MessageError::Signature`] and [`MessageError::ForeignAddress`].
+    pub fn verify_by(self, verifier: &mut dyn Verifier) -> Result<Message, MessageError> {
         let sender = Address::of_key(&self.sender_key);
         if let Body::Ping { address } | Body::Pong { address, .. } = &self.body
             && *address != sender
@@ -122,7 +130,7 @@ impl<'a> Parsed<'a> {
             return Err(MessageError::ForeignAddress);
         }
         let preimage = [PREFIX, self.signed[0], self.signed[1]].concat();
-        if !self.sender_key.verifies(&preimage, &self.signature) {
+        if !verifier.verifies(&self.sender_key, &preimage, &self.signature) {
             return Err(MessageError::Signature);
         }
         Ok(Message {
@@ -146,7 +154,7 @@ impl<'a> Parsed<'a> {
 }
 
 /// Writes and signs a message.
-pub fn encode(key: &SigningKey, transaction: TransactionId, body: &Body) -> Vec<u8> {
+pub fn encode(key: &dyn Signer, transaction: TransactionId, body: &Body) -> Vec<u8> {
     // The preimage is header and body behind a prefix, so both are written once and copied.
     let mut signed = Writer::after(PREFIX.to_vec());
     write_header(&mut signed, body.message_type(), transaction);

@@ -11,6 +11,7 @@ use crate::message::{Body, NodeInfo};
 use crate::node_id::NodeId;
 use crate::peers::Health;
 use crate::record::SignedRecord;
+use crate::routing::Entry;
 use crate::store::Stored;
 use crate::time::Now;
 
@@ -22,7 +23,15 @@ pub fn fit(observed: SocketAddr, nodes: &[NodeInfo], records: &[usize]) -> (usiz
         let records = records[records.len() - records_kept..].iter().copied();
         Body::answer_bytes(observed, &nodes[..nodes_kept], records)
     };
-    let (mut nodes_kept, mut records_kept) = (nodes.len(), records.len());
+    // A crowded key has a hundred records, so those that cannot fit in any case are left out at once.
+    let so_far = records.iter().rev().scan(0, |bytes, record| {
+        *bytes += record;
+        Some(*bytes)
+    });
+    let last_that_may_fit = so_far.take_while(|bytes| *bytes <= ANSWER_BODY_BYTES_MAX).count();
+    let is_crowded = last_that_may_fit < records.len();
+    let mut nodes_kept = if is_crowded { nodes.len().min(1) } else { nodes.len() };
+    let mut records_kept = records.len().min(last_that_may_fit.max(1));
     while nodes_kept > 1 && body(nodes_kept, records_kept) > ANSWER_BODY_BYTES_MAX {
         nodes_kept -= 1;
     }
@@ -52,14 +61,19 @@ impl Node {
         let is_fresh = |verified_at| now.millis.since(verified_at) <= LISTED_MS;
         let near =
             self.table.nearest(target, ANSWER_POOL_NODES, |entry| is_fresh(entry.verified_at));
-        let (mut listed, others): (Vec<_>, Vec<_>) = near
-            .into_iter()
-            .map(|entry| (self.peers.health(&entry.info.node_id), entry.info))
-            .filter(|(health, _)| *health != Health::Bad)
-            .partition(|(health, _)| *health == Health::Good);
+        let wanted = if is_stranger { NODES_FOR_STRANGERS } else { ANSWER_NODES_MAX };
+        let (mut listed, mut others) = (Vec::with_capacity(wanted), Vec::new());
+        for Entry { info, .. } in near {
+            match self.peers.health(&info.node_id) {
+                Health::Good if listed.len() == wanted => break,
+                Health::Good => listed.push(info),
+                Health::Unknown => others.push(info),
+                Health::Bad => {}
+            }
+        }
         listed.extend(others);
-        listed.truncate(if is_stranger { NODES_FOR_STRANGERS } else { ANSWER_NODES_MAX });
-        listed.into_iter().map(|(_, info)| self.adapted(info, asker)).collect()
+        listed.truncate(wanted);
+        listed.into_iter().map(|info| self.adapted(info, asker)).collect()
     }
 
     /// The answer to FIND_NODE.

@@ -61,6 +61,26 @@ impl Call {
     pub(super) fn answer_type(&self) -> Option<MessageType> {
         self.body.message_type().answer()
     }
+
+    /// Says whether it was asked before, so that its answer may be that to a repetition.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.attempts_left == 0
+    }
+
+    /// The look-up that it is asked for.
+    fn query(&self) -> Option<QueryId> {
+        match self.purpose {
+            Purpose::Query(query) => Some(query),
+            Purpose::Validate
+            | Purpose::Challenge
+            | Purpose::Upkeep
+            | Purpose::Bootstrap
+            | Purpose::Store(_)
+            | Purpose::Probe
+            | Purpose::Push(_)
+            | Purpose::Register(..) => None,
+        }
+    }
 }
 
 impl Node {
@@ -111,7 +131,11 @@ impl Node {
                 call.attempts_left -= 1;
                 call.sent_at = now.millis;
                 call.deadline = now.millis.plus(call.attempt_ms);
+                let slow = call.expected.zip(call.query());
                 self.send_call(call);
+                if let Some((node, query)) = slow {
+                    self.query_is_slow(query, &node, now);
+                }
             } else {
                 self.statistics.unanswered += 1;
                 self.give_up(&call, now);
@@ -121,7 +145,7 @@ impl Node {
 
     /// Sends a message that needs no answer, or is one.
     pub(super) fn send(&mut self, to: SocketAddr, transaction: TransactionId, body: &Body) {
-        let bytes = message::encode(&self.key, transaction, body);
+        let bytes = message::encode(&*self.signatures.signer, transaction, body);
         if bytes.len() > crate::limits::DATAGRAM_BYTES_MAX {
             self.statistics.drop(super::DropReason::AnswerTooLong);
             return;

@@ -97,6 +97,14 @@ impl Node {
         }
     }
 
+    /// A node that a look-up has asked did not answer the first time.
+    pub(super) fn query_is_slow(&mut self, id: QueryId, node: &NodeId, now: Now) {
+        if let Some(query) = self.queries.get_mut(&id) {
+            query.is_slow(node);
+            self.drive(id, now);
+        }
+    }
+
     /// Ends look-ups whose time is over.
     pub(super) fn expire_queries(&mut self, now: Now) {
         let over = self.queries.iter().filter(|(_, query)| query.deadline() <= now.millis);
@@ -123,7 +131,8 @@ impl Node {
     fn keep_found(&mut self, found: &Found, now: Now) {
         for record in &found.records {
             let record_type = record.record_type;
-            let put = self.store.put(found.target, record.clone(), now);
+            let verifier = &mut *self.signatures.verifier;
+            let put = self.store.put(found.target, record.clone(), verifier, now);
             let is_sovereign = record_type.category() == Category::Sovereign;
             if is_sovereign && put == Ok(Put::Stored { was_absent: true }) {
                 self.store.doubt(&found.target, record_type, now.millis);

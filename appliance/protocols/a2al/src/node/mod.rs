@@ -20,9 +20,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use crate::address::Address;
-use crate::keys::{Signature, SigningKey};
+use crate::keys::{Signature, Signatures};
 use crate::limits::{
-    BOOTSTRAP_ADDRESSES_MAX, DUPLICATES_MAX, EVENTS_MAX, OUTBOX_MAX, PEERS_MAX,
+    BOOTSTRAP_ADDRESSES_MAX, DUPLICATE_MS, DUPLICATES_MAX, EVENTS_MAX, OUTBOX_MAX, PEERS_MAX,
     STORE_BYTES_DEFAULT, STORE_KEYS_DEFAULT, UPKEEP_MS,
 };
 use crate::message::{DatagramKind, Message, MessageError, Parsed, TransactionId, classify};
@@ -113,7 +113,7 @@ pub enum Event {
 /// A node.
 #[derive(Debug)]
 pub struct Node {
-    key: SigningKey,
+    signatures: Signatures,
     address: Address,
     id: NodeId,
     config: NodeConfig,
@@ -131,6 +131,8 @@ pub struct Node {
     validated: RecentMap<SocketAddr, Millis>,
     validating: usize,
     duplicates: RecentMap<[u8; 32], (Millis, u8)>,
+    /// When what came before that long is not looked for any more.
+    duplicates_age_at: Millis,
     queries: BTreeMap<QueryId, Query>,
     /// Look-ups that serve what is published.
     replications: BTreeMap<QueryId, PublishedName>,
@@ -152,15 +154,17 @@ pub struct Node {
 
 impl Node {
     /// A node that knows nobody yet. The seed makes its random values; the sequence number is the
-    /// last one that its endpoint record had, 0 if that is not known.
+    /// last one that its endpoint record had, 0 if that is not known. A
+    /// [`SigningKey`](crate::keys::SigningKey) makes Ed25519 signatures.
     pub fn new(
-        key: SigningKey,
+        signatures: impl Into<Signatures>,
         mut config: NodeConfig,
         seed: [u8; 32],
         sequence: u64,
         now: Now,
     ) -> Self {
-        let address = key.address();
+        let signatures = signatures.into();
+        let address = signatures.signer.address();
         let id = address.node_id();
         config.bootstrap.truncate(BOOTSTRAP_ADDRESSES_MAX);
         Self {
@@ -179,6 +183,7 @@ impl Node {
             validated: RecentMap::new(PEERS_MAX),
             validating: 0,
             duplicates: RecentMap::new(DUPLICATES_MAX),
+            duplicates_age_at: now.millis.plus(DUPLICATE_MS),
             queries: BTreeMap::new(),
             replications: BTreeMap::new(),
             next_query: 0,
@@ -194,7 +199,7 @@ impl Node {
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             statistics: Statistics::default(),
-            key,
+            signatures,
             config,
         }
     }
@@ -326,7 +331,8 @@ impl Node {
         self.check_worth(&parsed, source, now)?;
         let fingerprint = fingerprint(parsed.signature());
         let unknown_keys = u64::from(parsed.unknown_keys);
-        let message = parsed.verify().map_err(|why| match why {
+        let verifier = &mut *self.signatures.verifier;
+        let message = parsed.verify_by(verifier).map_err(|why| match why {
             MessageError::ForeignAddress => DropReason::ForeignAddress,
             MessageError::Signature | MessageError::Malformed(_) | MessageError::UnknownType => {
                 DropReason::Signature

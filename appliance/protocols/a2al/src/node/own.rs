@@ -52,7 +52,7 @@ impl Node {
             ttl_s: OWN_TTL_S,
             delegation: Vec::new(),
         };
-        let put = self.publish(key, record.sign(&self.key), now)?;
+        let put = self.publish(key, record.sign(&*self.signatures.signer), now)?;
         let due_at = now.millis.plus(RENEWAL_MS);
         self.own.insert(name, OwnPayload { payload, sequence, due_at });
         Ok(put)
@@ -87,7 +87,7 @@ impl Node {
                 delegation: Vec::new(),
             };
             let replicas: Vec<_> = published.replicas().iter().map(|it| it.info).collect();
-            let record = record.sign(&self.key);
+            let record = record.sign(&*self.signatures.signer);
             if (key, record_type) == endpoint {
                 // The next run's has to be newer than this one.
                 self.sequence = self.sequence.max(record.sequence);

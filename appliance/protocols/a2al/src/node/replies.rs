@@ -10,7 +10,7 @@ use crate::node_id::NodeId;
 use crate::peers::Health;
 use crate::query::{Goal, QueryId};
 use crate::record::{RecordType, SignedRecord};
-use crate::replication::PublishedName;
+use crate::replication::{Published, PublishedName};
 use crate::time::Now;
 
 impl Node {
@@ -73,10 +73,13 @@ impl Node {
                 self.drive(query, now);
             }
             Purpose::Probe => self.probed(&id, false, now),
+            Purpose::Store(set) => {
+                let spare = self.published.get_mut(&set).and_then(Published::missed);
+                self.store_at_spare(set, spare, now);
+            }
             Purpose::Validate
             | Purpose::Upkeep
             | Purpose::Bootstrap
-            | Purpose::Store(_)
             | Purpose::Push(_)
             | Purpose::Register(..) => {}
         }
@@ -110,6 +113,8 @@ impl Node {
             }
             (Purpose::Query(query), body) => self.conclude_query(query, info, body, now),
             (Purpose::Store(set), Body::StoreResponse { stored, already_had, refusal, .. }) => {
+                // Whoever has it because the first answer was lost knows nothing newer.
+                let already_had = already_had && !call.is_repeated();
                 self.conclude_store(set, info, stored, already_had, refusal, now);
             }
             (Purpose::Probe, _) => self.probed(&info.node_id, true, now),
@@ -179,8 +184,9 @@ impl Node {
         };
         for record in records {
             let is_wanted = wanted.wants(record.record_type);
+            let verifier = &mut *self.signatures.verifier;
             if is_wanted
-                && self.store.judge(&target, &record, now).is_ok()
+                && self.store.judge(&target, &record, verifier, now).is_ok()
                 && let Some(query) = self.queries.get_mut(&id)
             {
                 query.add_record(record, from);
@@ -211,7 +217,8 @@ impl Node {
         if stored {
             published.confirmed(info, now.millis);
         } else if refusal != Some(Refusal::Record) {
-            published.refused(&id, now.millis);
+            let spare = published.refused(&id, now.millis);
+            self.store_at_spare(set, spare, now);
         }
         if already_had && !is_known && is_own_endpoint {
             // The network may hold a higher number than the one that was kept here.

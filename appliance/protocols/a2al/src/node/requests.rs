@@ -163,7 +163,7 @@ impl Node {
             };
             let answer = self.answer(body, message.sender_id, source, false, now);
             let answer = answer.ok_or(DropReason::Unsolicited)?;
-            Ok(crate::message::encode(&self.key, message.transaction, &answer))
+            Ok(crate::message::encode(&*self.signatures.signer, message.transaction, &answer))
         });
         answered.inspect_err(|reason| self.statistics.drop(*reason))
     }
@@ -234,7 +234,7 @@ impl Node {
         let is_publisher = is_sovereign && self.is_publisher(&record, sender, source, now);
         let contact = self.publisher_contact(&record, now);
         let for_push = self.subscriptions.has(&key).then(|| record.clone());
-        let put = self.store.put(key, record, now);
+        let put = self.store.put(key, record, &mut *self.signatures.verifier, now);
         self.statistics.count_store(put);
         if let (Ok(Put::Stored { .. }), Some(record)) = (put, for_push) {
             self.push(key, &record, now);

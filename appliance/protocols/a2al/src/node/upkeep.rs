@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use super::Node;
 use super::calls::{Patience, Purpose};
 use crate::limits::{
-    BOOTSTRAP_ATTEMPTS, BOOTSTRAP_CALL_MS, CALL_MS, CANDIDATES_PER_UPKEEP, ENDPOINT_TTL_S,
-    EXPIRED_KEYS_PER_UPKEEP, FRESH_MS, PROBE_NODES, PROBE_PERIOD_MS, PUBLISHED_MAX, REBOOTSTRAP_MS,
-    RENEWAL_MS, REPLICAS_MAX, SNAPSHOT_NODES_ASKED, STORE_PAUSE_MS, UPKEEP_MS,
+    BOOTSTRAP_ATTEMPTS, BOOTSTRAP_CALL_MS, CALL_MS, CANDIDATES_PER_UPKEEP, DUPLICATE_MS,
+    ENDPOINT_TTL_S, EXPIRED_KEYS_PER_UPKEEP, FRESH_MS, PROBE_NODES, PROBE_PERIOD_MS, PUBLISHED_MAX,
+    REBOOTSTRAP_MS, RENEWAL_MS, REPLICAS_MAX, SNAPSHOT_NODES_ASKED, STORE_PAUSE_MS, UPKEEP_MS,
 };
 use crate::message::{Body, NodeInfo, TransactionId};
 use crate::node_id::NodeId;
@@ -96,7 +96,7 @@ impl Node {
         record: SignedRecord,
         now: Now,
     ) -> Result<Put, PutError> {
-        self.store.put(key, record, now)
+        self.store.put(key, record, &mut *self.signatures.verifier, now)
     }
 
     /// Publishes a record under a key, and keeps it renewed where it is kept until it is withdrawn.
@@ -114,7 +114,8 @@ impl Node {
         if is_new && self.published.len() >= PUBLISHED_MAX {
             return Err(PutError::TooMany);
         }
-        let put = self.store.put(key, record.clone(), now)?;
+        let verifier = &mut *self.signatures.verifier;
+        let put = self.store.put(key, record.clone(), verifier, now)?;
         self.store.confirm(&key, record.record_type);
         match self.published.get_mut(&set) {
             Some(published) => published.renew(record),
@@ -147,11 +148,23 @@ impl Node {
             return;
         }
         for info in published.plan(near, now.millis) {
-            if self.stores.len() < STORES_MAX {
-                self.stores.push_back(DueStore { set, info });
-            }
+            self.queue_store(set, info);
         }
         self.send_due_store(now);
+    }
+
+    /// Has another node keep a record in place of one that does not.
+    pub(super) fn store_at_spare(&mut self, set: PublishedName, spare: Option<NodeInfo>, now: Now) {
+        if let Some(info) = spare {
+            self.queue_store(set, info);
+            self.send_due_store(now);
+        }
+    }
+
+    fn queue_store(&mut self, set: PublishedName, info: NodeInfo) {
+        if self.stores.len() < STORES_MAX {
+            self.stores.push_back(DueStore { set, info });
+        }
     }
 
     /// A replica answered a probe, or did not; it may keep several records.
@@ -159,8 +172,12 @@ impl Node {
         if !has_answered && self.peers.is_offline(now.millis) {
             return;
         }
-        for published in self.published.values_mut() {
-            published.probed(id, has_answered, now.millis);
+        let spare = |(set, published): (&PublishedName, &mut Published)| {
+            published.probed(id, has_answered, now.millis).map(|info| (*set, info))
+        };
+        let spares: Vec<_> = self.published.iter_mut().filter_map(spare).collect();
+        for (set, info) in spares {
+            self.store_at_spare(set, Some(info), now);
         }
     }
 
@@ -198,7 +215,7 @@ impl Node {
             ttl_s: ENDPOINT_TTL_S,
             delegation: Vec::new(),
         };
-        let record = record.sign(&self.key);
+        let record = record.sign(&*self.signatures.signer);
         // What the operator configured may be too long for a record; it is then not published, which
         // `published` shows.
         let _ = self.publish(self.id, record, now);
@@ -224,6 +241,10 @@ impl Node {
 
     fn keep_up(&mut self, now: Now) {
         self.subscriptions.prune(now.millis);
+        if self.duplicates_age_at <= now.millis {
+            self.duplicates_age_at = now.millis.plus(DUPLICATE_MS);
+            self.duplicates.age();
+        }
         self.store.expire(EXPIRED_KEYS_PER_UPKEEP, now);
         self.probe_replicas(now);
         let due: Vec<_> = self

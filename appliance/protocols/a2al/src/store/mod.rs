@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::delegation::{Delegation, DelegationError};
 use crate::hash::sha256;
-use crate::keys::PublicKey;
+use crate::keys::{PublicKey, Verifier};
 use crate::limits::{
     DELEGATIONS_REMEMBERED_MAX, POOL_IDS_MAX, RECORD_OVERHEAD_BYTES, RECORDS_PER_PUBLISHER_MAX,
     SOFT_DEADLINE_MS, STORED_TTL_S_MAX, TTL_S_MAX,
@@ -139,6 +139,7 @@ impl Store {
         &mut self,
         key: &NodeId,
         record: &SignedRecord,
+        verifier: &mut dyn Verifier,
         now: Now,
     ) -> Result<(), RecordError> {
         // What costs least comes first; the signature is last.
@@ -149,14 +150,20 @@ impl Store {
             verify_once(remembered, &record.delegation, delegation, now)
         })?;
         self.verified += 1;
-        record.verify()
+        record.verify_by(verifier)
     }
 
     /// Takes a record in under a key.
     ///
     /// # Errors
     /// Why it is not kept.
-    pub fn put(&mut self, key: NodeId, record: SignedRecord, now: Now) -> Result<Put, PutError> {
+    pub fn put(
+        &mut self,
+        key: NodeId,
+        record: SignedRecord,
+        verifier: &mut dyn Verifier,
+        now: Now,
+    ) -> Result<Put, PutError> {
         if let Some(shelf) = self.shelves.get(&key)
             && shelf.holds(&record)
         {
@@ -164,7 +171,7 @@ impl Store {
             record.check_time(now.unix)?;
             return Ok(Put::Stale);
         }
-        self.judge(&key, &record, now)?;
+        self.judge(&key, &record, verifier, now)?;
         if record.ttl_s > TTL_S_MAX {
             return Err(PutError::TooLong);
         }

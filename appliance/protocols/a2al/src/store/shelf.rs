@@ -41,6 +41,10 @@ impl Shelf {
         }
         let category = stored.record.record_type.category();
         let signer = stored.record.public_key;
+        if self.records.is_empty() {
+            // Most keys have one record, and a list that grows by itself begins with room for four.
+            self.records.reserve_exact(1);
+        }
         self.records.push(stored);
         let is_mail_of_signer = |held: &Stored| {
             held.record.record_type.category() == Category::Mailbox
