@@ -1,30 +1,45 @@
 //! Many nodes in one thread, virtual time, a network that loses and delays.
 //!
-//! Everything follows from one seed: a run can be repeated, and its fingerprint tells whether two runs
-//! were the same.
+//! Everything follows from one seed: a run can be repeated, and its fingerprint, a hash over every
+//! datagram that was sent, tells whether two runs were the same.
+
+mod liar;
+mod signatures;
+mod survey;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 
-use waystation_a2al::keys::SigningKey;
-use waystation_a2al::message::{self, Body, NodeInfo, Parsed};
+use liar::Liar;
+pub(crate) use signatures::Scheme;
+pub(crate) use survey::Survey;
+use waystation_a2al::message::NodeInfo;
 use waystation_a2al::node::{Event, Node, NodeConfig};
 use waystation_a2al::node_id::NodeId;
 use waystation_a2al::query::{Found, QueryId};
 use waystation_a2al::random::RandomSource;
+use waystation_a2al::record::RecordType;
 use waystation_a2al::sha256;
 use waystation_a2al::time::{Millis, Now, UnixSeconds};
 
 /// Wall-clock time at the start of every world.
 pub(crate) const START_UNIX_S: u64 = 1_800_000_000;
+/// Milliseconds that a datagram is on the way: at least, and so many different ones more.
+const DELAY_MS: (u64, usize) = (5, 60);
 
-/// Who runs at an address.
-pub(crate) enum Inhabitant {
+/// Somebody at an address.
+struct Inhabitant {
+    came_at: Millis,
+    /// When it wants to do something by itself.
+    wakes_at: Millis,
+    who: Who,
+}
+
+enum Who {
     /// A node as it should be.
     Honest(Box<Node>),
-    /// A node that answers every FIND_NODE with nodes that do not exist.
-    Liar(Box<SigningKey>),
+    Liar(Box<Liar>),
 }
 
 /// What a network does to datagrams.
@@ -36,121 +51,140 @@ pub(crate) struct Weather {
     pub(crate) is_split: bool,
 }
 
-type Delivery = Reverse<(Millis, u64)>;
+/// A datagram on the way; the one that arrives first is the least.
+#[derive(Eq, Ord, PartialEq, PartialOrd)]
+struct Delivery {
+    at: Millis,
+    /// Those of one moment arrive as they were sent.
+    number: u64,
+    from: SocketAddr,
+    to: SocketAddr,
+    bytes: Vec<u8>,
+}
 
 /// The network and everybody in it.
 pub(crate) struct World {
     pub(crate) now: Millis,
     pub(crate) weather: Weather,
     pub(crate) random: RandomSource,
-    pub(crate) inhabitants: BTreeMap<usize, Inhabitant>,
-    deliveries: BinaryHeap<Delivery>,
-    datagrams: BTreeMap<u64, (SocketAddr, SocketAddr, Vec<u8>)>,
-    ticks: BinaryHeap<Reverse<(Millis, usize)>>,
+    scheme: Scheme,
+    inhabitants: BTreeMap<usize, Inhabitant>,
+    /// Where liars are, who know each other.
+    liars: Vec<NodeInfo>,
+    deliveries: BinaryHeap<Reverse<Delivery>>,
+    /// One entry for each inhabitant that wants to do something.
+    wakes: BTreeSet<(Millis, usize)>,
     sent: u64,
     fingerprint: [u8; 32],
-    pub(crate) found: BTreeMap<(usize, QueryId), Found>,
+    awaited: BTreeSet<(usize, QueryId)>,
+    found: BTreeMap<(usize, QueryId), Found>,
     next_number: usize,
 }
 
 impl World {
-    pub(crate) fn new(seed: u8) -> Self {
+    pub(crate) fn new(seed: u64, scheme: Scheme) -> Self {
         Self {
             now: Millis(0),
             weather: Weather::default(),
-            random: RandomSource::new([seed; 32]),
+            random: RandomSource::new(sha256(&[b"world", &seed.to_be_bytes()])),
+            scheme,
             inhabitants: BTreeMap::new(),
+            liars: Vec::new(),
             deliveries: BinaryHeap::new(),
-            datagrams: BTreeMap::new(),
-            ticks: BinaryHeap::new(),
+            wakes: BTreeSet::new(),
             sent: 0,
             fingerprint: [0; 32],
+            awaited: BTreeSet::new(),
             found: BTreeMap::new(),
             next_number: 0,
         }
     }
 
-    pub(crate) fn clock(&self) -> Now {
-        Now { millis: self.now, unix: UnixSeconds(START_UNIX_S + self.now.0 / 1000) }
+    /// What tells this run from others.
+    pub(crate) fn fingerprint(&self) -> String {
+        self.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// What tells this run from others.
-    pub(crate) fn fingerprint(&self) -> [u8; 32] {
-        self.fingerprint
+    /// Datagrams sent by everybody.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Adds a node that knows the addresses of some others.
     pub(crate) fn add(&mut self, bootstrap: &[usize]) -> usize {
+        let number = self.claim_number();
         let config = NodeConfig {
             bootstrap: bootstrap.iter().map(|number| address(*number)).collect(),
-            endpoints: vec![address(self.next_number)],
+            endpoints: vec![address(number)],
             ..NodeConfig::default()
         };
-        self.add_with(config)
-    }
-
-    pub(crate) fn add_with(&mut self, config: NodeConfig) -> usize {
-        let number = self.claim_number();
-        let key = SigningKey::from_seed(&self.random.bytes()).unwrap();
-        let node = Node::new(key, config, self.random.bytes(), 0, self.clock());
-        self.inhabitants.insert(number, Inhabitant::Honest(Box::new(node)));
-        self.ticks.push(Reverse((self.now, number)));
+        let signatures = self.scheme.signatures(self.random.bytes());
+        let node = Node::new(signatures, config, self.random.bytes(), 0, self.clock());
+        self.settle(number, self.now, Who::Honest(Box::new(node)));
         number
     }
 
     /// Adds one who lies.
     pub(crate) fn add_liar(&mut self) -> usize {
         let number = self.claim_number();
-        let key = SigningKey::from_seed(&self.random.bytes()).unwrap();
-        self.inhabitants.insert(number, Inhabitant::Liar(Box::new(key)));
+        let liar = Liar::new(self.scheme, self.random.bytes(), self.now);
+        self.liars.push(NodeInfo::new(liar.address(), address(number)));
+        self.settle(number, liar.wakes_at(), Who::Liar(Box::new(liar)));
         number
     }
 
-    pub(crate) fn node(&self, number: usize) -> &Node {
-        match &self.inhabitants[&number] {
-            Inhabitant::Honest(node) => node,
-            Inhabitant::Liar(_) => panic!("{number} is a liar"),
+    /// Somebody stops without a word.
+    pub(crate) fn remove(&mut self, number: usize) {
+        if let Some(gone) = self.inhabitants.remove(&number) {
+            self.wakes.remove(&(gone.wakes_at, number));
+        }
+    }
+
+    /// A node, if it lives.
+    pub(crate) fn node(&self, number: usize) -> Option<&Node> {
+        match &self.inhabitants.get(&number)?.who {
+            Who::Honest(node) => Some(node),
+            Who::Liar(_) => None,
         }
     }
 
     /// Numbers of the honest nodes.
     pub(crate) fn honest(&self) -> Vec<usize> {
-        let honest =
-            self.inhabitants.iter().filter(|(_, who)| matches!(who, Inhabitant::Honest(_)));
+        let is_honest = |who: &Who| matches!(who, Who::Honest(_));
+        let honest = self.inhabitants.iter().filter(|(_, inhabitant)| is_honest(&inhabitant.who));
         honest.map(|(number, _)| *number).collect()
     }
 
-    /// Lets a node do something, and sends what it then wants sent.
-    pub(crate) fn with<T>(&mut self, number: usize, act: impl FnOnce(&mut Node, Now) -> T) -> T {
-        let now = self.clock();
-        let Some(Inhabitant::Honest(node)) = self.inhabitants.get_mut(&number) else {
-            panic!("{number} is no node");
-        };
-        let result = act(node, now);
-        self.collect(number);
-        result
+    /// Milliseconds since somebody came.
+    pub(crate) fn age_ms(&self, number: usize) -> u64 {
+        self.inhabitants.get(&number).map_or(0, |inhabitant| self.now.since(inhabitant.came_at))
     }
 
-    /// Puts a datagram on the way.
-    pub(crate) fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
-        self.sent += 1;
-        self.fingerprint = sha256(&[&self.fingerprint, &sha256(&[&bytes])]);
-        let is_cut = self.weather.is_split && number_of(from) % 2 != number_of(to) % 2;
-        if is_cut || self.random.below(1000) < self.weather.lost_of_thousand {
-            return;
-        }
-        let delay = 5 + self.random.below(60) as u64;
-        self.deliveries.push(Reverse((self.now.plus(delay), self.sent)));
-        self.datagrams.insert(self.sent, (from, to, bytes));
+    /// Has a node look for the endpoint record under a key.
+    pub(crate) fn look_up(&mut self, number: usize, key: NodeId) -> Option<QueryId> {
+        let now = self.clock();
+        let Who::Honest(node) = &mut self.inhabitants.get_mut(&number)?.who else {
+            return None;
+        };
+        let query = node.find_records(key, RecordType::ENDPOINT, now)?;
+        self.awaited.insert((number, query));
+        self.collect(number);
+        Some(query)
+    }
+
+    /// What a look-up brought, once it has ended.
+    pub(crate) fn take_found(&mut self, number: usize, query: QueryId) -> Option<Found> {
+        self.awaited.remove(&(number, query));
+        self.found.remove(&(number, query))
     }
 
     /// Lets so many milliseconds pass.
     pub(crate) fn run(&mut self, milliseconds: u64) {
         let end = self.now.plus(milliseconds);
         loop {
-            let delivery = self.deliveries.peek().map(|Reverse((at, _))| *at);
-            let tick = self.ticks.peek().map(|Reverse((at, _))| *at);
-            let Some(next) = [delivery, tick].into_iter().flatten().min() else {
+            let delivery = self.deliveries.peek().map(|Reverse(delivery)| delivery.at);
+            let wake = self.wakes.first().map(|(at, _)| *at);
+            let Some(next) = [delivery, wake].into_iter().flatten().min() else {
                 break;
             };
             if next > end {
@@ -160,98 +194,110 @@ impl World {
             if delivery == Some(next) {
                 self.deliver();
             } else {
-                self.tick();
+                self.wake();
             }
         }
         self.now = end;
     }
 
-    fn deliver(&mut self) {
-        let Some(Reverse((_, name))) = self.deliveries.pop() else {
-            return;
-        };
-        let (from, to, bytes) = self.datagrams.remove(&name).unwrap();
-        let (number, now) = (number_of(to), self.clock());
-        match self.inhabitants.get_mut(&number) {
-            Some(Inhabitant::Honest(node)) => {
-                node.receive(&bytes, from, now);
-                self.collect(number);
-            }
-            Some(Inhabitant::Liar(_)) => self.lie(number, from, &bytes),
-            None => {}
-        }
-    }
-
-    fn tick(&mut self) {
-        let Some(Reverse((_, number))) = self.ticks.pop() else {
-            return;
-        };
-        let now = self.clock();
-        if let Some(Inhabitant::Honest(node)) = self.inhabitants.get_mut(&number) {
-            if node.next_tick() <= now.millis {
-                node.tick(now);
-            }
-            self.collect(number);
-        }
-    }
-
-    fn collect(&mut self, number: usize) {
-        let mut outgoing = Vec::new();
-        let Some(Inhabitant::Honest(node)) = self.inhabitants.get_mut(&number) else {
-            return;
-        };
-        while let Some(datagram) = node.take_datagram() {
-            outgoing.push(datagram);
-        }
-        while let Some(event) = node.take_event() {
-            if let Event::Found { query, found } = event {
-                self.found.insert((number, query), *found);
-            }
-        }
-        // Never in the same moment again, or a node that has nothing to do would spin.
-        let next = node.next_tick().max(self.now.plus(1));
-        self.ticks.push(Reverse((next, number)));
-        for datagram in outgoing {
-            self.send(address(number), datagram.to, datagram.bytes);
-        }
-    }
-
-    /// Answers as a liar does: everything else rightly, so that it is believed.
-    fn lie(&mut self, number: usize, from: SocketAddr, bytes: &[u8]) {
-        let Ok(message) = Parsed::parse(bytes).and_then(Parsed::verify) else {
-            return;
-        };
-        let invented: Vec<NodeInfo> = (0..15)
-            .map(|_| {
-                let key = SigningKey::from_seed(&self.random.bytes()).unwrap();
-                NodeInfo::new(key.address(), address(500_000 + self.random.below(100_000)))
-            })
-            .collect();
-        let Some(Inhabitant::Liar(key)) = self.inhabitants.get(&number) else {
-            return;
-        };
-        let nodes = Some(invented);
-        let answer = match message.body {
-            Body::Ping { .. } => Body::Pong { address: key.address(), observed: from },
-            Body::FindNode { .. } => Body::FindNodeResponse { nodes, observed: from },
-            Body::FindValue { .. } => {
-                Body::FindValueResponse { nodes, record: None, observed: from, records: Vec::new() }
-            }
-            Body::Store { .. } => Body::StoreResponse {
-                stored: true,
-                already_had: false,
-                refusal: None,
-                pool: Vec::new(),
-            },
-            _ => return,
-        };
-        let packet = message::encode(key, message.transaction, &answer);
-        self.send(address(number), from, packet);
+    fn clock(&self) -> Now {
+        Now { millis: self.now, unix: UnixSeconds(START_UNIX_S + self.now.0 / 1000) }
     }
 
     fn claim_number(&mut self) -> usize {
         self.next_number += 1;
         self.next_number - 1
+    }
+
+    fn settle(&mut self, number: usize, wakes_at: Millis, who: Who) {
+        self.wakes.insert((wakes_at, number));
+        self.inhabitants.insert(number, Inhabitant { came_at: self.now, wakes_at, who });
+    }
+
+    /// Puts a datagram on the way.
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+        self.sent += 1;
+        self.fingerprint = sha256(&[&self.fingerprint, &bytes]);
+        let is_cut = self.weather.is_split && number_of(from) % 2 != number_of(to) % 2;
+        if is_cut || self.random.below(1000) < self.weather.lost_of_thousand {
+            return;
+        }
+        let at = self.now.plus(DELAY_MS.0 + self.random.below(DELAY_MS.1) as u64);
+        self.deliveries.push(Reverse(Delivery { at, number: self.sent, from, to, bytes }));
+    }
+
+    fn deliver(&mut self) {
+        let Some(Reverse(Delivery { from, to, bytes, .. })) = self.deliveries.pop() else {
+            return;
+        };
+        let (number, now) = (number_of(to), self.clock());
+        match self.inhabitants.get_mut(&number).map(|inhabitant| &mut inhabitant.who) {
+            Some(Who::Honest(node)) => {
+                node.receive(&bytes, from, now);
+                self.collect(number);
+            }
+            Some(Who::Liar(liar)) => {
+                if let Some(answer) = liar.answer(&bytes, from, &self.liars) {
+                    self.send(to, from, answer);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn wake(&mut self) {
+        let Some((_, number)) = self.wakes.pop_first() else {
+            return;
+        };
+        let now = self.clock();
+        match self.inhabitants.get_mut(&number).map(|inhabitant| &mut inhabitant.who) {
+            Some(Who::Honest(node)) => {
+                node.tick(now);
+                self.collect(number);
+            }
+            Some(Who::Liar(liar)) => {
+                let flood = liar.flood(now);
+                let wakes_at = liar.wakes_at();
+                self.reschedule(number, wakes_at);
+                let honest = self.honest();
+                let victim = honest[self.random.below(honest.len())];
+                for datagram in flood {
+                    self.send(address(number), address(victim), datagram);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Sends what a node wants sent, and takes what it has to tell.
+    fn collect(&mut self, number: usize) {
+        let Some(Who::Honest(node)) =
+            self.inhabitants.get_mut(&number).map(|inhabitant| &mut inhabitant.who)
+        else {
+            return;
+        };
+        let outgoing: Vec<_> = std::iter::from_fn(|| node.take_datagram()).collect();
+        while let Some(event) = node.take_event() {
+            if let Event::Found { query, found } = event
+                && self.awaited.contains(&(number, query))
+            {
+                self.found.insert((number, query), *found);
+            }
+        }
+        // Never in the same moment again, or a node that has nothing to do would spin.
+        let wakes_at = node.next_tick().max(self.now.plus(1));
+        self.reschedule(number, wakes_at);
+        for datagram in outgoing {
+            self.send(address(number), datagram.to, datagram.bytes);
+        }
+    }
+
+    fn reschedule(&mut self, number: usize, wakes_at: Millis) {
+        if let Some(inhabitant) = self.inhabitants.get_mut(&number) {
+            self.wakes.remove(&(inhabitant.wakes_at, number));
+            self.wakes.insert((wakes_at, number));
+            inhabitant.wakes_at = wakes_at;
+        }
     }
 }
 
@@ -266,9 +312,4 @@ fn number_of(address: SocketAddr) -> usize {
     let SocketAddr::V4(address) = address else { panic!("only IPv4 here") };
     let [first, middle, low, _] = address.ip().octets();
     usize::from(first - 20) << 16 | usize::from(middle) << 8 | usize::from(low)
-}
-
-/// The place of a node's own record.
-pub(crate) fn own_key(world: &World, number: usize) -> NodeId {
-    world.node(number).id()
 }

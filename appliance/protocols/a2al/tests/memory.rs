@@ -1,0 +1,136 @@
+//! What records take, counted by the allocator: bytes that were asked of it and not given back.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+#![allow(clippy::print_stdout, reason = "the figure is of interest")]
+
+#[expect(dead_code, reason = "a part is for worlds alone")]
+#[path = "world/signatures.rs"]
+mod signatures;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use signatures::Scheme;
+use waystation_a2al::limits::{STORE_BYTES_DEFAULT, STORE_KEYS_DEFAULT};
+use waystation_a2al::node_id::NodeId;
+use waystation_a2al::payload::{EndpointPayload, TopicPayload};
+use waystation_a2al::record::{RecordType, SignedRecord, Unsigned, topic_key};
+use waystation_a2al::sha256;
+use waystation_a2al::store::{Put, Store, StoreLimits};
+use waystation_a2al::time::{Millis, Now, UnixSeconds};
+
+const NOW: Now = Now { millis: Millis(1_000), unix: UnixSeconds(1_800_000_000) };
+const MIB: usize = 1 << 20;
+
+thread_local! {
+    /// Bytes that this thread asked for and has not given back.
+    static LIVE_BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came; counting touches a cell of this
+// thread that needs no memory of its own.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE_BYTES.with(|live| live.set(live.get().wrapping_add(layout.size())));
+        // SAFETY: the caller's promise about the layout is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // What another thread asked for may be given back here, so this wraps.
+        LIVE_BYTES.with(|live| live.set(live.get().wrapping_sub(layout.size())));
+        // SAFETY: the caller's promise about pointer and layout is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn live_bytes() -> usize {
+    LIVE_BYTES.with(Cell::get)
+}
+
+/// Bytes that this thread has taken since. What another thread had asked for may have been given back
+/// here before, so the count may have been below nothing.
+fn taken_since(before: usize) -> usize {
+    live_bytes().wrapping_sub(before)
+}
+
+/// The record of somebody else each time, as it comes out of a datagram.
+fn record(number: u64, record_type: RecordType, payload: Vec<u8>) -> SignedRecord {
+    let signer = Scheme::KeyedHash.signer(sha256(&[&number.to_be_bytes()]));
+    let unsigned = Unsigned {
+        address: signer.address(),
+        record_type,
+        payload,
+        sequence: NOW.unix.0,
+        timestamp: NOW.unix.0,
+        ttl_s: 3_600,
+        delegation: Vec::new(),
+    };
+    SignedRecord::decode(&unsigned.sign(&*signer).encode()).unwrap()
+}
+
+/// What a node publishes: two addresses and its hub.
+fn endpoint(number: u64) -> (NodeId, SignedRecord) {
+    let payload = EndpointPayload {
+        endpoints: Some(vec![
+            format!("quic://198.51.100.{}:4121", number % 256),
+            format!("quic://[2001:db8::{:x}]:4121", number % 65_536),
+        ]),
+        signal: "ws://198.51.100.7:4121/signal".to_owned(),
+        ..EndpointPayload::default()
+    };
+    let record = record(number, RecordType::ENDPOINT, payload.encode());
+    (record.address.node_id(), record)
+}
+
+/// One of 60 under the same topic, with as much to say as fits.
+fn offer(number: u64) -> (NodeId, SignedRecord) {
+    let topic = format!("topic {}", number / 60);
+    let payload = TopicPayload {
+        version: 1,
+        topic: topic.clone(),
+        name: "n".repeat(number as usize % 400),
+        ..TopicPayload::default()
+    };
+    (topic_key(&topic), record(number, RecordType::TOPIC, payload.encode()))
+}
+
+fn put(store: &mut Store, (key, record): (NodeId, SignedRecord)) -> Put {
+    store.put(key, record, &mut *Scheme::KeyedHash.verifier(), NOW).unwrap()
+}
+
+#[test]
+fn a_hundred_thousand_records_take_no_more_than_a_hundred_mebibytes() {
+    let before = live_bytes();
+    let limits = StoreLimits { keys_max: STORE_KEYS_DEFAULT, bytes_max: STORE_BYTES_DEFAULT };
+    let mut store = Store::new(limits);
+    for number in 0..100_000 {
+        put(&mut store, endpoint(number));
+    }
+    let taken = taken_since(before);
+    println!("{} records take {taken} bytes, and {} are counted", store.len(), store.bytes());
+    assert_eq!((store.len(), store.keys()), (100_000, 100_000));
+    assert!(taken <= 100 * MIB, "{taken} bytes");
+    assert!(taken <= store.bytes(), "{taken} bytes, and {} are counted", store.bytes());
+    drop(store);
+    assert!(taken_since(before) < MIB, "everything is given back");
+}
+
+#[test]
+fn records_take_no_more_than_the_operator_allows() {
+    let before = live_bytes();
+    let allowed = 8 * MIB;
+    let mut store = Store::new(StoreLimits { keys_max: STORE_KEYS_DEFAULT, bytes_max: allowed });
+    for number in 0..40_000 {
+        put(&mut store, if number % 2 == 0 { endpoint(number) } else { offer(number) });
+        assert!(store.bytes() <= allowed);
+    }
+    let taken = taken_since(before);
+    assert!(store.len() > 8_000, "{} records", store.len());
+    assert!(taken <= allowed, "{taken} bytes");
+}
