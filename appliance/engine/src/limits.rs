@@ -209,3 +209,7 @@ pub use waystation_relay::limits::LISTED_QUERY_MAX_BYTES;
 
 /// Bytes read from the kernel's random source at a time.
 pub const ENTROPY_BYTES: usize = 512;
+/// Errors about its datagrams that a TURN client is told of in a second. Each is 72 bytes and more on
+/// the wire, for an ICMP message of 56 and more whose sender may be anybody, so this bounds what can
+/// be had for a forged one; a client needs one for each peer that is gone or each way that is narrow.
+pub const TURN_ERRORS_PER_S_MAX: u32 = 10;

@@ -251,6 +251,8 @@ pub struct CoreCounters {
     pub turn_bytes_to_peers: u64,
     pub turn_datagrams_to_clients: u64,
     pub turn_bytes_to_clients: u64,
+    /// Errors about their datagrams that clients were told of.
+    pub turn_icmp_errors_told: u64,
     /// Clients that came over TCP, and messages in their streams.
     pub turn_streams_open: u64,
     pub turn_streams_accepted: u64,

@@ -34,4 +34,4 @@ pub use outbox::SentStatistics;
 pub use random::secret_key;
 pub use session::{Resetter, Session, SessionReader, SessionWriter};
 pub use transport::{Close, Duplex, Halves, ReadHalf};
-pub use turn::{Relayed, TurnClient, TurnClientError};
+pub use turn::{DatagramError, Relayed, TurnClient, TurnClientError};

@@ -55,6 +55,17 @@ pub struct Relayed {
     pub payload: Vec<u8>,
 }
 
+/// An ICMP error about a datagram to a peer, as the server tells of it (RFC 8656 §18.13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramError {
+    pub peer: SocketAddr,
+    /// Type and code, of ICMP or ICMPv6 as the peer is of IPv4 or IPv6.
+    pub kind: u8,
+    pub code: u8,
+    /// The longest packet that the way takes, if the error is one of length.
+    pub mtu_bytes: u32,
+}
+
 #[derive(Debug)]
 enum Transport {
     Udp(UdpSocket),
@@ -72,6 +83,7 @@ pub struct TurnClient {
     /// Realm, nonce and key, once a challenge has told them.
     session: Option<(String, Vec<u8>, Key)>,
     kept: VecDeque<Relayed>,
+    errors: VecDeque<DatagramError>,
 }
 
 impl TurnClient {
@@ -98,7 +110,8 @@ impl TurnClient {
 
     fn new(transport: Transport, server: SocketAddr, (name, password): (&str, &str)) -> Self {
         let (username, password) = (name.to_owned(), password.to_owned());
-        Self { transport, server, username, password, session: None, kept: VecDeque::new() }
+        let (kept, errors) = (VecDeque::new(), VecDeque::new());
+        Self { transport, server, username, password, session: None, kept, errors }
     }
 
     /// The server's address.
@@ -214,10 +227,24 @@ impl TurnClient {
     /// # Errors
     /// The socket's failure, or payload that is too long.
     pub fn indicate(&mut self, peer: SocketAddr, payload: &[u8]) -> Result<(), TurnClientError> {
+        self.indicate_with(peer, payload, |_| {})
+    }
+
+    /// As [`Self::indicate`], with more attributes.
+    ///
+    /// # Errors
+    /// The socket's failure, or payload that is too long.
+    pub fn indicate_with(
+        &mut self,
+        peer: SocketAddr,
+        payload: &[u8],
+        fill: impl Fn(&mut MessageWriter<'_>),
+    ) -> Result<(), TurnClientError> {
         let mut buffer = vec![0; REQUEST_BYTES_MAX + payload.len()];
         let name = transaction()?;
         let mut writer = MessageWriter::new(&mut buffer, Class::Indication, Method::SEND, name);
         writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        fill(&mut writer);
         let end = writer.attribute(AttributeType::DATA, payload).finish();
         let end = end.map_err(|_overflow| TurnClientError::Nonsense("a payload"))?;
         self.put(&buffer[..end])
@@ -232,6 +259,24 @@ impl TurnClient {
         loop {
             if let Some(relayed) = self.kept.pop_front() {
                 return Ok(relayed);
+            }
+            let left = until.saturating_duration_since(clock::now());
+            match self.take(left)? {
+                Some(packet) => self.keep(&packet)?,
+                None => return Err(TurnClientError::NothingCame(within)),
+            }
+        }
+    }
+
+    /// The next error about a datagram of this client.
+    ///
+    /// # Errors
+    /// [`TurnClientError::NothingCame`], or the socket's failure.
+    pub fn receive_error(&mut self, within: Duration) -> Result<DatagramError, TurnClientError> {
+        let until = clock::now() + within;
+        loop {
+            if let Some(error) = self.errors.pop_front() {
+                return Ok(error);
             }
             let left = until.saturating_duration_since(clock::now());
             match self.take(left)? {
@@ -340,13 +385,13 @@ impl TurnClient {
         self.session = Some((realm, nonce.to_vec(), key));
     }
 
-    /// Keeps payload of a peer; anything else is left out.
+    /// Keeps payload of a peer, and errors about it; anything else is left out.
     fn keep(&mut self, packet: &[u8]) -> Result<(), TurnClientError> {
-        let Some(relayed) = relayed(packet) else { return Ok(()) };
-        if self.kept.len() >= TURN_KEPT_MAX {
+        if self.kept.len() + self.errors.len() >= TURN_KEPT_MAX {
             return Err(TurnClientError::Nonsense("more payload than anybody takes"));
         }
-        self.kept.push_back(relayed);
+        self.kept.extend(relayed(packet));
+        self.errors.extend(datagram_error(packet));
         Ok(())
     }
 
@@ -450,5 +495,24 @@ fn relayed(packet: &[u8]) -> Option<Relayed> {
         peer: xor_address(peer, message.transaction()),
         channel: None,
         payload: message.attribute(AttributeType::DATA)?.to_vec(),
+    })
+}
+
+/// The error that a packet tells of, if it does.
+fn datagram_error(packet: &[u8]) -> Option<DatagramError> {
+    let message = Message::parse(packet).ok()?;
+    if (message.class(), message.method()) != (Class::Indication, Method::DATA) {
+        return None;
+    }
+    let peer = message.attribute(AttributeType::XOR_PEER_ADDRESS)?;
+    // Two bytes of nothing, seven bits of type, nine of code, four bytes that go with them.
+    let &[_, _, t0, t1, m0, m1, m2, m3] = message.attribute(AttributeType::ICMP)? else {
+        return None;
+    };
+    Some(DatagramError {
+        peer: xor_address(peer, message.transaction())?,
+        kind: t0 >> 1,
+        code: t1,
+        mtu_bytes: u32::from_be_bytes([m0, m1, m2, m3]),
     })
 }

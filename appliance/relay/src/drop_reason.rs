@@ -165,6 +165,8 @@ pub enum DropReason {
     TurnOversize,
     /// An ICMP error of a type that clients are not told of.
     TurnIcmpType,
+    /// An ICMP error beyond those that a client is told of in a second.
+    TurnIcmpLimit,
     /// Payload to a port of this machine that is no relayed address.
     TurnPeerDenied,
     /// A TCP connection to the TURN server beyond those that one address may have.
@@ -189,7 +191,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 88] = [
+    pub const ALL: [Self; 89] = [
         Self::TooManyConnections,
         Self::HandshakeRejected,
         Self::HandshakeTimeout,
@@ -268,6 +270,7 @@ impl DropReason {
         Self::TurnReplyLimit,
         Self::TurnOversize,
         Self::TurnIcmpType,
+        Self::TurnIcmpLimit,
         Self::TurnPeerDenied,
         Self::TurnStreamsPerSource,
         Self::TurnStreamUnframed,
@@ -364,6 +367,7 @@ impl DropReason {
             Self::TurnReplyLimit => "turn_reply_limit",
             Self::TurnOversize => "turn_oversize",
             Self::TurnIcmpType => "turn_icmp_type",
+            Self::TurnIcmpLimit => "turn_icmp_limit",
             Self::TurnPeerDenied => "turn_peer_denied",
             Self::TurnStreamsPerSource => "turn_streams_per_source",
             Self::TurnStreamUnframed => "turn_stream_unframed",

@@ -7,76 +7,16 @@ mod support;
 
 use rustix::process::Signal;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
+use std::net::UdpSocket;
 use std::time::Duration;
-use support::appliance::{Appliance, PortName, Settings};
+use support::appliance::PortName;
+use support::turn::{BOB, CHANNEL, Turn, peer, receive, refused};
 use support::{STEP, eventually};
-use tempfile::TempDir;
 use waystation_peer::{Relayed, TurnClient, TurnClientError};
 use waystation_turn::attribute::AttributeType;
 
-const ALICE: (&str, &str) = ("alice", "wonderland");
-const BOB: (&str, &str) = ("bob", "builder");
-const CHANNEL: u16 = 0x4000;
 /// Long enough for something that must not come to come.
 const NOTHING: Duration = Duration::from_millis(200);
-
-/// A running TURN server with its file of users.
-struct Turn {
-    appliance: Appliance,
-    server: SocketAddr,
-    files: TempDir,
-}
-
-impl Turn {
-    /// One on loopback whose clients may reach loopback.
-    fn start(port: PortName, cores: usize, more: &[&str]) -> Self {
-        let loopback = ["allow_peers = [\"127.0.0.0/8\"]"];
-        Self::start_with(port, cores, &[&loopback, more].concat())
-    }
-
-    fn start_with(port: PortName, cores: usize, lines: &[&str]) -> Self {
-        let files = TempDir::new().unwrap();
-        let users = files.path().join("users");
-        fs::write(&users, "alice:wonderland\nbob:builder\n").unwrap();
-        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
-        let mut settings = Settings::new(port, cores)
-            .with("turn", "listen = [\"127.0.0.1:0\"]")
-            .with("turn", &format!("users_file = \"{}\"", users.display()));
-        for line in lines {
-            settings = settings.with("turn", line);
-        }
-        let appliance = Appliance::start(&settings);
-        let server = appliance.status()["turn_listen"][0].as_str().unwrap().parse().unwrap();
-        Self { appliance, server, files }
-    }
-
-    fn client(&self) -> TurnClient {
-        TurnClient::over_udp(self.server, ALICE).unwrap()
-    }
-}
-
-/// A peer with a socket of its own.
-fn peer() -> (UdpSocket, SocketAddr) {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(STEP)).unwrap();
-    let address = socket.local_addr().unwrap();
-    (socket, address)
-}
-
-fn receive(peer: &UdpSocket) -> (Vec<u8>, SocketAddr) {
-    let mut buffer = [0; 65_536];
-    let (bytes, from) = peer.recv_from(&mut buffer).unwrap();
-    (buffer[..bytes].to_vec(), from)
-}
-
-fn refused(result: Result<impl std::fmt::Debug, TurnClientError>) -> u16 {
-    match result {
-        Err(TurnClientError::Refused { code, .. }) => code,
-        other => panic!("{other:?} instead of a refusal"),
-    }
-}
 
 /// Both ways, through a channel and without one, with payload of every length class.
 fn exchange(client: &mut TurnClient) {
@@ -164,9 +104,9 @@ fn clients_on_several_cores_get_addresses_of_their_own() {
 #[test]
 fn two_clients_reach_each_other_through_their_relayed_addresses() {
     // Nothing is opened: the relayed addresses are the machine's, and only their ports are peers.
-    let turn = Turn::start_with(PortName::Epoll, 2, &[]);
+    let turn = Turn::start_at("127.0.0.1", PortName::Epoll, 2, &[]);
     let mut alice = turn.client();
-    let mut bob = TurnClient::over_udp(turn.server, BOB).unwrap();
+    let mut bob = TurnClient::over_udp(turn.udp, BOB).unwrap();
     let (to_alice, to_bob) = (alice.allocate().unwrap(), bob.allocate().unwrap());
     alice.bind(CHANNEL, to_bob).unwrap();
     bob.permit(to_alice).unwrap();
@@ -210,7 +150,7 @@ fn peers_that_the_policy_denies_are_refused_and_strangers_payload_is_dropped() {
 fn wrong_passwords_and_unknown_users_get_nothing() {
     let turn = Turn::start(PortName::Epoll, 1, &["allocations_per_user_max = 2"]);
     for user in [("alice", "guess"), ("mallory", "wonderland")] {
-        let mut client = TurnClient::over_udp(turn.server, user).unwrap();
+        let mut client = TurnClient::over_udp(turn.udp, user).unwrap();
         assert_eq!(refused(client.allocate()), 401);
     }
     assert_eq!(turn.appliance.document("/v1/udp")["total"], 0);
@@ -221,7 +161,7 @@ fn wrong_passwords_and_unknown_users_get_nothing() {
     let six = |writer: &mut waystation_turn::writer::MessageWriter<'_>| {
         writer.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &[2, 0, 0, 0]);
     };
-    let mut bob = TurnClient::over_udp(turn.server, BOB).unwrap();
+    let mut bob = TurnClient::over_udp(turn.udp, BOB).unwrap();
     assert_eq!(refused(bob.allocate_with(six)), 440, "no IPv6 address is configured");
 }
 
@@ -239,7 +179,7 @@ fn a_quota_holds_for_all_cores_together() {
     }
     turn.appliance.expect_total(&["turn_allocations_open"], 4);
     // Another user has its own, and what ends on one core is free on each.
-    let of_bob = || TurnClient::over_udp(turn.server, BOB).unwrap();
+    let of_bob = || TurnClient::over_udp(turn.udp, BOB).unwrap();
     let mut first: Vec<_> = (0..4).map(|_| of_bob()).collect();
     first.iter_mut().for_each(|client| assert!(client.allocate().is_ok()));
     for client in &mut first {
@@ -279,7 +219,7 @@ fn reload_takes_back_permissions_and_users() {
     eventually("the channel is gone", || {
         (turn.appliance.drops()["turn_no_channel"] == 1).then_some(())
     });
-    TurnClient::over_udp(turn.server, BOB).unwrap().allocate().unwrap();
+    TurnClient::over_udp(turn.udp, BOB).unwrap().allocate().unwrap();
 }
 
 /// What the appliance does not read at once comes to it in one burst.
@@ -328,7 +268,7 @@ fn garbage_is_counted_and_leaves_nothing_behind() {
         ("turn_bad_channel_data", &[0x40, 0, 0, 9, 7]),
     ];
     for (reason, packet) in cases {
-        socket.send_to(packet, turn.server).unwrap();
+        socket.send_to(packet, turn.udp).unwrap();
         eventually(reason, || (turn.appliance.drops()[reason] == 1).then_some(()));
     }
     turn.appliance.expect_total(&["turn_allocations_open"], 0);

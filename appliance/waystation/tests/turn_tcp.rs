@@ -5,82 +5,21 @@
 
 mod support;
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::thread;
-use support::appliance::{Appliance, PortName, Settings};
+use support::appliance::PortName;
+use support::turn::{ALICE, BOB, CHANNEL, Turn, peer, peer_at, receive, refused};
 use support::{STEP, eventually, given};
-use tempfile::TempDir;
-use waystation_peer::{Relayed, TurnClient, TurnClientError};
+use waystation_peer::{Relayed, TurnClient};
 use waystation_turn::attribute::AttributeType;
 
-const ALICE: (&str, &str) = ("alice", "wonderland");
-const BOB: (&str, &str) = ("bob", "builder");
-const CHANNEL: u16 = 0x4000;
-
-/// A running TURN server with its file of users.
-struct Turn {
-    appliance: Appliance,
-    udp: SocketAddr,
-    tcp: SocketAddr,
-    _files: TempDir,
-}
-
-impl Turn {
-    fn start(port: PortName, cores: usize, more: &[&str]) -> Self {
-        Self::start_at("127.0.0.1", "127.0.0.0/8", port, cores, more)
-    }
-
-    fn start_at(ip: &str, peers: &str, port: PortName, cores: usize, more: &[&str]) -> Self {
-        let files = TempDir::new().unwrap();
-        let users = files.path().join("users");
-        fs::write(&users, "alice:wonderland\nbob:builder\n").unwrap();
-        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
-        let mut settings = Settings::new(port, cores)
-            .with("turn", &format!("listen = [\"{ip}:0\"]"))
-            .with("turn", &format!("listen_tcp = [\"{ip}:0\"]"))
-            .with("turn", &format!("allow_peers = [\"{peers}\"]"))
-            .with("turn", &format!("users_file = \"{}\"", users.display()));
-        for line in more {
-            settings = settings.with("turn", line);
-        }
-        let appliance = Appliance::start(&settings);
-        let status = appliance.status();
-        let address = |key: &str| status[key][0].as_str().unwrap().parse().unwrap();
-        let (udp, tcp) = (address("turn_listen"), address("turn_listen_tcp"));
-        Self { appliance, udp, tcp, _files: files }
-    }
-
-    fn client(&self) -> TurnClient {
-        TurnClient::over_tcp(self.tcp, ALICE).unwrap()
-    }
-
-    fn stream(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.tcp).unwrap();
-        stream.set_read_timeout(Some(STEP)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
-    }
-
-    fn expect_drop(&self, reason: &str) {
-        eventually(reason, || (self.appliance.drops()[reason] == 1).then_some(()));
-    }
-}
-
-/// A peer with a socket of its own.
-fn peer(ip: &str) -> (UdpSocket, SocketAddr) {
-    let socket = UdpSocket::bind((ip, 0)).unwrap();
-    socket.set_read_timeout(Some(STEP)).unwrap();
-    let address = socket.local_addr().unwrap();
-    (socket, address)
-}
-
-fn receive(peer: &UdpSocket) -> (Vec<u8>, SocketAddr) {
-    let mut buffer = [0; 65_536];
-    let (bytes, from) = peer.recv_from(&mut buffer).unwrap();
-    (buffer[..bytes].to_vec(), from)
+/// A connection of whoever it may be.
+fn connect(turn: &Turn) -> TcpStream {
+    let stream = TcpStream::connect(turn.tcp).unwrap();
+    stream.set_read_timeout(Some(STEP)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
 }
 
 /// Whether the other side has ended a connection, cleanly or not.
@@ -99,7 +38,7 @@ fn exchange(client: &mut TurnClient, ip: &str, lengths: &[usize]) {
         writer.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &[family, 0, 0, 0]);
     });
     let relayed = relayed.unwrap();
-    let (socket, address) = peer(ip);
+    let (socket, address) = peer_at(ip);
     client.permit(address).unwrap();
     for &length in lengths {
         let payload: Vec<u8> = (0..length).map(|index| index as u8).collect();
@@ -125,7 +64,7 @@ fn payload_passes_both_ways(port: PortName, cores: usize) {
         return;
     }
     let turn = Turn::start(port, cores, &[]);
-    let mut client = turn.client();
+    let mut client = turn.client_over_tcp();
     assert_eq!(client.binding().unwrap(), client.local().unwrap());
     exchange(&mut client, "127.0.0.1", &[0, 1, 2, 3, 4, 1200, 9000, 65_000]);
     turn.appliance.expect_total(&["turn_datagrams_to_peers"], 16);
@@ -162,8 +101,8 @@ fn payload_passes_both_ways_over_ipv6() {
     if !given(TcpListener::bind("[::1]:0").is_ok(), "IPv6 on loopback") {
         return;
     }
-    let turn = Turn::start_at("[::1]", "::1/128", PortName::Epoll, 1, &[]);
-    exchange(&mut turn.client(), "::1", &[0, 5, 1200]);
+    let turn = Turn::start_at("[::1]", PortName::Epoll, 1, &["allow_peers = [\"::1/128\"]"]);
+    exchange(&mut turn.client_over_tcp(), "::1", &[0, 5, 1200]);
 }
 
 /// Passes on each byte by itself, both ways, until either side ends.
@@ -211,7 +150,7 @@ fn messages_may_come_byte_by_byte_over_epoll() {
 #[test]
 fn a_client_over_tcp_reaches_one_over_udp_and_one_over_tcp() {
     let turn = Turn::start(PortName::Epoll, 2, &[]);
-    let mut alice = turn.client();
+    let mut alice = turn.client_over_tcp();
     let to_alice = alice.allocate().unwrap();
     let over_udp = TurnClient::over_udp(turn.udp, BOB).unwrap();
     let over_tcp = TurnClient::over_tcp(turn.tcp, BOB).unwrap();
@@ -230,9 +169,9 @@ fn a_client_over_tcp_reaches_one_over_udp_and_one_over_tcp() {
 #[test]
 fn many_messages_in_one_piece_are_all_relayed_in_order() {
     let turn = Turn::start(PortName::Epoll, 1, &[]);
-    let mut client = turn.client();
+    let mut client = turn.client_over_tcp();
     client.allocate().unwrap();
-    let (socket, address) = peer("127.0.0.1");
+    let (socket, address) = peer();
     client.bind(CHANNEL, address).unwrap();
     // More than one stream may have done for it in a turn; the peer's socket holds so many.
     for index in 0..150_u8 {
@@ -257,9 +196,9 @@ fn flood(turn: &Turn, socket: &UdpSocket, relayed: SocketAddr) {
 #[test]
 fn a_client_that_does_not_read_loses_payload_but_keeps_its_answers() {
     let turn = Turn::start(PortName::Epoll, 1, &[]);
-    let (mut slow, mut other) = (turn.client(), turn.client());
+    let (mut slow, mut other) = (turn.client_over_tcp(), turn.client_over_tcp());
     let (to_slow, to_other) = (slow.allocate().unwrap(), other.allocate().unwrap());
-    let (socket, address) = peer("127.0.0.1");
+    let (socket, address) = peer();
     slow.bind(CHANNEL, address).unwrap();
     other.bind(CHANNEL, address).unwrap();
     flood(&turn, &socket, to_slow);
@@ -285,9 +224,9 @@ fn a_client_that_does_not_read_and_is_killed_leaves_nothing_behind() {
             continue;
         }
         let turn = Turn::start(port, 1, &[]);
-        let mut slow = turn.client();
+        let mut slow = turn.client_over_tcp();
         let relayed = slow.allocate().unwrap();
-        let (socket, address) = peer("127.0.0.1");
+        let (socket, address) = peer();
         slow.permit(address).unwrap();
         flood(&turn, &socket, relayed);
         // With bytes unread the kernel resets the connection.
@@ -312,48 +251,44 @@ fn what_is_no_turn_is_closed_for_a_reason_that_is_counted() {
         ("turn_stream_unframed", &[0, 1, 0, 3]),
     ];
     for (index, (reason, bytes)) in cases.into_iter().enumerate() {
-        let mut stream = turn.stream();
+        let mut stream = connect(&turn);
         stream.write_all(bytes).unwrap();
         assert!(is_ended(&mut stream), "{reason}");
         let count = if index == 2 { 2 } else { 1 };
         eventually(reason, || (turn.appliance.drops()[reason] == count).then_some(()));
     }
-    let mut torn = turn.stream();
+    let mut torn = connect(&turn);
     torn.write_all(&[0, 1, 0, 0, 0x21]).unwrap();
     torn.shutdown(Shutdown::Write).unwrap();
     assert!(is_ended(&mut torn));
     turn.expect_drop("turn_stream_torn");
     turn.appliance.expect_total(&["turn_streams_open"], 0);
-    turn.client().allocate().unwrap();
+    turn.client_over_tcp().allocate().unwrap();
 }
 
 #[test]
 fn connections_of_one_address_are_bounded() {
     let turn = Turn::start(PortName::Epoll, 1, &["streams_per_address_max = 2"]);
-    let mut clients = [turn.client(), turn.client()];
+    let mut clients = [turn.client_over_tcp(), turn.client_over_tcp()];
     for client in &mut clients {
         client.allocate().unwrap();
     }
-    assert!(is_ended(&mut turn.stream()));
+    assert!(is_ended(&mut connect(&turn)));
     turn.expect_drop("turn_streams_per_source");
     let [one, _other] = clients;
     drop(one);
     turn.appliance.expect_total(&["turn_streams_open"], 1);
-    turn.client().allocate().unwrap();
+    turn.client_over_tcp().allocate().unwrap();
 }
 
 #[test]
 fn wrong_passwords_and_oversteps_are_refused_as_over_udp() {
     let turn = Turn::start(PortName::Epoll, 1, &["allocations_per_user_max = 1"]);
-    let refused = |result: Result<SocketAddr, TurnClientError>| match result {
-        Err(TurnClientError::Refused { code, .. }) => code,
-        other => panic!("{other:?} instead of a refusal"),
-    };
     let mut mallory = TurnClient::over_tcp(turn.tcp, ("alice", "guess")).unwrap();
     assert_eq!(refused(mallory.allocate()), 401);
-    let mut alice = turn.client();
+    let mut alice = turn.client_over_tcp();
     alice.allocate().unwrap();
-    assert_eq!(refused(turn.client().allocate()), 486);
+    assert_eq!(refused(turn.client_over_tcp().allocate()), 486);
     // ChannelData of a client without an allocation goes nowhere, and its stream lives on.
     let mut bob = TurnClient::over_tcp(turn.tcp, BOB).unwrap();
     bob.send(CHANNEL, b"psst").unwrap();

@@ -74,6 +74,7 @@ impl Flood {
                 head: ArrayVec::new(),
                 payload: 0..DATAGRAM_BYTES,
                 padding_bytes: 0,
+                unfragmented: false,
                 tag: 0,
             });
         }

@@ -354,7 +354,8 @@ impl Flow {
         memory.get_mut(payload.clone()).context("a place outside")?.copy_from_slice(scratch);
         self.next += 1;
         let (socket, to, head) = (self.sender, self.to, self.head.clone());
-        Ok(Departure { socket, to, from: None, head, payload, padding_bytes: 0, tag: 0 })
+        let (from, padding_bytes, unfragmented, tag) = (None, 0, false, 0);
+        Ok(Departure { socket, to, from, head, payload, padding_bytes, unfragmented, tag })
     }
 
     fn arrived(&mut self, datagram: &[u8], now_ns: u64) -> Result<()> {

@@ -85,8 +85,17 @@ fn forward(routes: Vec<(UdpSocket, SocketAddr)>, stop: &AtomicBool) -> Result<()
             let arrivals = (0..burst.len()).filter_map(|index| burst.arrival(index));
             for payload in arrivals.flat_map(|arrival| arrival.datagrams()) {
                 let (from, head) = (None, ArrayVec::new());
-                let (padding_bytes, tag) = (0, 0);
-                outgoing.queue(Departure { socket, to, from, head, payload, padding_bytes, tag });
+                let (padding_bytes, unfragmented, tag) = (0, false, 0);
+                outgoing.queue(Departure {
+                    socket,
+                    to,
+                    from,
+                    head,
+                    payload,
+                    padding_bytes,
+                    unfragmented,
+                    tag,
+                });
             }
             // What is not taken is lost, and counted by who waits for it.
             outgoing.send(&mut sockets, burst.memory(), |_, _, _| ());

@@ -7,7 +7,7 @@
 
 use super::{EngineError, TurnListen, TurnSettings};
 use crate::core::{OpaqueSettings, TurnParts, is_without_family};
-use crate::port::datagrams::{Role, bind};
+use crate::port::datagrams::{Role, bind, send_unfragmented};
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -22,10 +22,12 @@ pub(super) fn prepare(
     cores: usize,
 ) -> Result<(TurnListen, Vec<TurnParts>), EngineError> {
     let nonce_key = Zeroizing::new(crate::entropy::Entropy::default().bytes::<NONCE_KEY_BYTES>());
+    let dont_fragment = check_relayed(settings)?;
     let quotas = Arc::new(UserQuotas::new(&nonce_key, cores * settings.server.holders_max()));
     let mut parts = Vec::with_capacity(cores);
     for core in (0..cores).rev() {
         let mut server = settings.server.clone();
+        server.dont_fragment &= dont_fragment;
         for range in &mut server.relayed {
             range.ports = share(&range.ports, core, cores)?;
         }
@@ -40,7 +42,6 @@ pub(super) fn prepare(
             tier: settings.tier,
         });
     }
-    check_relayed(settings)?;
     let udp = bind_all(&settings.listen, &mut parts)?;
     let (tcp, listeners) = super::bind_all(&settings.listen_tcp, cores)?;
     for (part, listeners) in parts.iter_mut().zip(listeners) {
@@ -71,14 +72,17 @@ fn share(
 }
 
 /// Finds out now whether relayed addresses are this machine's, and not with the first allocation.
-fn check_relayed(settings: &TurnSettings) -> Result<(), EngineError> {
+/// Returns whether datagrams can leave each of them unfragmented.
+fn check_relayed(settings: &TurnSettings) -> Result<bool, EngineError> {
+    let mut can_leave_unfragmented = true;
     for range in &settings.server.relayed {
         let behind = settings.behind.iter().find(|(known, _)| *known == range.ip);
         let address = behind.map_or(range.ip, |(_, bound)| *bound);
-        bind(SocketAddr::new(address, 0), Role::Relayed)
+        let socket = bind(SocketAddr::new(address, 0), Role::Relayed)
             .map_err(|source| EngineError::Relay { address, source })?;
+        can_leave_unfragmented &= send_unfragmented(&socket, true).is_ok();
     }
-    Ok(())
+    Ok(can_leave_unfragmented)
 }
 
 /// The same for the addresses of opaque sessions, which open their sockets much later.

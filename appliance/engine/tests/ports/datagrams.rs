@@ -12,7 +12,7 @@ use waystation_engine::port::datagrams::{
 const LIMITS: PortLimits =
     PortLimits { receive_buffers: 4, receive_buffer_bytes: 16 * 1024, streams: 4 };
 
-fn any() -> SocketAddr {
+pub(super) fn any() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
@@ -25,18 +25,22 @@ fn socket(address: SocketAddr) -> (Sockets, DatagramKey, SocketAddr) {
     (sockets, key, address)
 }
 
-fn departure(socket: DatagramKey, to: SocketAddr, payload: Range<usize>) -> Departure {
+pub(super) fn departure(socket: DatagramKey, to: SocketAddr, payload: Range<usize>) -> Departure {
     let (from, head, padding_bytes, tag) = (None, ArrayVec::new(), 0, payload.start as u32);
-    Departure { socket, to, from, head, payload, padding_bytes, tag }
+    Departure { socket, to, from, head, payload, padding_bytes, unfragmented: false, tag }
 }
 
-fn send(outgoing: &mut Outgoing, sockets: &mut Sockets, memory: &[u8]) -> Vec<(u32, usize, Sent)> {
+pub(super) fn send(
+    outgoing: &mut Outgoing,
+    sockets: &mut Sockets,
+    memory: &[u8],
+) -> Vec<(u32, usize, Sent)> {
     let mut sent = Vec::new();
     outgoing.send(sockets, memory, |tag, bytes, what| sent.push((tag, bytes, what)));
     sent
 }
 
-fn receive_each(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+pub(super) fn receive_each(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     socket.set_read_timeout(Some(WAIT * EMPTY_WAITS_MAX)).unwrap();
     let mut buffer = [0; 65_536];
     (0..count)

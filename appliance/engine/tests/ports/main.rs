@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
 
 mod bounds;
+mod datagram_errors;
 mod datagrams;
 mod streams;
 

@@ -243,7 +243,6 @@ pub fn turn_settings(config: &Config) -> Option<TurnSettings> {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let server = ServerConfig {
         software: Some(format!("waystation {}", env!("CARGO_PKG_VERSION"))),
-        dont_fragment: false,
         allocations_max: turn.allocations_max,
         allocations_per_user_max: count(turn.allocations_per_user_max),
         permissions_max: turn.permissions_max,

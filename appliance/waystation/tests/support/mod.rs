@@ -19,6 +19,7 @@ pub mod nodes;
 pub mod process;
 pub mod streams;
 pub mod streets;
+pub mod turn;
 
 use std::time::{Duration, Instant};
 

@@ -453,6 +453,7 @@ impl OpaqueSessions {
             head: Default::default(),
             payload,
             padding_bytes: 0,
+            unfragmented: false,
             tag: tag(session.slot, leaving),
         });
     }

@@ -6,6 +6,7 @@
 use super::Direction;
 use super::paths::{self, PathChanges};
 use crate::entropy::Entropy;
+use crate::limits::TURN_ERRORS_PER_S_MAX;
 use crate::offload::{OffloadPath, PathChange};
 use crate::port::StreamKey;
 use crate::port::datagrams::{DatagramKey, Role, Sockets, bind};
@@ -13,7 +14,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use waystation_relay::peer_policy::PeerPolicy;
-use waystation_turn::server::{AllocationId, Change, Host, Path};
+use waystation_turn::server::{AllocationId, Change, Host, Now, Path};
+
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// Whose a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,9 @@ pub(super) struct Tally {
     sockets: [Option<DatagramKey>; 2],
     /// Its client's stream, if it came in one.
     stream: Option<StreamKey>,
+    /// The second in which its client was last told of an error, and how often in it; none if the
+    /// client is told of none.
+    errors_told: Option<(u64, u32)>,
     pub(super) datagrams_to_peers: u64,
     pub(super) bytes_to_peers: u64,
     pub(super) datagrams_to_client: u64,
@@ -59,6 +65,8 @@ pub(super) struct Hosting {
     pub(super) sockets: Sockets,
     /// By the place of a socket.
     owners: Vec<Option<Owner>>,
+    /// Whether the kernel keeps errors, by the place of a socket.
+    hearing: Vec<bool>,
     /// By the place of an allocation.
     pub(super) tallies: Vec<Tally>,
     relayed: HashMap<SocketAddr, DatagramKey>,
@@ -85,6 +93,7 @@ impl Hosting {
     ) -> Self {
         Self {
             sockets,
+            hearing: vec![false; owners.len()],
             owners: owners.into_iter().map(Some).collect(),
             tallies: vec![Tally::default(); allocations_max],
             relayed: HashMap::new(),
@@ -164,6 +173,24 @@ impl Hosting {
         destination
     }
 
+    /// Whether the kernel keeps errors for a relayed socket.
+    pub(super) fn hears_errors(&self, key: DatagramKey) -> bool {
+        self.hearing.get(key.slot as usize) == Some(&true)
+    }
+
+    /// Whether the client of an allocation may be told of one more error now; it is then counted.
+    pub(super) fn may_tell_error(&mut self, allocation: AllocationId, now: Now) -> bool {
+        let second = now.monotonic_ns / SECOND_NS;
+        let Some(Tally { errors_told: Some(told), .. }) = self.tally_if_there(allocation) else {
+            return false;
+        };
+        if told.0 != second {
+            *told = (second, 0);
+        }
+        told.1 += 1;
+        told.1 <= TURN_ERRORS_PER_S_MAX
+    }
+
     /// The address that others know a sender by.
     pub(super) fn known_as(&self, source: SocketAddr) -> SocketAddr {
         let known = self.behind.iter().find(|(_, bound)| *bound == source.ip());
@@ -215,6 +242,13 @@ impl Hosting {
         behind.map_or(known, |(_, bound)| *bound)
     }
 
+    /// Has the kernel keep errors for a relayed socket. Returns whether it does.
+    fn hear_errors(&mut self, key: DatagramKey) -> bool {
+        let hears = self.sockets.hear_errors(key).is_ok();
+        self.hearing[key.slot as usize] = hears;
+        hears
+    }
+
     fn tally_of(&mut self, allocation: AllocationId) -> Option<&mut Tally> {
         let tally = self.tallies.get_mut(allocation.index as usize)?;
         if tally.generation != allocation.generation {
@@ -244,8 +278,10 @@ impl Host for Hosting {
         let place = key.slot as usize;
         if self.owners.len() <= place {
             self.owners.resize(place + 1, None);
+            self.hearing.resize(place + 1, false);
         }
         self.owners[place] = Some(Owner::Relayed(address));
+        self.hearing[place] = false;
         self.relayed.insert(address, key);
         true
     }
@@ -259,14 +295,17 @@ impl Host for Hosting {
 
     fn changed(&mut self, change: &Change<'_>) {
         match *change {
-            Change::Allocated { allocation, relayed, client, .. } => {
+            Change::Allocated { allocation, relayed, client, hears_icmp, .. } => {
                 let key = self.relayed.get(&relayed).copied();
+                // Where the kernel keeps none, the client is told of none.
+                let hears = hears_icmp && key.is_some_and(|key| self.hear_errors(key));
                 let stream = self.at.as_mut().map(|(stream, is_allocated)| {
                     *is_allocated = true;
                     *stream
                 });
                 if let Some(tally) = self.tally_of(allocation) {
                     tally.stream = stream;
+                    tally.errors_told = tally.errors_told.or(hears.then_some((0, 0)));
                     tally.sockets[usize::from(relayed.is_ipv6())] = key;
                 }
                 if let Some(change) = paths::client(&client, true) {

@@ -6,6 +6,7 @@
 //! [`TurnServer::expire`] when a deadline has come. Relayed payload is sent from the memory it was
 //! received into; only requests allocate. Clients that come over TCP are in [`streams`].
 
+mod errors;
 mod hosting;
 mod listing;
 mod paths;
@@ -190,6 +191,10 @@ impl TurnServer {
                 self.has_more = false;
                 return;
             };
+            if self.hosting.sockets.has_errors() {
+                // Of those that were too long, clients know.
+                self.tell_icmp_errors(key, now, fabric);
+            }
             let datagrams = self.receive(key, now, fabric);
             budget.spend(datagrams);
             if !budget.is_left() {
@@ -208,6 +213,7 @@ impl TurnServer {
             None => {}
         }
         self.send(fabric);
+        self.tell_too_long(now, fabric);
         fabric.statistics.counters.udp_datagrams_received - before
     }
 
@@ -308,6 +314,7 @@ impl TurnServer {
             head: Default::default(),
             payload: start + first..start + end,
             padding_bytes: 0,
+            unfragmented: to_peer.dont_fragment,
             tag: tag(to_peer.allocation, Direction::ToPeer),
         });
     }
@@ -358,6 +365,7 @@ impl TurnServer {
             head,
             payload,
             padding_bytes: to_client.padding_bytes,
+            unfragmented: false,
             tag: tag(to_client.allocation, Direction::ToClient),
         });
     }

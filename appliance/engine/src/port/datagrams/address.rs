@@ -29,6 +29,11 @@ const CONTROL_ALIGNMENT: usize = size_of::<usize>();
 /// datagrams of a train are (24), and whatever else a socket was told to report.
 pub(super) const CONTROL_BYTES: usize = 128;
 
+/// Level and number of the option that has errors kept, and of the control message that tells of
+/// one.
+pub(super) const RECEIVE_ERRORS_IPV4: (c_int, c_int) = (IPPROTO_IP, libc::IP_RECVERR);
+pub(super) const RECEIVE_ERRORS_IPV6: (c_int, c_int) = (IPPROTO_IPV6, libc::IPV6_RECVERR);
+
 /// A `sockaddr` of either family.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
@@ -50,6 +55,25 @@ pub(super) struct Told {
     pub(super) local: Option<IpAddr>,
     /// How long each datagram of a train is; the last one may be shorter.
     pub(super) segment_bytes: Option<usize>,
+}
+
+/// What `sock_extended_err` says of a datagram's error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ExtendedError {
+    /// Who noticed it: `SO_EE_ORIGIN_LOCAL` and the like.
+    pub(super) origin: u8,
+    pub(super) kind: u8,
+    pub(super) code: u8,
+    /// With an error of length, the longest packet that the way takes.
+    pub(super) info: u32,
+}
+
+impl ExtendedError {
+    /// The bytes are: the error's number (4), origin, type, code, padding, `info` (4), `data` (4).
+    fn read(value: &[u8]) -> Option<Self> {
+        let &[_, _, _, _, origin, kind, code, _, i0, i1, i2, i3, ..] = value else { return None };
+        Some(Self { origin, kind, code, info: u32::from_ne_bytes([i0, i1, i2, i3]) })
+    }
 }
 
 impl Name {
@@ -114,6 +138,18 @@ impl Control {
             rest = behind;
         }
         told
+    }
+
+    /// The error that the first `length` bytes, which the kernel has written, tell of, if they do.
+    pub(super) fn error(&self, length: usize) -> Option<ExtendedError> {
+        let mut rest = self.bytes.get(..length).unwrap_or_default();
+        while let Some((level, kind, value, behind)) = split_first(rest) {
+            if matches!((level, kind), RECEIVE_ERRORS_IPV4 | RECEIVE_ERRORS_IPV6) {
+                return ExtendedError::read(value);
+            }
+            rest = behind;
+        }
+        None
     }
 
     /// Has a message sent from an address of ours, and taken apart into datagrams. Returns how many

@@ -14,10 +14,12 @@
 
 mod address;
 mod burst;
+mod errors;
 mod outgoing;
 
 pub use burst::{Arrival, Burst};
-pub use outgoing::{DEPARTURE_HEAD_BYTES_MAX, Departure, Outgoing, Sent};
+pub use errors::{Cause, DatagramError, DatagramErrors, ERRORS_PER_CALL_MAX};
+pub use outgoing::{DEPARTURE_HEAD_BYTES_MAX, Departure, Outgoing, Sent, TooLong};
 
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
@@ -129,9 +131,17 @@ pub fn bind(address: SocketAddr, role: Role) -> io::Result<UdpSocket> {
 #[derive(Debug)]
 pub struct Sockets {
     epoll: OwnedFd,
-    sockets: Slots<UdpSocket>,
+    sockets: Slots<Watched>,
     ready: ReadyList,
     syscalls: u64,
+}
+
+/// A socket, and how it sends.
+#[derive(Debug)]
+struct Watched {
+    socket: UdpSocket,
+    /// Whether what it sends leaves unfragmented or not at all.
+    is_unfragmented: bool,
 }
 
 /// What the kernel reported to be ready and nobody has taken yet.
@@ -139,6 +149,8 @@ struct ReadyList {
     events: Box<[epoll::Event]>,
     next: usize,
     end: usize,
+    /// Whether the one that was taken last has errors.
+    has_errors: bool,
 }
 
 impl std::fmt::Debug for ReadyList {
@@ -158,7 +170,12 @@ impl Sockets {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             sockets: Slots::default(),
-            ready: ReadyList { events: vec![none; READY_MAX].into(), next: 0, end: 0 },
+            ready: ReadyList {
+                events: vec![none; READY_MAX].into(),
+                next: 0,
+                end: 0,
+                has_errors: false,
+            },
             syscalls: 0,
         })
     }
@@ -192,8 +209,40 @@ impl Sockets {
         let key = DatagramKey { slot, generation };
         let data = epoll::EventData::new_u64(key.pack());
         epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
-        self.sockets.insert(socket);
+        self.sockets.insert(Watched { socket, is_unfragmented: false });
         Ok(key)
+    }
+
+    /// Has the kernel keep errors about what a socket sends, for [`Self::take_errors`]. It then
+    /// also tells of an earlier datagram's error in place of whatever the socket does next, which
+    /// receiving and sending here see through.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn hear_errors(&mut self, key: DatagramKey) -> io::Result<()> {
+        let Some(Watched { socket, .. }) = self.sockets.get(key.slot, key.generation) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        self.syscalls += 2;
+        let (level, option) = match socket.local_addr()?.ip() {
+            IpAddr::V4(_) => address::RECEIVE_ERRORS_IPV4,
+            IpAddr::V6(_) => address::RECEIVE_ERRORS_IPV6,
+        };
+        Ok(address::set_option(socket, level, option, 1)?)
+    }
+
+    /// Whether the socket that [`Self::next_ready`] named last has errors to take.
+    pub fn has_errors(&self) -> bool {
+        self.ready.has_errors
+    }
+
+    /// Takes errors about what a socket has sent, up to [`ERRORS_PER_CALL_MAX`]; while there are
+    /// more, it stays ready.
+    pub fn take_errors(&mut self, key: DatagramKey) -> DatagramErrors {
+        match self.sockets.get(key.slot, key.generation) {
+            Some(watched) => errors::take(watched.socket.as_raw_fd(), &mut self.syscalls),
+            None => DatagramErrors::new(),
+        }
     }
 
     /// Closes a socket; what waits in it is lost.
@@ -227,7 +276,10 @@ impl Sockets {
         }
         let event = self.ready.events.get(self.ready.next)?;
         self.ready.next += 1;
-        Some(DatagramKey::unpack(event.data.u64()))
+        // The kernel's events are packed.
+        let (flags, data) = (event.flags, event.data);
+        self.ready.has_errors = flags.contains(epoll::EventFlags::ERR);
+        Some(DatagramKey::unpack(data.u64()))
     }
 
     fn ask_kernel(&mut self) -> bool {
@@ -243,7 +295,9 @@ impl Sockets {
     /// business of nobody here: an unconnected socket lives on.
     pub fn receive(&mut self, key: DatagramKey, burst: &mut Burst) {
         burst.clear();
-        let Some(socket) = self.sockets.get(key.slot, key.generation) else { return };
+        let Some(Watched { socket, .. }) = self.sockets.get(key.slot, key.generation) else {
+            return;
+        };
         // An error is reported in place of one receive; what has arrived is behind it.
         for _ in 0..2 {
             self.syscalls += 1;
@@ -265,13 +319,23 @@ impl Sockets {
         from: Option<IpAddr>,
         bytes: &[u8],
     ) -> Result<(), SendFailure> {
-        let socket = self.sockets.get(key.slot, key.generation).ok_or(SendFailure::Closed)?;
+        let socket = self.descriptor(key, false)?;
         self.syscalls += 1;
-        outgoing::send_one(socket.as_raw_fd(), to, from, bytes).map_err(SendFailure::of)
+        outgoing::send_one(socket, to, from, bytes).map_err(SendFailure::of)
     }
 
-    fn descriptor(&self, key: DatagramKey) -> Option<c_int> {
-        Some(self.sockets.get(key.slot, key.generation)?.as_raw_fd())
+    /// The descriptor of a socket that is about to send, unfragmented or as the kernel sees fit.
+    /// Datagrams of both kinds on one socket are rare, so a socket stays as it was used last.
+    fn descriptor(&mut self, key: DatagramKey, unfragmented: bool) -> Result<c_int, SendFailure> {
+        let watched = self.sockets.get_mut(key.slot, key.generation).ok_or(SendFailure::Closed)?;
+        if watched.is_unfragmented != unfragmented {
+            self.syscalls += 2;
+            let is_set = send_unfragmented(&watched.socket, unfragmented);
+            // It may not leave in pieces, and whole it cannot.
+            is_set.map_err(|_refusal| SendFailure::TooLong)?;
+            watched.is_unfragmented = unfragmented;
+        }
+        Ok(watched.socket.as_raw_fd())
     }
 }
 
@@ -318,6 +382,22 @@ pub fn readiness_of(owners: &[&Sockets]) -> io::Result<OwnedFd> {
         epoll::add(&both, &owner.epoll, nothing, epoll::EventFlags::IN)?;
     }
     Ok(both)
+}
+
+/// Has what a socket sends leave unfragmented or not at all, by the Don't Fragment bit of IPv4 and
+/// without a fragment header in IPv6; or has the kernel see to it again, which sets that bit while a
+/// datagram fits into what it knows of the way, and cuts it otherwise.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn send_unfragmented(socket: &UdpSocket, is_wanted: bool) -> io::Result<()> {
+    // The numbers of IPv6 are those of IPv4.
+    let how = if is_wanted { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_WANT };
+    let (level, option) = match socket.local_addr()?.ip() {
+        IpAddr::V4(_) => (address::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+        IpAddr::V6(_) => (address::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+    };
+    Ok(address::set_option(socket, level, option, how)?)
 }
 
 /// The receive memory that the kernel has granted a socket, in bytes.

@@ -25,6 +25,9 @@ const PADDING: [u8; 4] = [0; 4];
 const PIECES_MAX: usize = 3;
 /// Pieces of the messages of one send call: those of a long train, twice over.
 const SLICES_MAX: usize = 2 * PIECES_MAX * TRAIN_SEGMENTS_MAX;
+/// Destinations that are remembered until [`Outgoing::take_too_long`]; further ones are counted as
+/// lost like any other, and their senders learn of it with the next datagram.
+const TOO_LONG_MAX: usize = 16;
 
 pub(super) const EMPTY_HEADER: libc::mmsghdr = libc::mmsghdr {
     msg_hdr: libc::msghdr {
@@ -51,6 +54,8 @@ pub struct Departure {
     pub payload: Range<usize>,
     /// Zeros behind it, at most 4.
     pub padding_bytes: usize,
+    /// Whether it leaves unfragmented or not at all.
+    pub unfragmented: bool,
     /// What its owner knows it by.
     pub tag: u32,
 }
@@ -62,7 +67,10 @@ impl Departure {
 
     /// Whether both can be in one train.
     fn goes_with(&self, other: &Self) -> bool {
-        (self.socket, self.to, self.from) == (other.socket, other.to, other.from)
+        let key = |departure: &Self| {
+            (departure.socket, departure.to, departure.from, departure.unfragmented)
+        };
+        key(self) == key(other)
     }
 }
 
@@ -123,7 +131,11 @@ pub struct Outgoing {
     headers: Box<[libc::mmsghdr; SEND_MESSAGES_MAX]>,
     trains: u64,
     failed_trains: u64,
+    too_long: TooLong,
 }
+
+/// Sockets and destinations of datagrams that were too long to leave unfragmented.
+pub type TooLong = ArrayVec<(DatagramKey, SocketAddr), TOO_LONG_MAX>;
 
 impl fmt::Debug for Outgoing {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,6 +159,7 @@ impl Outgoing {
             headers: Box::new([EMPTY_HEADER; SEND_MESSAGES_MAX]),
             trains: 0,
             failed_trains: 0,
+            too_long: TooLong::new(),
         }
     }
 
@@ -158,6 +171,12 @@ impl Outgoing {
     /// Trains that the kernel took, and those it refused, whose datagrams went plainly.
     pub fn trains(&self) -> (u64, u64) {
         (self.trains, self.failed_trains)
+    }
+
+    /// Where datagrams went, since the last call, that were too long to leave unfragmented; in the
+    /// order of their sockets within a [`Self::send`].
+    pub fn take_too_long(&mut self) -> TooLong {
+        std::mem::take(&mut self.too_long)
     }
 
     /// Whether nothing more can be queued before what is there was sent.
@@ -210,13 +229,15 @@ impl Outgoing {
         &self.queue[usize::from(self.order[place])]
     }
 
-    /// Makes the messages of one send call, all of one socket. Returns where the next call begins.
+    /// Makes the messages of one send call, all of one socket and of one kind. Returns where the
+    /// next call begins.
     fn gather(&mut self, from: usize) -> usize {
         self.messages.clear();
-        let socket = self.departure(from).socket;
+        let kind = |departure: &Departure| (departure.socket, departure.unfragmented);
+        let first = kind(self.departure(from));
         let (mut next, mut slices) = (from, 0);
         while next < self.order.len()
-            && self.departure(next).socket == socket
+            && kind(self.departure(next)) == first
             && !self.messages.is_full()
         {
             let count = self.train_from(next);
@@ -262,14 +283,18 @@ impl Outgoing {
         report: &mut impl FnMut(u32, usize, Sent),
     ) {
         let Some(first) = self.messages.first() else { return };
-        let Some(socket) = sockets.descriptor(self.departure(first.first).socket) else {
-            for message in self.messages.take() {
-                self.report(message, Sent::Not(SendFailure::Closed), report);
+        let head = self.departure(first.first);
+        let socket = match sockets.descriptor(head.socket, head.unfragmented) {
+            Ok(socket) => socket,
+            Err(failure) => {
+                for message in self.messages.take() {
+                    self.report(message, Sent::Not(failure), report);
+                }
+                return;
             }
-            return;
         };
         self.prepare(memory);
-        let mut done = 0;
+        let (mut done, mut tried) = (0, None);
         while done < self.messages.len() {
             sockets.syscalls += 1;
             match self.call(socket, done) {
@@ -280,6 +305,9 @@ impl Outgoing {
                     done += sent;
                 }
                 Err(Errno::INTR) => {}
+                Err(error) if may_be_an_earlier_ones(error) && tried != Some(done) => {
+                    tried = Some(done);
+                }
                 Err(error) if SendFailure::of(error) == SendFailure::NoRoom => {
                     // The others would find none either, for a system call each.
                     for message in done..self.messages.len() {
@@ -371,7 +399,7 @@ impl Outgoing {
 
     /// Sends the datagrams of a refused train one by one.
     fn send_plainly(
-        &self,
+        &mut self,
         sockets: &mut Sockets,
         socket: c_int,
         train: Message,
@@ -387,7 +415,7 @@ impl Outgoing {
                 Ok(()) => Sent::Plainly,
                 Err(error) => Sent::Not(SendFailure::of(error)),
             };
-            report(departure.tag, departure.payload.len(), sent);
+            self.report(Message { first: place, count: 1 }, sent, report);
         }
     }
 
@@ -397,12 +425,37 @@ impl Outgoing {
         self.report(message, if is_train { Sent::InTrain } else { Sent::Plainly }, report);
     }
 
-    fn report(&self, message: Message, sent: Sent, report: &mut impl FnMut(u32, usize, Sent)) {
+    fn report(&mut self, message: Message, sent: Sent, report: &mut impl FnMut(u32, usize, Sent)) {
         for place in message.first..message.first + message.count {
             let departure = self.departure(place);
+            let destination = (departure.socket, departure.to);
+            let is_too_long = departure.unfragmented && sent == Sent::Not(SendFailure::TooLong);
             report(departure.tag, departure.payload.len(), sent);
+            if is_too_long && !self.too_long.is_full() && self.too_long.last() != Some(&destination)
+            {
+                self.too_long.push(destination);
+            }
         }
     }
+}
+
+/// Whether an error may be about an earlier datagram: a socket that hears errors is told of one in
+/// place of whatever it does next, once (`sock_error` of the kernel), and what it was asked to send
+/// is still to be sent. The numbers are those that ICMP errors are turned into.
+fn may_be_an_earlier_ones(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::CONNREFUSED
+            | Errno::HOSTUNREACH
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP
+            | Errno::PROTO
+            | Errno::MSGSIZE
+            | Errno::ACCESS
+    )
 }
 
 /// Whether a train failed for what only trains fail for, so that its datagrams may leave plainly:
@@ -453,8 +506,14 @@ fn send_pieces(
     // SAFETY: the header points to a name, slices and control messages on this stack, of the
     // lengths it says, and the slices to what was passed in; the kernel only reads them.
     // `datagrams_leave_from_the_address_that_is_asked_for` of `tests/ports/datagrams.rs` runs it.
-    let sent = unsafe { libc::sendmsg(socket, &raw const header, flags) };
-    if sent < 0 { Err(last_error()) } else { Ok(()) }
+    let send = || match unsafe { libc::sendmsg(socket, &raw const header, flags) } {
+        ..0 => Err(last_error()),
+        0.. => Ok(()),
+    };
+    match send() {
+        Err(error) if may_be_an_earlier_ones(error) => send(),
+        sent => sent,
+    }
 }
 
 #[cfg(test)]
@@ -508,6 +567,7 @@ mod tests {
                     head: ArrayVec::new(),
                     payload: start..start + 10,
                     padding_bytes: 0,
+                    unfragmented: false,
                     tag: 0,
                 });
             }

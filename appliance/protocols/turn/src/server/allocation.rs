@@ -66,6 +66,8 @@ pub(super) struct Allocation {
     pub(super) id: AllocationId,
     pub(super) client: FiveTuple,
     pub(super) owner: Owner,
+    /// Whether it is told of ICMP errors.
+    hears_icmp: bool,
     /// The request that made it and what it was told, for when it comes again.
     pub(super) transaction: TransactionId,
     pub(super) told: Allocated,
@@ -83,13 +85,14 @@ impl Allocation {
         id: AllocationId,
         client: FiveTuple,
         owner: Owner,
-        transaction: TransactionId,
-        told: Allocated,
+        hears_icmp: bool,
+        (transaction, told): (TransactionId, Allocated),
     ) -> Self {
         Self {
             id,
             client,
             owner,
+            hears_icmp,
             transaction,
             told,
             relayed: [None; 2],
@@ -194,6 +197,7 @@ impl Allocation {
             client: self.client,
             relayed: address,
             username: self.username(),
+            hears_icmp: self.hears_icmp,
         });
     }
 

@@ -59,6 +59,9 @@ pub enum Change<'a> {
         relayed: SocketAddr,
         /// The name it authenticated with.
         username: &'a str,
+        /// Whether the client knows what to do with ICMP errors about its datagrams: whoever opened
+        /// the address reports them to [`super::Server::receive_icmp`] then, and otherwise not.
+        hears_icmp: bool,
     },
     /// It has it no longer.
     Ended {

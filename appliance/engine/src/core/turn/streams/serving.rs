@@ -202,6 +202,7 @@ impl TurnServer {
         let bytes = &*around.port.bytes_mut(&buffer);
         let is_used_up = at == bytes.len() && done < share;
         self.send_from(bytes, around.fabric);
+        self.tell_too_long(now, around.fabric);
         self.streams.cut_bytes += input.memory_bytes();
         self.streams.cut_bytes -= before;
         if let Some(stream) = self.streams.get_mut(key) {
@@ -298,14 +299,31 @@ impl TurnServer {
         fabric: &mut Fabric,
     ) {
         let bytes = payload.len();
+        match self.push_to_stream(to_client, payload, fabric) {
+            Ok(()) => {
+                let counters = &mut fabric.statistics.counters;
+                counters.turn_datagrams_to_clients += 1;
+                counters.turn_bytes_to_clients += bytes as u64;
+                self.hosting.count(to_client.allocation, Direction::ToClient, bytes);
+            }
+            Err(reason) => fabric.count_drop(reason, bytes),
+        }
+    }
+
+    /// The same without counting it. What does not fit is lost, for a reason.
+    pub(in crate::core::turn) fn push_to_stream(
+        &mut self,
+        to_client: &ToClient,
+        payload: Range<usize>,
+        fabric: &mut Fabric,
+    ) -> Result<(), DropReason> {
         let may_take = self.streams.may_take_block(Kind::Payload, &fabric.pool);
         let key = self.hosting.stream_of(to_client.allocation);
         let Some((key, stream)) = key.and_then(|key| {
             let stream = self.streams.by_key.get_mut(key.0 as usize)?.as_deref_mut()?;
             (stream.tuple == to_client.client).then_some((key, stream))
         }) else {
-            fabric.count_drop(DropReason::TurnNoAllocation, bytes);
-            return;
+            return Err(DropReason::TurnNoAllocation);
         };
         let padding = &[0; 4][..to_client.padding_bytes];
         let pieces = [&to_client.head[..], &self.burst.memory()[payload], padding];
@@ -313,16 +331,11 @@ impl TurnServer {
         let pushed = stream.output.push(pieces, Kind::Payload, may_take, &mut fabric.pool);
         self.streams.blocks += stream.output.blocks() - before;
         match pushed {
-            Ok(()) => {
-                let counters = &mut fabric.statistics.counters;
-                counters.turn_datagrams_to_clients += 1;
-                counters.turn_bytes_to_clients += bytes as u64;
-                self.hosting.count(to_client.allocation, Direction::ToClient, bytes);
-                self.mark_dirty(key);
-            }
-            Err(Full::NotReading) => fabric.count_drop(DropReason::TurnClientNotReading, bytes),
-            Err(Full::NoBlock) => fabric.count_drop(DropReason::BufferExhausted, bytes),
+            Ok(()) => self.mark_dirty(key),
+            Err(Full::NotReading) => return Err(DropReason::TurnClientNotReading),
+            Err(Full::NoBlock) => return Err(DropReason::BufferExhausted),
         }
+        Ok(())
     }
 
     fn mark_dirty(&mut self, key: StreamKey) {

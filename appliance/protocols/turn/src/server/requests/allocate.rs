@@ -280,7 +280,8 @@ impl Server {
         let Request { message, tuple, now } = request;
         let owner = identity.owner(self.credentials_epoch);
         let id = self.table.next_id();
-        let mut allocation = Allocation::new(id, *tuple, owner, message.transaction(), told);
+        let answered = (message.transaction(), told);
+        let mut allocation = Allocation::new(id, *tuple, owner, hears_icmp(message), answered);
         for address in told.relayed.iter().flatten() {
             allocation.add_relayed(*address, ends_ns(now.monotonic_ns, told.lifetime_s), host);
         }
@@ -294,4 +295,14 @@ impl Server {
     fn ports_mut(&mut self, family: Family) -> Option<&mut crate::ports::Ports> {
         self.ports.get_mut(family.index())?.as_mut()
     }
+}
+
+/// Whether a client is told of ICMP errors about its datagrams. It then gets Data indications without
+/// payload, which came with RFC 8656 and which clients of RFC 5766 take for broken ones; pion's stops
+/// at the first. So it has to show that it is a newer one, by a password algorithm of RFC 8489, or
+/// that it wants to know how long a datagram may be.
+fn hears_icmp(message: &Message<'_>) -> bool {
+    [AttributeType::PASSWORD_ALGORITHM, AttributeType::DONT_FRAGMENT]
+        .into_iter()
+        .any(|kind| message.attribute(kind).is_some())
 }
