@@ -31,7 +31,7 @@ use std::thread::JoinHandle;
 use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
 use waystation_relay::ids::CoreId;
-use waystation_turn::server::ServerConfig;
+use waystation_turn::server::{ConfigError, ServerConfig};
 
 /// Connections the kernel keeps for a listener that is behind.
 const LISTEN_BACKLOG: i32 = 4096;
@@ -103,6 +103,9 @@ pub enum EngineError {
     /// There are too few relayed ports to give each core one.
     #[error("{ports} relayed ports are too few for {cores} data cores; two for each at least")]
     RelayedPorts { ports: usize, cores: usize },
+    /// What is said of the TURN server cannot be.
+    #[error("the TURN server cannot be configured so: {0}")]
+    Turn(ConfigError),
     /// io_uring was demanded and cannot be had.
     #[error("engine.port = \"io_uring\" cannot be had: {0}")]
     Uring(#[from] UringError),

@@ -22,6 +22,8 @@ use waystation_turn::writer::MessageWriter;
 
 /// The protocol number of UDP in REQUESTED-TRANSPORT.
 const UDP: u8 = 17;
+/// The bit of EVEN-PORT that asks for the next port as well (RFC 8656 §18.7).
+const RESERVE_NEXT: u8 = 0x80;
 /// Bytes of the longest request.
 const REQUEST_BYTES_MAX: usize = 2048;
 
@@ -172,6 +174,22 @@ impl TurnClient {
             fill(writer);
         })?;
         address_in(&answer, AttributeType::XOR_RELAYED_ADDRESS)
+    }
+
+    /// Gets an allocation with an even port, and a token for the port behind it.
+    ///
+    /// # Errors
+    /// See [`TurnClientError`].
+    pub fn allocate_pair(&mut self) -> Result<(SocketAddr, Vec<u8>), TurnClientError> {
+        let answer = self.request("Allocate", Method::ALLOCATE, &|writer| {
+            writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0]);
+            writer.attribute(AttributeType::EVEN_PORT, &[RESERVE_NEXT]);
+        })?;
+        let message = Message::parse(&answer);
+        let message = message.map_err(|_error| TurnClientError::Nonsense("Allocate"))?;
+        let token = message.attribute(AttributeType::RESERVATION_TOKEN);
+        let token = token.ok_or(TurnClientError::Nonsense("an answer without its token"))?;
+        Ok((address_in(&answer, AttributeType::XOR_RELAYED_ADDRESS)?, token.to_vec()))
     }
 
     /// Keeps the allocation, or ends it with a lifetime of 0.

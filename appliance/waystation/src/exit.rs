@@ -97,7 +97,8 @@ fn remedy(error: &anyhow::Error) -> Option<&'static str> {
             Some(EngineError::RelayedPorts { .. }) => {
                 return Some("widen turn.port_min to turn.port_max");
             }
-            Some(EngineError::Start { .. } | EngineError::NoCores) | None => {}
+            Some(EngineError::Start { .. } | EngineError::Turn(_) | EngineError::NoCores)
+            | None => {}
         }
         match cause.downcast_ref() {
             Some(A2alSocketsError::Dht { .. }) => {
@@ -218,7 +219,7 @@ fn code(error: &anyhow::Error) -> u8 {
                 | EngineError::Relay { source, .. }
                 | EngineError::Start { source, .. },
             ) => return io_code(source),
-            Some(EngineError::RelayedPorts { .. }) => return CONFIGURATION,
+            Some(EngineError::RelayedPorts { .. } | EngineError::Turn(_)) => return CONFIGURATION,
             Some(EngineError::Uring(_) | EngineError::NoCores) => return UNAVAILABLE,
             None => {}
         }

@@ -42,6 +42,14 @@ fn exchange(client: &mut TurnClient) {
     }
 }
 
+/// Ends a client's allocation. A request that is sent again because its answer is late finds nothing
+/// to end.
+fn end(client: &mut TurnClient) {
+    if let Err(error) = client.refresh(0) {
+        assert_eq!(refused(Err::<(), _>(error)), 437);
+    }
+}
+
 fn payload_passes_both_ways(port: PortName, cores: usize) {
     if !port.is_given() {
         return;
@@ -99,6 +107,39 @@ fn clients_on_several_cores_get_addresses_of_their_own() {
     // The kernel spreads clients by their addresses; all on one core would be no accident.
     let cores = rows["udp"].as_array().unwrap().iter().map(|row| row["core"].as_u64().unwrap());
     assert!(cores.collect::<std::collections::BTreeSet<_>>().len() > 1);
+}
+
+#[test]
+fn a_reserved_port_is_had_on_whichever_core_its_token_comes_to() {
+    let turn = Turn::start(PortName::Epoll, 3, &[]);
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        let (mut first, mut second) = (turn.client(), turn.client());
+        let (even, token) = first.allocate_pair().unwrap();
+        let odd = second.allocate_with(|writer| {
+            writer.attribute(AttributeType::RESERVATION_TOKEN, &token);
+        });
+        assert_eq!((even.port() % 2, odd.unwrap().port()), (0, even.port() + 1));
+        clients.push((first, second));
+    }
+    turn.appliance.expect_total(&["turn_allocations_open"], 24);
+    // The pairs that both came to one core are not all of them.
+    let rows = turn.appliance.document("/v1/udp");
+    let cores: std::collections::BTreeMap<_, _> =
+        rows["udp"].as_array().unwrap().iter().map(|row| (row["client"].clone().to_string(), row["core"].clone())).collect();
+    let core_of = |client: &TurnClient| &cores[&format!("\"{}\"", client.local().unwrap())];
+    assert!(clients.iter().any(|(first, second)| core_of(first) != core_of(second)));
+    // Payload passes at such a port, and it can be had again.
+    let (_, second) = &mut clients[0];
+    let (socket, address) = peer();
+    second.bind(CHANNEL, address).unwrap();
+    second.send(CHANNEL, b"rtcp").unwrap();
+    assert_eq!(receive(&socket).0, b"rtcp");
+    for client in clients.iter_mut().flat_map(|(first, second)| [first, second]) {
+        end(client);
+    }
+    turn.appliance.expect_total(&["turn_allocations_open"], 0);
+    assert_eq!(turn.appliance.document("/v1/drops")["events"], 0);
 }
 
 #[test]
@@ -183,10 +224,7 @@ fn a_quota_holds_for_all_cores_together() {
     let mut first: Vec<_> = (0..4).map(|_| of_bob()).collect();
     first.iter_mut().for_each(|client| assert!(client.allocate().is_ok()));
     for client in &mut first {
-        // A request that is sent again because its answer is late finds nothing to end.
-        if let Err(error) = client.refresh(0) {
-            assert_eq!(refused(Err::<(), _>(error)), 437);
-        }
+        end(client);
     }
     let mut later: Vec<_> = (0..4).map(|_| of_bob()).collect();
     later.iter_mut().for_each(|client| assert!(client.allocate().is_ok()));

@@ -1,5 +1,5 @@
-//! What each core's TURN server starts with: listening sockets, a share of the relayed ports, and the
-//! counts of quotas that all of them share.
+//! What each core's TURN server starts with: listening sockets, a share of the relayed ports, and
+//! what all of them have in common.
 //!
 //! Called once, on the program's main thread, before any core runs. All sockets of an address are
 //! bound before the first datagram is read, and in one order, because the kernel chooses among them
@@ -12,7 +12,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use waystation_turn::limits::NONCE_KEY_BYTES;
-use waystation_turn::quotas::UserQuotas;
+use waystation_turn::sharing::Shared;
 use zeroize::Zeroizing;
 
 /// Binds every address once per core, and shares the ports out. Returns the addresses with the
@@ -23,7 +23,8 @@ pub(super) fn prepare(
 ) -> Result<(TurnListen, Vec<TurnParts>), EngineError> {
     let nonce_key = Zeroizing::new(crate::entropy::Entropy::default().bytes::<NONCE_KEY_BYTES>());
     let dont_fragment = check_relayed(settings)?;
-    let quotas = Arc::new(UserQuotas::new(&nonce_key, cores * settings.server.holders_max()));
+    let shared = Shared::new(&settings.server, cores, &nonce_key).map_err(EngineError::Turn)?;
+    let shared = Arc::new(shared);
     let mut parts = Vec::with_capacity(cores);
     for core in (0..cores).rev() {
         let mut server = settings.server.clone();
@@ -37,7 +38,7 @@ pub(super) fn prepare(
             stream_limits: settings.stream_limits,
             server,
             nonce_key: nonce_key.clone(),
-            quotas: Arc::clone(&quotas),
+            shared: Arc::clone(&shared),
             behind: settings.behind.clone(),
             tier: settings.tier,
         });

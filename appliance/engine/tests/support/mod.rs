@@ -19,7 +19,7 @@ use waystation_astral::frame::{Decoded, Frame, FrameDecoder, Profile};
 use waystation_astral::identity::{Identity, SecretKey};
 use waystation_astral::negotiation::{Acceptor, Dialer, Progress};
 use waystation_engine::control::{Command, DialId, LinkTotals, LinkUp, Network, Query, Report};
-use waystation_engine::core::{CoreLimits, CoreParts, DataCore};
+use waystation_engine::core::{CoreLimits, CoreParts, DataCore, OpaqueSettings, TurnParts};
 use waystation_engine::management_end::ManagementEnd;
 use waystation_engine::mesh;
 use waystation_engine::port::epoll::EpollPort;
@@ -35,6 +35,31 @@ pub(crate) const WINDOW: u32 = 1 << 20;
 pub(crate) const ROUTE: &[u8] = b"gateway.node_list";
 
 // The core and its management
+
+/// A core that has a TURN server, opaque sessions or neither, and its management core's end.
+fn core_for_datagrams<P: Port>(
+    port: impl FnOnce(Waker, PortLimits) -> P,
+    snapshot: CoreSnapshot,
+    turn: Option<TurnParts>,
+    opaque: Option<OpaqueSettings>,
+) -> (DataCore<P>, ManagementEnd) {
+    let waker = Waker::new().unwrap();
+    let mesh = mesh::connect(std::slice::from_ref(&waker)).pop().unwrap();
+    let (management, mut ends) = ManagementEnd::new(vec![waker.clone()]).unwrap();
+    let limits = PortLimits { receive_buffers: 4, receive_buffer_bytes: 65_536, streams: 4 };
+    let parts = CoreParts {
+        secret: secret(7),
+        aead: AeadSuite::default(),
+        limits: CoreLimits { window_bytes: 1 << 20, queue_bytes: 1 << 20, block_bytes: 4 << 20 },
+        snapshot: Arc::new(snapshot),
+        mesh,
+        management: ends.pop().unwrap(),
+        cpu: None,
+        turn,
+        opaque,
+    };
+    (DataCore::new(port(waker, limits), vec![], parts).unwrap(), management)
+}
 
 pub(crate) struct Bench<P> {
     pub(crate) core: DataCore<P>,

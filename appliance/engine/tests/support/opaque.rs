@@ -1,13 +1,11 @@
 //! A data core with an opaque session between two ends, driven on the test's own thread.
 
-use super::{secret, snapshot};
+use super::{core_for_datagrams, snapshot};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use waystation_astral::aead::AeadSuite;
 use waystation_engine::control::{Command, OpaqueRequest, Report};
-use waystation_engine::core::{CoreLimits, CoreParts, DataCore, OpaqueSettings};
+use waystation_engine::core::{DataCore, OpaqueSettings};
 use waystation_engine::management_end::ManagementEnd;
-use waystation_engine::mesh;
 use waystation_engine::port::datagrams::UdpTier;
 use waystation_engine::port::waker::Waker;
 use waystation_engine::port::{Port, PortLimits};
@@ -29,30 +27,12 @@ pub(crate) struct OpaqueBench<P> {
 
 impl<P: Port> OpaqueBench<P> {
     pub(crate) fn new(port: impl FnOnce(Waker, PortLimits) -> P, tier: UdpTier) -> Self {
-        let waker = Waker::new().unwrap();
-        let mesh = mesh::connect(std::slice::from_ref(&waker)).pop().unwrap();
-        let (management, mut ends) = ManagementEnd::new(vec![waker.clone()]).unwrap();
-        let limits = PortLimits { receive_buffers: 4, receive_buffer_bytes: 65_536, streams: 4 };
         let loopback = IpAddr::from([127, 0, 0, 1]);
         let mut snapshot = snapshot(0);
         let open = "127.0.0.0/8".parse().unwrap();
         snapshot.udp_peers = Arc::new(AddressPolicy::new(vec![open], []).unwrap());
-        let parts = CoreParts {
-            secret: secret(7),
-            aead: AeadSuite::default(),
-            limits: CoreLimits {
-                window_bytes: 1 << 20,
-                queue_bytes: 1 << 20,
-                block_bytes: 4 << 20,
-            },
-            snapshot: Arc::new(snapshot),
-            mesh,
-            management: ends.pop().unwrap(),
-            cpu: None,
-            turn: None,
-            opaque: Some(OpaqueSettings { addresses: vec![loopback], sessions_max: 4, tier }),
-        };
-        let mut core = DataCore::new(port(waker, limits), vec![], parts).unwrap();
+        let opaque = OpaqueSettings { addresses: vec![loopback], sessions_max: 4, tier };
+        let (mut core, management) = core_for_datagrams(port, snapshot, None, Some(opaque));
         let end = || UdpSocket::bind((loopback, 0)).unwrap();
         let ends = [end(), end()];
         // Both held until both are known, so that they are two.

@@ -1,13 +1,11 @@
 //! A data core with a TURN server, driven on the test's own thread, and a client made by hand.
 
-use super::{secret, snapshot};
+use super::{core_for_datagrams, snapshot};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
-use waystation_astral::aead::AeadSuite;
-use waystation_engine::core::{CoreLimits, CoreParts, DataCore, StreamLimits, TurnParts};
+use waystation_engine::core::{DataCore, StreamLimits, TurnParts};
 use waystation_engine::management_end::ManagementEnd;
-use waystation_engine::mesh;
 use waystation_engine::port::datagrams::{Role, UdpTier, bind};
 use waystation_engine::port::waker::Waker;
 use waystation_engine::port::{Port, PortLimits};
@@ -18,8 +16,8 @@ use waystation_turn::attribute::{AttributeType, xor_address};
 use waystation_turn::credentials::Credentials;
 use waystation_turn::integrity::{Integrity, Key, PasswordAlgorithm};
 use waystation_turn::message::{Class, Message, Method, TransactionId};
-use waystation_turn::quotas::UserQuotas;
 use waystation_turn::server::{RelayedRange, ServerConfig};
+use waystation_turn::sharing::Shared;
 use waystation_turn::writer::MessageWriter;
 use zeroize::Zeroizing;
 
@@ -42,10 +40,6 @@ pub(crate) struct TurnBench<P> {
 
 impl<P: Port> TurnBench<P> {
     pub(crate) fn new(port: impl FnOnce(Waker, PortLimits) -> P, tier: UdpTier) -> Self {
-        let waker = Waker::new().unwrap();
-        let mesh = mesh::connect(std::slice::from_ref(&waker)).pop().unwrap();
-        let (management, mut ends) = ManagementEnd::new(vec![waker.clone()]).unwrap();
-        let limits = PortLimits { receive_buffers: 4, receive_buffer_bytes: 65_536, streams: 4 };
         let loopback = IpAddr::from([127, 0, 0, 1]);
         let mut credentials = Credentials::new(REALM).unwrap();
         credentials.add_user(USER, PASSWORD).unwrap();
@@ -57,31 +51,19 @@ impl<P: Port> TurnBench<P> {
         let listening = bind((loopback, 0).into(), Role::Listening).unwrap();
         let server = listening.local_addr().unwrap();
         let range = RelayedRange { ip: loopback, ports: 49_152..=65_535 };
-        let parts = CoreParts {
-            secret: secret(7),
-            aead: AeadSuite::default(),
-            limits: CoreLimits {
-                window_bytes: 1 << 20,
-                queue_bytes: 1 << 20,
-                block_bytes: 4 << 20,
-            },
-            snapshot: Arc::new(snapshot),
-            mesh,
-            management: ends.pop().unwrap(),
-            cpu: None,
-            turn: Some(TurnParts {
-                listeners: Vec::new(),
-                stream_limits: StreamLimits { streams_max: 1, streams_per_source_max: 1 },
-                sockets: vec![listening],
-                server: ServerConfig::new(vec![range]),
-                nonce_key: Zeroizing::new([3; 32]),
-                quotas: Arc::new(UserQuotas::new(&[3; 32], 8)),
-                behind: vec![],
-                tier,
-            }),
-            opaque: None,
+        let config = ServerConfig::new(vec![range]);
+        let shared = Arc::new(Shared::new(&config, 1, &[3; 32]).unwrap());
+        let turn = TurnParts {
+            listeners: Vec::new(),
+            stream_limits: StreamLimits { streams_max: 1, streams_per_source_max: 1 },
+            sockets: vec![listening],
+            server: config,
+            nonce_key: Zeroizing::new([3; 32]),
+            shared,
+            behind: vec![],
+            tier,
         };
-        let core = DataCore::new(port(waker, limits), vec![], parts).unwrap();
+        let (core, management) = core_for_datagrams(port, snapshot, Some(turn), None);
         let client = UdpSocket::bind((loopback, 0)).unwrap();
         client.connect(server).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

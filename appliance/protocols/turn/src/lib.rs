@@ -4,7 +4,7 @@
 //! what is passed in; nothing is kept for a source that has not proved that it receives what is
 //! sent to it, and what relays payload allocates nothing. A data core drives one
 //! [`server::Server`]; of what is here, threads share immutable credentials and the counts of
-//! [`quotas::UserQuotas`].
+//! [`sharing::Shared`].
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod ports;
 pub mod quotas;
 mod reply_limit;
 pub mod server;
+pub mod sharing;
 pub mod stream;
 pub mod transport;
 pub mod writer;

@@ -140,6 +140,12 @@ pub const RESERVATION_LIFETIME_S: u32 = 30;
 pub const RESERVATION_TOKEN_BYTES: usize = 8;
 /// Most reservations at a time; each holds a port, and counts against its user's allocations.
 pub const RESERVATIONS_MAX: usize = 1024;
+/// Slots of the table of reservations for each that may be in it, so that a token is found a free one
+/// in few draws. 32 bytes each, 64 KiB for each core.
+pub const RESERVATION_SLOTS_PER_KEPT: usize = 2;
+/// Tokens drawn until one has a free slot. With the table half full, which is all it may be, none of
+/// 65 000 reservations finds none.
+pub const TOKEN_DRAWS: usize = 16;
 /// Seconds for which a nonce is good (RFC 8656 §5 asks for no more than an hour).
 pub const NONCE_LIFETIME_DEFAULT_S: u32 = 3600;
 /// Allocations of one server at most, unless the operator says otherwise.

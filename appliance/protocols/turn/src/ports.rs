@@ -1,10 +1,13 @@
 //! Which ports of a relayed address are taken.
 //!
-//! Owns a bit per port of one range. Called by the server of a data core when an allocation is made
-//! or ends; cores have ranges of their own, so nothing is shared.
+//! Owns a flag per port. Called by the server of a data core when an allocation is made or ends. Each
+//! takes ports of its own share alone; flags are atomic because a port that was kept for a client
+//! may be given back by another server.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::limits::{PORT_DRAWS, PORT_OPENINGS_MAX};
 
@@ -18,87 +21,32 @@ pub(crate) enum Wanted {
     Pair,
 }
 
-/// The ports of one relayed address.
+/// Every port of one relayed address, and whether it is taken.
 #[derive(Debug)]
-pub(crate) struct Ports {
+pub(crate) struct TakenPorts {
     ip: IpAddr,
     first: u16,
-    taken: Box<[bool]>,
-    free: usize,
+    taken: Box<[AtomicBool]>,
 }
 
-impl Ports {
+impl TakenPorts {
     pub(crate) fn new(ip: IpAddr, range: RangeInclusive<u16>) -> Self {
         let count = usize::from(range.end() - range.start()) + 1;
-        Self { ip, first: *range.start(), taken: vec![false; count].into(), free: count }
+        let taken = (0..count).map(|_| AtomicBool::new(false)).collect();
+        Self { ip, first: *range.start(), taken }
     }
 
-    /// Takes a port that `open` could open: one of those that were drawn at random, because ports
-    /// that can be guessed invite strangers, or one behind them.
-    pub(crate) fn take(
-        &mut self,
-        wanted: Wanted,
-        draws: [u16; PORT_DRAWS],
-        mut open: impl FnMut(SocketAddr) -> bool,
-    ) -> Option<SocketAddr> {
-        if self.free == 0 {
-            return None;
-        }
-        let count = self.taken.len();
-        let draws = draws.map(|draw| usize::from(draw) * count / (1 << 16));
-        let from = draws.last().copied().unwrap_or_default();
-        let in_order = (1..=count).map(|step| (from + step) % count);
-        let candidates = draws.into_iter().chain(in_order);
-        let fitting = candidates.filter(|index| self.fits(*index, wanted));
-        let opened = fitting.take(PORT_OPENINGS_MAX).find(|index| open(self.address(*index)))?;
-        self.set(opened, true);
-        Some(self.address(opened))
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.ip
     }
 
-    /// Takes the port behind another one.
-    pub(crate) fn take_next(&mut self, address: SocketAddr) -> Option<SocketAddr> {
-        let index = self.index(address)? + 1;
-        if self.taken.get(index).copied().unwrap_or(true) {
-            return None;
-        }
-        self.set(index, true);
-        Some(self.address(index))
+    fn is_free(&self, index: usize) -> bool {
+        self.taken.get(index).is_some_and(|taken| !taken.load(Ordering::SeqCst))
     }
 
-    /// Gives a port back.
-    pub(crate) fn release(&mut self, address: SocketAddr) {
-        if let Some(index) = self.index(address)
-            && self.taken.get(index) == Some(&true)
-        {
-            self.set(index, false);
-        }
-    }
-
-    /// How many are taken.
-    pub(crate) fn taken(&self) -> usize {
-        self.taken.len() - self.free
-    }
-
-    #[cfg(test)]
-    pub(crate) fn free(&self) -> usize {
-        self.free
-    }
-
-    fn fits(&self, index: usize, wanted: Wanted) -> bool {
-        let is_free = |index: usize| self.taken.get(index) == Some(&false);
-        let is_even = self.address(index).port().is_multiple_of(2);
-        is_free(index)
-            && match wanted {
-                Wanted::Any => true,
-                Wanted::Even => is_even,
-                Wanted::Pair => is_even && is_free(index + 1),
-            }
-    }
-
-    fn set(&mut self, index: usize, is_taken: bool) {
-        if let Some(taken) = self.taken.get_mut(index) {
-            *taken = is_taken;
-            self.free = if is_taken { self.free - 1 } else { self.free + 1 };
+    fn set(&self, index: usize, is_taken: bool) {
+        if let Some(taken) = self.taken.get(index) {
+            taken.store(is_taken, Ordering::SeqCst);
         }
     }
 
@@ -114,12 +62,86 @@ impl Ports {
     }
 }
 
+/// One server's share of the ports of a relayed address. Nobody else takes one of them; who gives one
+/// back may be another server.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    all: Arc<TakenPorts>,
+    own: Range<usize>,
+}
+
+impl Ports {
+    /// A share of the ports; none if some of it is not among them.
+    pub(crate) fn new(all: Arc<TakenPorts>, share: &RangeInclusive<u16>) -> Option<Self> {
+        let first = share.start().checked_sub(all.first)?;
+        let own = usize::from(first)..usize::from(first) + share.len();
+        (own.end <= all.taken.len()).then_some(Self { all, own })
+    }
+
+    /// Takes a port that `open` could open: one of those that were drawn at random, because ports
+    /// that can be guessed invite strangers, or one behind them.
+    pub(crate) fn take(
+        &mut self,
+        wanted: Wanted,
+        draws: [u16; PORT_DRAWS],
+        mut open: impl FnMut(SocketAddr) -> bool,
+    ) -> Option<SocketAddr> {
+        let count = self.own.len();
+        let draws = draws.map(|draw| usize::from(draw) * count / (1 << 16));
+        let from = draws.last().copied().unwrap_or_default();
+        let in_order = (1..=count).map(|step| (from + step) % count);
+        let candidates = draws.into_iter().chain(in_order).map(|place| self.own.start + place);
+        let fitting = candidates.filter(|index| self.fits(*index, wanted));
+        let opened =
+            fitting.take(PORT_OPENINGS_MAX).find(|index| open(self.all.address(*index)))?;
+        self.all.set(opened, true);
+        Some(self.all.address(opened))
+    }
+
+    /// Takes the port behind another one.
+    pub(crate) fn take_next(&mut self, address: SocketAddr) -> Option<SocketAddr> {
+        let index = self.all.index(address)? + 1;
+        if !self.is_free(index) {
+            return None;
+        }
+        self.all.set(index, true);
+        Some(self.all.address(index))
+    }
+
+    /// Gives a port back, of whichever share.
+    pub(crate) fn release(&self, address: SocketAddr) {
+        if let Some(index) = self.all.index(address) {
+            self.all.set(index, false);
+        }
+    }
+
+    /// How many of the share are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.own.clone().filter(|index| !self.all.is_free(*index)).count()
+    }
+
+    fn is_free(&self, index: usize) -> bool {
+        self.own.contains(&index) && self.all.is_free(index)
+    }
+
+    fn fits(&self, index: usize, wanted: Wanted) -> bool {
+        let is_even = self.all.address(index).port().is_multiple_of(2);
+        self.is_free(index)
+            && match wanted {
+                Wanted::Any => true,
+                Wanted::Even => is_even,
+                Wanted::Pair => is_even && self.is_free(index + 1),
+            }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn ports(range: RangeInclusive<u16>) -> Ports {
-        Ports::new(IpAddr::from([192, 0, 2, 15]), range)
+        let all = TakenPorts::new(IpAddr::from([192, 0, 2, 15]), range.clone());
+        Ports::new(Arc::new(all), &range).unwrap()
     }
 
     /// Numbers that repeat from test to test.
@@ -149,7 +171,7 @@ mod tests {
         assert_eq!(given, (50_000..=50_099).collect());
         ports.release(SocketAddr::from(([192, 0, 2, 15], 50_042)));
         ports.release(SocketAddr::from(([192, 0, 2, 15], 50_042)));
-        assert_eq!(ports.free(), 1);
+        assert_eq!(ports.taken(), 99);
         let again = take(&mut ports, Wanted::Any, &mut random).unwrap();
         assert_eq!(again.port(), 50_042);
     }
@@ -164,7 +186,7 @@ mod tests {
             pairs += 1;
         }
         // 50 001 has no even neighbour below it in the range, 50 010 none above.
-        assert_eq!((pairs, ports.free()), (4, 2));
+        assert_eq!((pairs, ports.taken()), (4, 8));
         assert_eq!(take(&mut ports, Wanted::Even, &mut random).unwrap().port(), 50_010);
         assert_eq!(take(&mut ports, Wanted::Even, &mut random), None);
     }
@@ -180,7 +202,7 @@ mod tests {
         assert!(ports.take(Wanted::Any, random.draws(), &mut third).is_some());
         assert_eq!(ports.take(Wanted::Any, random.draws(), &mut third), None);
         assert_eq!(tries, 3 + PORT_OPENINGS_MAX);
-        assert_eq!(ports.free(), 16_383);
+        assert_eq!(ports.taken(), 1);
     }
 
     #[test]
@@ -190,5 +212,27 @@ mod tests {
         let given = ports.take(Wanted::Any, [u16::MAX; PORT_DRAWS], |_| true).unwrap();
         assert_eq!(given.port(), 65_535);
         assert_eq!(ports.take_next(given), None);
+    }
+
+    #[test]
+    fn shares_take_their_own_and_give_back_any() {
+        let all = Arc::new(TakenPorts::new(IpAddr::from([192, 0, 2, 15]), 50_000..=50_007));
+        let share = |range| Ports::new(Arc::clone(&all), &range).unwrap();
+        let (mut one, mut other) = (share(50_000..=50_003), share(50_004..=50_007));
+        let mut random = Random(1);
+        let given: Vec<_> =
+            (0..4).map(|_| take(&mut one, Wanted::Any, &mut random).unwrap().port()).collect();
+        assert!(given.iter().all(|port| (50_000..=50_003).contains(port)), "{given:?}");
+        assert_eq!(take(&mut one, Wanted::Any, &mut random), None);
+        // The port behind the last one is another share's.
+        assert_eq!(one.take_next(SocketAddr::new(all.ip(), 50_003)), None);
+        let of_other = take(&mut other, Wanted::Pair, &mut random).unwrap();
+        one.release(of_other);
+        other.release(SocketAddr::new(all.ip(), 50_002));
+        assert_eq!((one.taken(), other.taken()), (3, 0));
+        assert_eq!(take(&mut one, Wanted::Any, &mut random).unwrap().port(), 50_002);
+        for beyond in [49_999..=50_001, 50_006..=50_008] {
+            assert!(Ports::new(Arc::clone(&all), &beyond).is_none());
+        }
     }
 }

@@ -83,6 +83,13 @@ impl UserQuotas {
         release(set, tag, u64::from(count));
     }
 
+    /// A name for a user that nobody without the key can choose or foresee.
+    pub(crate) fn hash(&self, user: &str) -> u64 {
+        let mac = hmac::sign(&self.key, user.as_bytes());
+        let (_, last) = mac.as_ref().split_last_chunk().unwrap_or((&[], &[0; 8]));
+        u64::from_be_bytes(*last)
+    }
+
     /// How many slots are in use: one for each user that has something, but for what the module says.
     pub fn users(&self) -> usize {
         self.slots.iter().filter(|slot| slot.load(Ordering::SeqCst) & COUNT_MASK != 0).count()

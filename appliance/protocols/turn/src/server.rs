@@ -31,17 +31,18 @@ use crate::limits::{
 };
 use crate::nonce::{Nonces, SecurityFeatures};
 use crate::ports::Ports;
-use crate::quotas::UserQuotas;
 use crate::reply_limit::ReplyLimit;
+use crate::sharing::Shared;
 use crate::transport::FiveTuple;
 
 pub use allocation::AllocationId;
 pub use config::{ConfigError, RelayedRange, ServerConfig};
 pub use host::{Change, Host, Path};
 pub use relaying::IcmpError;
+pub(crate) use reservations::Reservations;
 
 use allocation::Allocation;
-use reservations::Reservations;
+use reservations::Keeper;
 use table::Table;
 
 /// When something happens, read once per turn of the loop.
@@ -125,7 +126,7 @@ pub struct Entries {
     pub look_ups: [usize; 3],
     /// Users whose allocations and reservations are counted, here or on another core.
     pub users: usize,
-    /// Reservations, and the times at which they end.
+    /// Reservations of its clients, and the times at which they end.
     pub reservations: [usize; 2],
     /// Ports that are taken.
     pub ports: usize,
@@ -144,8 +145,10 @@ pub struct Server {
     alternates: [Option<SocketAddr>; 2],
     ports: [Option<Ports>; 2],
     table: Table,
-    reservations: Reservations,
-    quotas: Arc<UserQuotas>,
+    /// Reservations of its own clients.
+    keeper: Keeper,
+    /// What it has in common with other servers.
+    shared: Arc<Shared>,
     /// Whether nobody new is taken in.
     refuses_allocations: bool,
 }
@@ -162,24 +165,23 @@ impl Server {
         credentials: Arc<Credentials>,
         nonce_key: &[u8; NONCE_KEY_BYTES],
     ) -> Result<Self, ConfigError> {
-        config.check()?;
-        let quotas = Arc::new(UserQuotas::new(nonce_key, config.holders_max()));
-        Self::sharing(config, credentials, nonce_key, quotas)
+        let shared = Arc::new(Shared::new(&config, 1, nonce_key)?);
+        Self::sharing(config, credentials, nonce_key, shared)
     }
 
-    /// One of several servers that share an address. They share the key of their nonces, and what
-    /// they count for each user, too.
+    /// One of several servers that share an address, each with ports of its own. They share the key
+    /// of their nonces too.
     ///
     /// # Errors
     ///
-    /// If the configuration breaks a limit or contradicts itself.
+    /// If the configuration breaks a limit, contradicts itself, or names ports that are not shared.
     pub fn sharing(
         config: ServerConfig,
         credentials: Arc<Credentials>,
         nonce_key: &[u8; NONCE_KEY_BYTES],
-        quotas: Arc<UserQuotas>,
+        shared: Arc<Shared>,
     ) -> Result<Self, ConfigError> {
-        let ports = config.check()?;
+        let ports = config.share_of(&shared.taken)?;
         let nonces = Nonces::new(nonce_key, features(&credentials), config.nonce_lifetime_s);
         let reply_limit =
             ReplyLimit::new(config.stranger_replies_per_s, config.stranger_replies_burst);
@@ -192,8 +194,8 @@ impl Server {
             reply_limit,
             alternates: [None; 2],
             ports,
-            reservations: Reservations::default(),
-            quotas,
+            keeper: Keeper::default(),
+            shared,
             refuses_allocations: false,
         })
     }
@@ -227,7 +229,7 @@ impl Server {
 
     /// The earliest time at which [`Server::expire`] has something to do.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        let reservation_ns = self.reservations.next_deadline_ns();
+        let reservation_ns = self.keeper.next_deadline_ns();
         self.table.next_wake_ns().into_iter().chain(reservation_ns).min()
     }
 
@@ -241,11 +243,12 @@ impl Server {
             self.sweep(index, now_ns, host);
         }
         for _ in 0..ALLOCATIONS_PER_TIMER_CALL_MAX {
-            let Some(reservation) = self.reservations.pop_expired(now_ns) else {
+            let all = &self.shared.reservations;
+            let Some(kept) = self.keeper.pop_expired(all, now_ns) else {
                 break;
             };
-            self.quotas.release(&reservation.user, 1);
-            self.close(reservation.address, host);
+            self.shared.quotas.release(&kept.user, 1);
+            self.release(kept.address);
         }
     }
 
@@ -295,8 +298,8 @@ impl Server {
     pub fn entries(&self) -> Entries {
         Entries {
             ports: self.ports.iter().flatten().map(Ports::taken).sum(),
-            reservations: self.reservations.lens(),
-            users: self.quotas.users(),
+            reservations: self.keeper.lens(&self.shared.reservations),
+            users: self.shared.quotas.users(),
             ..self.table.entries()
         }
     }
@@ -356,7 +359,7 @@ impl Server {
 
     fn remove(&mut self, index: usize) {
         if let Some(allocation) = self.table.remove(index) {
-            self.quotas.release(quota_name(allocation.username()), 1);
+            self.shared.quotas.release(quota_name(allocation.username()), 1);
         }
     }
 
@@ -367,13 +370,17 @@ impl Server {
         }
     }
 
-    /// Gives a relayed address back.
+    /// Gives a relayed address back, once nobody has it open.
     fn close(&mut self, address: SocketAddr, host: &mut dyn Host) {
+        host.close_relayed(address);
+        self.release(address);
+    }
+
+    fn release(&mut self, address: SocketAddr) {
         let family = crate::attribute::Family::of(address.ip());
-        if let Some(Some(ports)) = self.ports.get_mut(family.index()) {
+        if let Some(Some(ports)) = self.ports.get(family.index()) {
             ports.release(address);
         }
-        host.close_relayed(address);
     }
 }
 

@@ -16,8 +16,8 @@ use waystation_turn::attribute::AttributeType;
 use waystation_turn::credentials::Credentials;
 use waystation_turn::integrity::{Integrity, Key, PasswordAlgorithm};
 use waystation_turn::message::{Class, Message, Method, TransactionId};
-use waystation_turn::quotas::UserQuotas;
 use waystation_turn::server::{RelayedRange, ServerConfig};
+use waystation_turn::sharing::Shared;
 use waystation_turn::stream::first_message;
 use waystation_turn::writer::MessageWriter;
 use zeroize::Zeroizing;
@@ -36,13 +36,15 @@ fn bench(blocks: usize, seed: u64) -> Bench {
     let snapshot =
         TurnSnapshot { credentials: Arc::new(credentials), peers: Arc::new(PeerPolicy::nobody()) };
     let relayed = RelayedRange { ip: [127, 0, 0, 1].into(), ports: 20_000..=40_000 };
+    let server = ServerConfig { allocations_max: 8, ..ServerConfig::new(vec![relayed]) };
+    let shared = Arc::new(Shared::new(&server, 1, &[5; 32]).unwrap());
     let parts = TurnParts {
         sockets: Vec::new(),
         listeners: vec![TcpListener::bind("127.0.0.1:0").unwrap()],
         stream_limits: StreamLimits { streams_max: 8, streams_per_source_max: 8 },
-        server: ServerConfig { allocations_max: 8, ..ServerConfig::new(vec![relayed]) },
+        server,
         nonce_key: Zeroizing::new([5; 32]),
-        quotas: Arc::new(UserQuotas::new(&[5; 32], 8)),
+        shared,
         behind: Vec::new(),
         tier: UdpTier::Gso,
     };

@@ -1,4 +1,5 @@
-//! TURN on one data core: its own server, its own sockets, nothing shared but the counts of quotas.
+//! TURN on one data core: its own server, its own sockets, nothing shared but what
+//! [`waystation_turn::sharing`] has.
 //!
 //! Each core has a socket on each listening address, and the kernel brings a client's datagrams to
 //! the same one each time, so an allocation, its relayed addresses and its client are all of one
@@ -32,10 +33,10 @@ use streams::ClientStreams;
 use waystation_relay::drop_reason::DropReason;
 use waystation_turn::discard::Discard;
 use waystation_turn::limits::{ANSWER_BYTES_MAX, NONCE_KEY_BYTES};
-use waystation_turn::quotas::UserQuotas;
 use waystation_turn::server::{
     AllocationId, ConfigError, Now, Outcome, Server, ServerConfig, ToClient, ToPeer,
 };
+use waystation_turn::sharing::Shared;
 use waystation_turn::transport::{FiveTuple, Transport};
 use zeroize::Zeroizing;
 
@@ -52,8 +53,8 @@ pub struct TurnParts {
     pub server: ServerConfig,
     /// The same for all cores.
     pub nonce_key: Zeroizing<[u8; NONCE_KEY_BYTES]>,
-    /// What each user has on all cores together.
-    pub quotas: Arc<UserQuotas>,
+    /// What all cores have in common.
+    pub shared: Arc<Shared>,
     /// Relayed addresses that clients and peers know by another one: that one, and the one that
     /// this machine has.
     pub behind: Vec<(IpAddr, IpAddr)>,
@@ -103,7 +104,7 @@ impl TurnServer {
         let (allocations_max, channels_max) =
             (parts.server.allocations_max, parts.server.channels_max);
         let credentials = Arc::clone(&snapshot.credentials);
-        let server = Server::sharing(parts.server, credentials, &parts.nonce_key, parts.quotas)?;
+        let server = Server::sharing(parts.server, credentials, &parts.nonce_key, parts.shared)?;
         let mut sockets = Sockets::new()?;
         let mut listeners = Vec::with_capacity(parts.sockets.len());
         let mut owners = Vec::new();

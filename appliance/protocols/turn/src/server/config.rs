@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -14,7 +15,7 @@ use crate::limits::{
     PERMISSIONS_DEFAULT_MAX, RESERVATIONS_MAX, SOFTWARE_BYTES_MAX, STRANGER_REPLIES_DEFAULT_BURST,
     STRANGER_REPLIES_DEFAULT_PER_S,
 };
-use crate::ports::Ports;
+use crate::ports::{Ports, TakenPorts};
 
 /// Lowest port that allocations may have: those below are for services (RFC 8656 §7.2).
 const RELAYED_PORT_MIN: u16 = 1024;
@@ -82,8 +83,8 @@ impl ServerConfig {
         self.allocations_max + RESERVATIONS_MAX
     }
 
-    /// The ports of both families, if everything is in its range.
-    pub(super) fn check(&self) -> Result<[Option<Ports>; 2], ConfigError> {
+    /// All ports of both families, none of them taken, if everything is in its range.
+    pub(crate) fn check(&self) -> Result<[Option<TakenPorts>; 2], ConfigError> {
         if self.software.as_ref().is_some_and(|name| name.len() > SOFTWARE_BYTES_MAX) {
             return Err(ConfigError::Software);
         }
@@ -105,7 +106,26 @@ impl ServerConfig {
         self.check_relayed()
     }
 
-    fn check_relayed(&self) -> Result<[Option<Ports>; 2], ConfigError> {
+    /// What it has of ports that servers share.
+    pub(super) fn share_of(
+        &self,
+        taken: &[Option<Arc<TakenPorts>>; 2],
+    ) -> Result<[Option<Ports>; 2], ConfigError> {
+        self.check()?;
+        let mut ports = [None, None];
+        for RelayedRange { ip, ports: share } in &self.relayed {
+            let family = Family::of(*ip).index();
+            let (Some(Some(all)), Some(place)) = (taken.get(family), ports.get_mut(family)) else {
+                return Err(ConfigError::NotShared);
+            };
+            let is_same = all.ip() == *ip;
+            let own = is_same.then(|| Ports::new(Arc::clone(all), share)).flatten();
+            *place = Some(own.ok_or(ConfigError::NotShared)?);
+        }
+        Ok(ports)
+    }
+
+    fn check_relayed(&self) -> Result<[Option<TakenPorts>; 2], ConfigError> {
         let mut ports = [None, None];
         for RelayedRange { ip, ports: range } in &self.relayed {
             if range.is_empty() || *range.start() < RELAYED_PORT_MIN {
@@ -120,7 +140,7 @@ impl ServerConfig {
             if place.is_some() {
                 return Err(ConfigError::FamilyTwice);
             }
-            *place = Some(Ports::new(*ip, range.clone()));
+            *place = Some(TakenPorts::new(*ip, range.clone()));
         }
         if ports.iter().all(Option::is_none) {
             return Err(ConfigError::NoAddress);
@@ -144,6 +164,9 @@ pub enum ConfigError {
     /// A range of ports that is empty or begins too low.
     #[error("a range of ports has some, from {RELAYED_PORT_MIN} up")]
     Ports,
+    /// An address or ports that are not among those that servers share; whoever made them wrote it.
+    #[error("a server's address and ports are not among those that are shared")]
+    NotShared,
     /// A name that is too long.
     #[error("the software's name has at most {SOFTWARE_BYTES_MAX} bytes")]
     Software,

@@ -8,6 +8,7 @@ mod example;
 mod lifetimes;
 mod peers;
 mod relaying;
+mod sharing;
 mod strangers;
 #[path = "../world/mod.rs"]
 mod world;

@@ -4,6 +4,7 @@
 //! have passed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::super::allocation::{Allocation, ends_ns};
 use super::super::answer::{Allocated, Body, Refusal};
@@ -13,10 +14,11 @@ use super::super::{Host, Server};
 use super::{Request, lifetime_s};
 use crate::attribute::{AttributeType, ErrorCode, Family, family};
 use crate::credentials::quota_name;
-use crate::limits::{PORT_DRAWS, RESERVATION_TOKEN_BYTES};
+use crate::limits::{PORT_DRAWS, RESERVATION_TOKEN_BYTES, TOKEN_DRAWS};
 use crate::message::Message;
 use crate::ports::Wanted;
 use crate::quotas::QuotaError;
+use crate::sharing::Shared;
 
 /// The protocol number of UDP, the only one that peers are reached with.
 const UDP: u8 = 17;
@@ -78,15 +80,15 @@ impl Server {
         let asked = self.asked(message)?;
         // Counted first, because other cores may be counting the same user.
         let (user, wanted) = (quota_name(&identity.username), asked.holders());
-        self.quotas.take(user, wanted, self.config.allocations_per_user_max).map_err(|error| {
-            match error {
-                QuotaError::Reached => ErrorCode::AllocationQuotaReached,
-                QuotaError::Full => ErrorCode::InsufficientCapacity,
-            }
+        let shared = Arc::clone(&self.shared);
+        let users_max = self.config.allocations_per_user_max;
+        shared.quotas.take(user, wanted, users_max).map_err(|error| match error {
+            QuotaError::Reached => ErrorCode::AllocationQuotaReached,
+            QuotaError::Full => ErrorCode::InsufficientCapacity,
         })?;
         let made = self.make(request, identity, &asked, host);
         if made.is_err() {
-            self.quotas.release(user, wanted);
+            shared.quotas.release(user, wanted);
         }
         made
     }
@@ -104,16 +106,21 @@ impl Server {
         self.check_room(asked)?;
         self.check_alternate(request)?;
         let opened = match asked.addresses {
-            Addresses::Reserved(token) => self.claim(&token, user, now.monotonic_ns)?,
+            Addresses::Reserved(token) => self.claim(&token, user, now.monotonic_ns, host)?,
             Addresses::One(family) => self.open(&[family], asked.port, host)?,
             Addresses::Both => self.open(&[Family::Ipv4, Family::Ipv6], asked.port, host)?,
         };
-        let token = opened.kept.map(|address| {
-            let mut token = [0; RESERVATION_TOKEN_BYTES];
-            host.fill_random(&mut token);
-            self.reservations.insert(token, address, user, now.monotonic_ns);
-            token
-        });
+        let token = match opened.kept {
+            None => None,
+            Some(kept) => match self.keep(kept, user, now.monotonic_ns, host) {
+                Some(token) => Some(token),
+                None => {
+                    self.release(kept);
+                    opened.relayed.iter().flatten().for_each(|opened| self.close(*opened, host));
+                    return Err(ErrorCode::InsufficientCapacity.into());
+                }
+            },
+        };
         let told = Allocated {
             relayed: opened.relayed,
             mapped: tuple.client,
@@ -175,10 +182,10 @@ impl Server {
     }
 
     /// Whether there is room for one more allocation.
-    fn check_room(&self, asked: &Asked) -> Result<(), ErrorCode> {
+    fn check_room(&mut self, asked: &Asked) -> Result<(), ErrorCode> {
         let is_full = self.refuses_allocations
             || self.table.len() >= self.config.allocations_max
-            || asked.port == Wanted::Pair && self.reservations.is_full();
+            || asked.port == Wanted::Pair && self.keeper.is_full(&self.shared.reservations);
         if is_full { Err(ErrorCode::InsufficientCapacity) } else { Ok(()) }
     }
 
@@ -248,21 +255,51 @@ impl Server {
             if port != Wanted::Pair {
                 return true;
             }
-            // A pair ends below the last port, so the next one exists.
+            // A pair ends below the last port, so the next one exists. Whoever comes for it opens it
+            // on its own core; until then it is only seen to that no other program has it.
             let next = SocketAddr::new(address.ip(), address.port() + 1);
             let both = host.open_relayed(next);
-            if !both {
-                host.close_relayed(address);
-            }
+            host.close_relayed(if both { next } else { address });
             both
         })
     }
 
-    /// The address that a token stands for, which is open already.
-    fn claim(&mut self, token: &Token, user: &str, now_ns: u64) -> Result<Opened, ErrorCode> {
-        let address = self.reservations.find(token, user, now_ns);
-        let address = address.ok_or(ErrorCode::InsufficientCapacity)?;
-        self.reservations.take(token);
+    /// Keeps a port for the client to come again.
+    fn keep(
+        &mut self,
+        address: SocketAddr,
+        user: &str,
+        now_ns: u64,
+        host: &mut dyn Host,
+    ) -> Option<Token> {
+        let mut random = [0; RESERVATION_TOKEN_BYTES * TOKEN_DRAWS];
+        host.fill_random(&mut random);
+        let mut draws = [0; TOKEN_DRAWS];
+        for (draw, bytes) in draws.iter_mut().zip(random.as_chunks().0) {
+            *draw = u64::from_be_bytes(*bytes);
+        }
+        let Shared { reservations, quotas, .. } = &*self.shared;
+        self.keeper.keep(reservations, draws, address, (user, quotas.hash(user)), now_ns)
+    }
+
+    /// Opens the address that a token stands for, whichever core has kept it.
+    fn claim(
+        &mut self,
+        token: &Token,
+        user: &str,
+        now_ns: u64,
+        host: &mut dyn Host,
+    ) -> Result<Opened, ErrorCode> {
+        let Shared { reservations, quotas, .. } = &*self.shared;
+        let claimed = reservations.claim(token, quotas.hash(user), now_ns);
+        let address = claimed.ok_or(ErrorCode::InsufficientCapacity)?;
+        self.keeper.forget(token);
+        if !host.open_relayed(address) {
+            // Another program was faster, and the reservation is used up all the same.
+            quotas.release(user, 1);
+            self.release(address);
+            return Err(ErrorCode::InsufficientCapacity);
+        }
         let mut opened = Opened::default();
         if let Some(place) = opened.relayed.get_mut(Family::of(address.ip()).index()) {
             *place = Some(address);
