@@ -31,3 +31,5 @@ pub const LOWER_DEPTH_MAX: usize = 8;
 pub const ROUNDS_MAX: usize = 3;
 /// Bytes of an undo file: 200 for each step, and a machine with 16 NICs of 128 queues has 5000.
 pub const UNDO_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Announcements of addresses that are taken at a time; an interface that comes up has a few.
+pub const NETLINK_CHANGES_MAX: usize = 64;

@@ -5,10 +5,13 @@
 //! devlink (`linux/devlink.h`) that are used here are few; the crates that know them either do not
 //! set what has to be set, or bring a runtime along.
 
+mod changes;
 mod ethtool;
 mod message;
 mod routing;
 mod socket;
+
+pub use changes::AddressChanges;
 
 use crate::machine::{NicControl, NicSettings, Target};
 use std::io;

@@ -23,6 +23,9 @@ pub enum Denied {
     /// One of the box's own addresses.
     #[error("an address of this machine")]
     Own,
+    /// In a block that the operator denies.
+    #[error("a denied address")]
+    ByOperator,
     /// A service of a hosting provider that hands out secrets.
     #[error("a metadata service")]
     Metadata,
@@ -81,7 +84,7 @@ pub enum PolicyError {
     #[error("not the first address of a block of that size")]
     Block,
     /// More blocks than are looked through for each address.
-    #[error("at most {ALLOWED_BLOCKS_MAX} allowed blocks")]
+    #[error("at most {ALLOWED_BLOCKS_MAX} allowed blocks, and as many denied ones")]
     TooManyBlocks,
     /// More addresses than a machine has.
     #[error("at most {OWN_ADDRESSES_MAX} addresses of this machine")]
@@ -168,10 +171,11 @@ fn bits_of(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { 32 } else { 128 }
 }
 
-/// What is denied, and what an operator opened.
+/// What is denied, and what an operator opened or closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressPolicy {
     allowed: Vec<Block>,
+    denied: Vec<Block>,
     own: BTreeSet<IpAddr>,
 }
 
@@ -192,7 +196,32 @@ impl AddressPolicy {
         if own.len() > OWN_ADDRESSES_MAX {
             return Err(PolicyError::TooManyAddresses);
         }
-        Ok(Self { allowed, own })
+        Ok(Self { allowed, denied: Vec::new(), own })
+    }
+
+    /// The same policy without some blocks of what it admits, wherever their addresses hide.
+    ///
+    /// # Errors
+    ///
+    /// If there are more than a policy has room for.
+    pub fn without(self, denied: Vec<Block>) -> Result<Self, PolicyError> {
+        if denied.len() > ALLOWED_BLOCKS_MAX {
+            return Err(PolicyError::TooManyBlocks);
+        }
+        Ok(Self { denied, ..self })
+    }
+
+    /// A policy that admits nothing.
+    pub fn nothing() -> Self {
+        Self { denied: Block::ALL.to_vec(), ..Self::default() }
+    }
+
+    /// Whether an address, or an IPv4 address that a packet to it may end up at, is in a denied
+    /// block. The address is a [`canonical`] one.
+    pub(crate) fn denies(&self, ip: IpAddr) -> bool {
+        let is_in_denied = |ip: IpAddr| self.denied.iter().any(|block| block.contains(ip));
+        let mut hidden = hidden_ipv4(ip).into_iter().flatten();
+        is_in_denied(ip) || hidden.any(|hidden| is_in_denied(IpAddr::V4(hidden)))
     }
 
     /// Whether an address may be sent to; gives it in its one canonical form.
@@ -207,6 +236,9 @@ impl AddressPolicy {
         let is_own = |ip: IpAddr| self.own.contains(&ip);
         if is_own(ip) || hidden.iter().flatten().any(|hidden| is_own(IpAddr::V4(*hidden))) {
             return Err(Denied::Own);
+        }
+        if self.denies(ip) {
+            return Err(Denied::ByOperator);
         }
         if self.allowed.iter().any(|block| block.contains(ip)) {
             return Ok(ip);
@@ -241,7 +273,7 @@ pub fn canonical(ip: IpAddr) -> IpAddr {
 }
 
 /// IPv4 addresses that a packet to an IPv6 address may end up at.
-pub(crate) fn hidden_ipv4(ip: IpAddr) -> [Option<Ipv4Addr>; 2] {
+fn hidden_ipv4(ip: IpAddr) -> [Option<Ipv4Addr>; 2] {
     let IpAddr::V6(ip) = ip else {
         return [None; 2];
     };

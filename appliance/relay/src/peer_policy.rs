@@ -1,5 +1,5 @@
-//! Whom datagrams are sent to for others: an address policy, blocks to stay away from, and the
-//! relayed addresses of this machine itself.
+//! Whom datagrams are sent to for others: an address policy, and the relayed addresses of this
+//! machine itself.
 //!
 //! Built by the management core from the configuration and asked by data cores, when a permission
 //! is given and right before each use. Two clients of one relay may reach each other through their
@@ -7,7 +7,7 @@
 //! nothing else on these addresses may be reached that way, so ports count for them. Nothing here
 //! allocates or changes after it was made.
 
-use crate::address_policy::{AddressPolicy, Block, canonical, hidden_ipv4};
+use crate::address_policy::{AddressPolicy, canonical};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -15,7 +15,6 @@ use std::ops::RangeInclusive;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerPolicy {
     addresses: AddressPolicy,
-    denied: Vec<Block>,
     relayed: Vec<IpAddr>,
     relayed_ports: Option<RangeInclusive<u16>>,
 }
@@ -23,25 +22,24 @@ pub struct PeerPolicy {
 impl PeerPolicy {
     /// A policy that admits nobody.
     pub fn nobody() -> Self {
-        Self { denied: Block::ALL.to_vec(), ..Self::default() }
+        Self { addresses: AddressPolicy::nothing(), ..Self::default() }
     }
 
-    /// A policy that denies some blocks of what another one admits. `relayed` are the addresses
-    /// that clients are given, of which peers are admitted on these ports.
+    /// A policy that admits what another one does, and peers on these ports of `relayed`, which are
+    /// the addresses that clients are given.
     pub fn new(
         addresses: AddressPolicy,
-        denied: Vec<Block>,
         relayed: Vec<IpAddr>,
         relayed_ports: RangeInclusive<u16>,
     ) -> Self {
         let relayed = relayed.into_iter().map(canonical).collect();
-        Self { addresses, denied, relayed, relayed_ports: Some(relayed_ports) }
+        Self { addresses, relayed, relayed_ports: Some(relayed_ports) }
     }
 
     /// Whether a client may be permitted a peer with this address, on whatever port.
     pub fn admits(&self, peer: IpAddr) -> bool {
         let peer = canonical(peer);
-        !self.is_denied(peer)
+        !self.addresses.denies(peer)
             && (self.relayed.contains(&peer) || self.addresses.check(peer).is_ok())
     }
 
@@ -50,21 +48,14 @@ impl PeerPolicy {
         let ip = canonical(peer.ip());
         let is_relayed = self.relayed.contains(&ip)
             && self.relayed_ports.as_ref().is_some_and(|ports| ports.contains(&peer.port()));
-        !self.is_denied(ip) && (is_relayed || self.addresses.check(ip).is_ok())
-    }
-
-    /// Whether an address, or an IPv4 address that a packet to it may end up at, is in a denied
-    /// block.
-    fn is_denied(&self, ip: IpAddr) -> bool {
-        let is_in_denied = |ip: IpAddr| self.denied.iter().any(|block| block.contains(ip));
-        let mut hidden = hidden_ipv4(ip).into_iter().flatten();
-        is_in_denied(ip) || hidden.any(|hidden| is_in_denied(IpAddr::V4(hidden)))
+        !self.addresses.denies(ip) && (is_relayed || self.addresses.check(ip).is_ok())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address_policy::Block;
 
     fn block(first: [u8; 4], bits: u8) -> Block {
         Block::new(IpAddr::from(first), bits).unwrap()
@@ -73,7 +64,8 @@ mod tests {
     fn policy() -> PeerPolicy {
         let own = IpAddr::from([9, 9, 9, 9]);
         let addresses = AddressPolicy::new(vec![block([10, 1, 0, 0], 16)], [own]).unwrap();
-        PeerPolicy::new(addresses, vec![block([8, 8, 8, 0], 24)], vec![own], 50_000..=50_010)
+        let addresses = addresses.without(vec![block([8, 8, 8, 0], 24)]).unwrap();
+        PeerPolicy::new(addresses, vec![own], 50_000..=50_010)
     }
 
     #[test]
@@ -105,7 +97,8 @@ mod tests {
         let mapped: Block = "::ffff:8.8.8.0/120".parse().unwrap();
         assert_eq!(mapped, block([8, 8, 8, 0], 24));
         let ports = 50_000..=50_010;
-        let policy = PeerPolicy::new(AddressPolicy::default(), vec![mapped], vec![], ports);
+        let addresses = AddressPolicy::default().without(vec![mapped]).unwrap();
+        let policy = PeerPolicy::new(addresses, vec![], ports);
         assert!(!policy.admits(IpAddr::from([8, 8, 8, 8])));
         assert!("::ffff:8.8.8.1/120".parse::<Block>().is_err());
     }

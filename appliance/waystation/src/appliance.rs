@@ -2,6 +2,7 @@
 
 use crate::exit::Unmet;
 use crate::floor;
+use crate::own_addresses;
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,7 @@ impl Appliance {
         // It needs capabilities, and its maps are written later by threads that have none.
         let a2al = a2al_sockets::bind(&config)?;
         let xdp = Xdp::start(&config, &bound.turn_listen().udp, &a2al.dht_addresses(), &owners);
+        let own_addresses = own_addresses::follow();
         let confinement = around.confine.map(|confine| confine()).transpose()?;
         let (engine, end) = bound.start()?;
         // The management thread inherits what this one has.
@@ -115,6 +117,7 @@ impl Appliance {
             handle_signals: around.handle_signals,
             reload: around.reload,
             log: around.log,
+            own_addresses,
             on_ready: around.on_ready,
             on_life_sign: around.on_life_sign,
         };

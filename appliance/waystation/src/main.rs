@@ -15,6 +15,7 @@ mod generate;
 mod log;
 mod memory;
 mod orders;
+mod own_addresses;
 mod privileges;
 mod questions;
 mod run;

@@ -4,6 +4,7 @@ use crate::appliance::{Appliance, Surroundings};
 use crate::arguments::{IdentityArguments, RunArguments};
 use crate::doctor;
 use crate::log;
+use crate::own_addresses;
 use crate::privileges::{self, Person, Places};
 use crate::questions::print;
 use crate::service_manager;
@@ -153,7 +154,7 @@ fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Res
         config.listen.addresses.clone_from(&arguments.listen);
     }
     config.turn.found = turn_files::read(&config.turn)?;
-    config.udp.own_addresses = turn_files::own_addresses();
+    config.udp.own_addresses = own_addresses::read();
     config.udp.peers().context("udp.allow_peers cannot be used")?;
     Ok(config)
 }
@@ -162,7 +163,7 @@ fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Res
 /// would do with it. Files of users and secrets stay closed.
 pub(crate) fn served_config(file: &Path) -> anyhow::Result<Config> {
     let mut config = read_config(file, None)?;
-    config.turn.found.own_addresses = turn_files::own_addresses();
+    config.turn.found.own_addresses = own_addresses::read();
     Ok(config)
 }
 

@@ -1,13 +1,12 @@
-//! What the TURN server's configuration names but does not hold: users, secrets, and the addresses
-//! of this machine.
+//! What the TURN server's configuration names but does not hold: users and secrets.
 //!
 //! Read on the main thread at start-up and on the management thread with every reload. Nothing of a
 //! file is kept but the keys that are made of it.
 
+use crate::own_addresses;
 use anyhow::Context;
 use std::fs::File;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,8 +30,10 @@ pub(crate) fn read(turn: &TurnConfig) -> anyhow::Result<TurnFound> {
     let credentials = turn
         .credentials(&users, &secrets)
         .context("turn.users_file and turn.secrets_file cannot be used")?;
-    let found =
-        TurnFound { credentials: Some(Arc::new(credentials)), own_addresses: own_addresses() };
+    let found = TurnFound {
+        credentials: Some(Arc::new(credentials)),
+        own_addresses: own_addresses::read(),
+    };
     let with_found = TurnConfig { found: found.clone(), ..turn.clone() };
     with_found.peers().context("turn.allow_peers cannot be used")?;
     Ok(found)
@@ -66,40 +67,6 @@ fn user(path: &Path, (number, line): &Line) -> anyhow::Result<(String, Zeroizing
         anyhow::bail!("{}:{number}: is not NAME:PASSWORD", path.display());
     };
     Ok((name.to_owned(), Zeroizing::new(password.to_owned())))
-}
-
-/// The addresses of this machine, as far as the kernel's tables say: nobody is relayed to them.
-pub(crate) fn own_addresses() -> Vec<IpAddr> {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let mut own = ipv4_of(&read("/proc/net/fib_trie"));
-    own.extend(ipv6_of(&read("/proc/net/if_inet6")));
-    own.sort_unstable();
-    own.dedup();
-    own
-}
-
-/// Local addresses of a routing table: a line names an address, the next says that it is a host's.
-fn ipv4_of(fib_trie: &str) -> Vec<IpAddr> {
-    let mut last: Option<Ipv4Addr> = None;
-    let mut own = Vec::new();
-    for line in fib_trie.lines() {
-        if let Some((_, named)) = line.split_once("|-- ") {
-            last = named.trim().parse().ok();
-        } else if line.contains("/32 host LOCAL") {
-            own.extend(last.map(IpAddr::V4));
-        }
-    }
-    own
-}
-
-/// Addresses of interfaces: each line begins with one, in hexadecimal digits.
-fn ipv6_of(if_inet6: &str) -> Vec<IpAddr> {
-    let first = |line: &str| {
-        let digits = line.split_ascii_whitespace().next()?;
-        let bits = u128::from_str_radix(digits, 16).ok()?;
-        Some(IpAddr::V6(Ipv6Addr::from_bits(bits)))
-    };
-    if_inet6.lines().filter_map(first).collect()
 }
 
 #[cfg(test)]
@@ -138,15 +105,5 @@ mod tests {
         let open = file("alice:wonderland\n", 0o644);
         let error = format!("{:#}", read(&config(open.path())).unwrap_err());
         assert!(error.contains("chmod"), "{error}");
-    }
-
-    #[test]
-    fn local_addresses_are_read_from_the_kernels_tables() {
-        let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 9.9.9.0\n        /24 link UNICAST\n     \
-                    |-- 9.9.9.9\n        /32 host LOCAL\n     |-- 9.9.9.255\n        /32 link \
-                    BROADCAST\n";
-        assert_eq!(ipv4_of(trie), [IpAddr::from([9, 9, 9, 9])]);
-        let table = "20010db8000000000000000000000007 02 40 00 80     eth0\nrubbish\n";
-        assert_eq!(ipv6_of(table), ["2001:db8::7".parse::<IpAddr>().unwrap()]);
     }
 }

@@ -44,7 +44,7 @@ impl<P: Port> TurnBench<P> {
         let mut credentials = Credentials::new(REALM).unwrap();
         credentials.add_user(USER, PASSWORD).unwrap();
         let opened = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], []).unwrap();
-        let peers = PeerPolicy::new(opened, vec![], vec![loopback], 49_152..=65_535);
+        let peers = PeerPolicy::new(opened, vec![loopback], 49_152..=65_535);
         let turn = TurnSnapshot { credentials: Arc::new(credentials), peers: Arc::new(peers) };
         let mut snapshot = snapshot(0);
         snapshot.turn = Some(turn);

@@ -743,6 +743,7 @@ pub const KEYS: &[Key] = &[
     udp_keys::SESSIONS_MAX,
     udp_keys::IDLE,
     udp_keys::ALLOW_PEERS,
+    udp_keys::DENY_PEERS,
     udp_keys::TIER,
     xdp_keys::MODE,
     xdp_keys::INTERFACES,

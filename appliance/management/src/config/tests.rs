@@ -135,6 +135,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("udp.sessions_max", "10"),
     ("udp.idle", "\"1h\""),
     ("udp.allow_peers", "[\"10.0.0.0/8\"]"),
+    ("udp.deny_peers", "[\"9.9.9.0/24\"]"),
     ("udp.tier", "\"plain\""),
     ("privileges.user", "\"waystation\""),
     ("privileges.group", "\"relays\""),

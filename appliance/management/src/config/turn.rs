@@ -218,8 +218,9 @@ impl TurnConfig {
         let own = machine.chain(self.relayed_from()).chain(known.iter().copied());
         let own = own.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
         let addresses = AddressPolicy::new(self.allow_peers.clone(), own)?;
+        let addresses = addresses.without(self.deny_peers.clone())?;
         let ports = port(self.port_min)..=port(self.port_max);
-        Ok(PeerPolicy::new(addresses, self.deny_peers.clone(), known, ports))
+        Ok(PeerPolicy::new(addresses, known, ports))
     }
 }
 

@@ -44,6 +44,8 @@ pub struct UdpConfig {
     pub idle: Duration,
     #[serde(serialize_with = "serialize_blocks")]
     pub allow_peers: Vec<Block>,
+    #[serde(serialize_with = "serialize_blocks")]
+    pub deny_peers: Vec<Block>,
     #[serde(serialize_with = "serialize_tier")]
     pub tier: UdpTier,
     /// `[[udp.session]]`, in the order of the file.
@@ -180,6 +182,7 @@ impl Default for UdpConfig {
             sessions_max: 1024,
             idle: Duration::from_secs(10 * 60),
             allow_peers: Vec::new(),
+            deny_peers: Vec::new(),
             tier: UdpTier::Gso,
             sessions: Vec::new(),
             own_addresses: Vec::new(),
@@ -255,7 +258,7 @@ impl UdpConfig {
         // A loopback address is denied unless its block is opened, and then all of it is.
         let own = self.own_addresses.iter().chain(&self.addresses).copied();
         let own = own.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
-        AddressPolicy::new(self.allow_peers.clone(), own)
+        AddressPolicy::new(self.allow_peers.clone(), own)?.without(self.deny_peers.clone())
     }
 
     /// What no key can see alone: the key that is more likely the slip, and what is wrong.
@@ -438,9 +441,10 @@ pub fn opaque_settings(config: &Config) -> Option<OpaqueSettings> {
     udp.is_enabled().then_some(OpaqueSettings { addresses, sessions_max, tier: udp.tier })
 }
 
-/// What data cores take of it, anew with every reload. What a policy cannot hold opens no block.
+/// What data cores take of it, anew with every reload. What a policy cannot hold admits nobody; the
+/// program has refused it before.
 pub(super) fn udp_peers(config: &Config) -> Arc<AddressPolicy> {
-    Arc::new(config.udp.peers().unwrap_or_default())
+    Arc::new(config.udp.peers().unwrap_or_else(|_too_many| AddressPolicy::nothing()))
 }
 
 fn port(number: usize) -> u16 {
@@ -549,6 +553,23 @@ mod tests {
         assert!(wrong("[udp]\nport_min = 30000").contains("udp.port_max"));
         let said = wrong("[udp]\naddresses = [\"9.9.9.9\", \"9.9.9.8\"]");
         assert!(said.contains("udp.addresses"), "{said}");
+    }
+
+    #[test]
+    fn denied_blocks_are_no_ends() {
+        let config = parse("[udp]\ndeny_peers = [\"9.9.9.0/24\"]", "x").unwrap();
+        let peers = udp_peers(&config);
+        for (ip, is_admitted) in [
+            ("9.9.9.9", false),
+            ("::ffff:9.9.9.9", false),
+            ("64:ff9b::9.9.9.9", false),
+            ("9.9.8.9", true),
+        ] {
+            assert_eq!(peers.check(ip.parse().unwrap()).is_ok(), is_admitted, "{ip}");
+        }
+        let fixed = "end_a = \"9.9.9.9:1\"\nend_b = \"9.9.8.8:1\"\n";
+        let said = wrong(&format!("[udp]\ndeny_peers = [\"9.9.9.0/24\"]\n{}", session(fixed)));
+        assert!(said.contains("udp.session.end_a") && said.contains("a denied address"), "{said}");
     }
 
     #[test]

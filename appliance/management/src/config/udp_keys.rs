@@ -57,6 +57,14 @@ pub(super) const ALLOW_PEERS: Key<Config> = live(
     "Blocks of addresses that ends may have besides those of the public network: exactly these \
         private, shared or loopback ones. Ends that a reload takes back are sent to no more.",
 );
+pub(super) const DENY_PEERS: Key<Config> = live(
+    "udp",
+    "deny_peers",
+    "blocks",
+    Rule::Blocks { entries_max: PEER_BLOCKS_MAX, at: |config| &mut config.udp.deny_peers },
+    "Blocks of addresses that ends may not have, though the public network or allow_peers holds \
+        them.",
+);
 pub(super) const TIER: Key<Config> = key(
     "udp",
     "tier",

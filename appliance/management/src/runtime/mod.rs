@@ -68,6 +68,7 @@ mod logging;
 mod moving;
 mod opaque;
 mod orders;
+mod own_addresses;
 mod reloading;
 mod reports;
 mod rounds;
@@ -76,6 +77,7 @@ mod traffic;
 mod xdp;
 
 pub use heartbeat::{LifeSign, OnLifeSign};
+pub use own_addresses::OwnAddresses;
 pub use reloading::{ReloadSource, ReloadStage};
 
 /// What the management thread is made of.
@@ -112,6 +114,8 @@ pub struct RuntimeSettings {
     pub reload: Option<ReloadSource>,
     /// The log, if it is this program's.
     pub log: Option<LogHooks>,
+    /// How addresses of this machine that come and go are learnt of; absent: with reloads alone.
+    pub own_addresses: Option<OwnAddresses>,
     /// Called once, when every core serves.
     pub on_ready: Box<dyn FnOnce() + Send>,
     /// Told once a second that every core is alive, unless one is not, and of the end.
@@ -338,6 +342,7 @@ struct ManagementCore {
     reload_again: bool,
     log: LogLevels,
     log_told_at: Moment,
+    own_addresses: Option<OwnAddresses>,
     accounts: Accounts,
     journal: Journal,
     /// Registered nodes, and links on which somebody has subscribed: they are kept.
@@ -427,6 +432,7 @@ impl ManagementCore {
             reload_again: false,
             log: LogLevels::new(&log, settings.log),
             log_told_at: clock::now(),
+            own_addresses: settings.own_addresses,
             journal: Journal::default(),
             registered: BTreeSet::new(),
             subscribed: BTreeSet::new(),
@@ -463,6 +469,7 @@ impl ManagementCore {
                     self.extra.operations.resident_bytes = resident_bytes();
                     self.tick_xdp();
                     self.tick_log();
+                    self.follow_own_addresses();
                 }
                 Some(request) = requests.recv() => self.on_request(request),
                 () = sleep_until(self.next_deadline()) => {}

@@ -107,13 +107,7 @@ impl ManagementCore {
             config::node_info(&self.config, self.extra.identity, &self.extra.listen);
         self.govern_peers_again(&before);
         self.take_up_xdp(&before);
-        self.epoch += 1;
-        let snapshot = Arc::new(core_snapshot(&self.config, self.epoch));
-        for core in self.cores() {
-            self.command(core, Command::Adopt { snapshot: Arc::clone(&snapshot) });
-        }
-        // Behind the snapshot, so that the cores know whom new sessions may be with.
-        self.take_up_udp();
+        self.publish();
         self.reload = Some(PendingReload {
             epoch: self.epoch,
             missing: self.cores().collect(),
@@ -121,6 +115,17 @@ impl ManagementCore {
             waiting,
             deadline: Instant::now() + RELOAD_TIMEOUT,
         });
+    }
+
+    /// Publishes what is in force to all data cores.
+    pub(super) fn publish(&mut self) {
+        self.epoch += 1;
+        let snapshot = Arc::new(core_snapshot(&self.config, self.epoch));
+        for core in self.cores() {
+            self.command(core, Command::Adopt { snapshot: Arc::clone(&snapshot) });
+        }
+        // Behind the snapshot, so that the cores know whom new sessions may be with.
+        self.take_up_udp();
     }
 
     /// Links of nodes that have become peers, or are none any more.

@@ -162,3 +162,6 @@ pub const STRANGER_REPLIES_DEFAULT_PER_S: u32 = 20;
 pub const STRANGER_REPLIES_DEFAULT_BURST: u32 = 5;
 /// Allocations that one call of the timer looks at, so that no turn of the loop takes long.
 pub const ALLOCATIONS_PER_TIMER_CALL_MAX: usize = 256;
+/// Allocations whose peers one call of the timer judges anew: with as many permissions and channels as
+/// they may have by default that is 12 000 addresses, a millisecond.
+pub const ALLOCATIONS_RECHECKED_PER_TIMER_CALL_MAX: usize = 64;

@@ -27,7 +27,8 @@ use crate::attribute::ErrorCode;
 use crate::credentials::{Credentials, quota_name};
 use crate::discard::Discard;
 use crate::limits::{
-    ALLOCATIONS_PER_TIMER_CALL_MAX, ANSWER_BYTES_MAX, CLIENT_HEAD_BYTES_MAX, NONCE_KEY_BYTES,
+    ALLOCATIONS_PER_TIMER_CALL_MAX, ALLOCATIONS_RECHECKED_PER_TIMER_CALL_MAX, ANSWER_BYTES_MAX,
+    CLIENT_HEAD_BYTES_MAX, NONCE_KEY_BYTES,
 };
 use crate::nonce::{Nonces, SecurityFeatures};
 use crate::ports::Ports;
@@ -145,6 +146,8 @@ pub struct Server {
     alternates: [Option<SocketAddr>; 2],
     ports: [Option<Ports>; 2],
     table: Table,
+    /// The place from which peers are still to be judged by a new policy, if they are.
+    recheck_from: Option<usize>,
     /// Reservations of its own clients.
     keeper: Keeper,
     /// What it has in common with other servers.
@@ -187,6 +190,7 @@ impl Server {
             ReplyLimit::new(config.stranger_replies_per_s, config.stranger_replies_burst);
         Ok(Self {
             table: Table::new(config.allocations_max),
+            recheck_from: None,
             config,
             credentials,
             credentials_epoch: 0,
@@ -229,13 +233,16 @@ impl Server {
 
     /// The earliest time at which [`Server::expire`] has something to do.
     pub fn next_deadline_ns(&self) -> Option<u64> {
+        let recheck_ns = self.recheck_from.map(|_| 0);
         let reservation_ns = self.keeper.next_deadline_ns();
-        self.table.next_wake_ns().into_iter().chain(reservation_ns).min()
+        let wake_ns = self.table.next_wake_ns();
+        wake_ns.into_iter().chain(reservation_ns).chain(recheck_ns).min()
     }
 
     /// Ends what has come to its end. One call looks at a bounded number of allocations, so
     /// whoever calls it asks for the next deadline again.
     pub fn expire(&mut self, now_ns: u64, host: &mut dyn Host) {
+        self.go_on_rechecking(host);
         for _ in 0..ALLOCATIONS_PER_TIMER_CALL_MAX {
             let Some(index) = self.table.due(now_ns) else {
                 break;
@@ -279,11 +286,19 @@ impl Server {
         self.alternates = [ipv4, ipv6];
     }
 
-    /// Takes back permissions and channels of peers that the host no longer admits. It goes through
-    /// all of them, so it is for changes of policy.
-    pub fn recheck_peers(&mut self, host: &mut dyn Host) {
-        for index in self.table.indices() {
-            if let Some(allocation) = self.table.get_mut(index) {
+    /// Begins to take back permissions and channels of peers that the host no longer admits. It goes
+    /// through all of them, a part with each [`Self::expire`], so it is for changes of policy; until
+    /// it is done, [`Self::next_deadline_ns`] has come.
+    pub fn recheck_peers(&mut self) {
+        self.recheck_from = Some(0);
+    }
+
+    fn go_on_rechecking(&mut self, host: &mut dyn Host) {
+        for _ in 0..ALLOCATIONS_RECHECKED_PER_TIMER_CALL_MAX {
+            let Some(first) = self.recheck_from else { return };
+            let place = self.table.place_from(first);
+            self.recheck_from = place.map(|place| place + 1);
+            if let Some(allocation) = place.and_then(|place| self.table.get_mut(place)) {
                 allocation.revoke_peers(host);
             }
         }

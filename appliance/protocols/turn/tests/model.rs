@@ -318,7 +318,8 @@ impl Model {
             }
         }
         self.world.host.refused = self.refused.clone();
-        self.world.server.recheck_peers(&mut self.world.host);
+        self.world.server.recheck_peers();
+        self.world.pass_s(0);
     }
 
     /// Once the timer has run, the server has exactly what the model has, and has told of it.

@@ -21,34 +21,50 @@ pub(super) struct Told {
 /// See the module. A session waits at most once.
 #[derive(Debug)]
 pub(super) struct Moves {
-    /// In the order of their first move, with when to tell of it.
-    waiting: VecDeque<(u64, UdpSessionTag)>,
+    /// In the order of their first move, with when to tell of it; none for one that has ended. Each
+    /// leaves when it is due, so these are the sessions that there are, and those that were ended
+    /// within [`UDP_MOVES_AFTER_NS`].
+    waiting: VecDeque<(u64, Option<UdpSessionTag>)>,
+    /// How many have left, which is the number of the first that waits.
+    left: u64,
     /// By the place of a session; without moves it does not wait.
-    untold: Vec<Told>,
+    untold: Vec<Untold>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Untold {
+    told: Told,
+    /// Which of all that ever waited it is.
+    number: u64,
 }
 
 impl Moves {
     pub(super) fn new(sessions_max: usize) -> Self {
-        Self { waiting: VecDeque::new(), untold: Vec::with_capacity(sessions_max) }
+        Self { waiting: VecDeque::new(), left: 0, untold: Vec::with_capacity(sessions_max) }
     }
 
     /// A leg has another address, or none any more.
     pub(super) fn note(&mut self, session: UdpSessionTag, by: Option<Evidence>, now_ns: u64) {
         let place = session.slot as usize;
         if self.untold.len() <= place {
-            self.untold.resize(place + 1, Told::default());
+            self.untold.resize(place + 1, Untold::default());
         }
         let untold = &mut self.untold[place];
-        if untold.moves == 0 {
-            self.waiting.push_back((now_ns + UDP_MOVES_AFTER_NS, session));
+        if untold.told.moves == 0 {
+            untold.number = self.left + self.waiting.len() as u64;
+            self.waiting.push_back((now_ns + UDP_MOVES_AFTER_NS, Some(session)));
         }
-        *untold = Told { moves: untold.moves.saturating_add(1), by };
+        untold.told = Told { moves: untold.told.moves.saturating_add(1), by };
     }
 
     /// A session has ended; its place may be another's soon.
     pub(super) fn forget(&mut self, place: u32) {
-        if self.told(place).is_some() {
-            self.waiting.retain(|(_, waiting)| waiting.slot != place);
+        let number = self.untold.get(place as usize).map_or(0, |untold| untold.number);
+        if self.told(place).is_some()
+            && let Some(ahead) = number.checked_sub(self.left)
+            && let Some((_, waiting)) = self.waiting.get_mut(ahead as usize)
+        {
+            *waiting = None;
         }
     }
 
@@ -66,7 +82,8 @@ impl Moves {
         while !due.is_full()
             && let Some((_, session)) = self.waiting.pop_front_if(|(due, _)| *due <= now_ns)
         {
-            due.push(session);
+            self.left += 1;
+            due.extend(session);
         }
         due
     }
@@ -74,7 +91,7 @@ impl Moves {
     /// What has happened to the session at a place since this was asked last, if anything.
     pub(super) fn told(&mut self, place: u32) -> Option<Told> {
         let untold = self.untold.get_mut(place as usize)?;
-        Some(std::mem::take(untold)).filter(|told| told.moves > 0)
+        Some(std::mem::take(&mut untold.told)).filter(|told| told.moves > 0)
     }
 }
 
@@ -110,5 +127,21 @@ mod tests {
         moves.forget(0);
         moves.forget(3);
         assert!(moves.take_due(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn place_that_is_used_again_is_told_of_for_its_new_session_alone() {
+        let mut moves = Moves::new(4);
+        let of_generation = |generation| UdpSessionTag { generation, ..session(1) };
+        moves.note(session(0), None, 0);
+        assert_eq!(moves.take_due(u64::MAX).as_slice(), [session(0)]);
+        moves.note(of_generation(1), None, 0);
+        moves.note(session(2), None, 1);
+        moves.forget(1);
+        moves.note(of_generation(2), None, 2);
+        assert_eq!(moves.take_due(u64::MAX).as_slice(), [session(2), of_generation(2)]);
+        // One that was taken and not asked about has nothing left to leave.
+        moves.forget(2);
+        assert_eq!((moves.told(2), moves.due_ns()), (None, None));
     }
 }

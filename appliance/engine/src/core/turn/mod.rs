@@ -156,12 +156,13 @@ impl TurnServer {
         self.server.refuse_allocations();
     }
 
-    /// Takes up other credentials and another policy. Permissions that it does not give end.
+    /// Takes up other credentials and another policy. Permissions that it does not give end within
+    /// the next turns; nothing is sent to such peers from now on.
     pub(super) fn adopt(&mut self, snapshot: &TurnSnapshot) {
         self.server.set_credentials(Arc::clone(&snapshot.credentials));
         // Most reloads leave the policy as it was, and looking at every permission takes long.
         if self.hosting.set_peers(Arc::clone(&snapshot.peers)) {
-            self.server.recheck_peers(&mut self.hosting);
+            self.server.recheck_peers();
         }
     }
 

@@ -3,6 +3,7 @@
 //! Owned by the server. The two maps are the tables that other tiers mirror; look-ups allocate
 //! nothing, and the maps have room for every allocation from the start.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
@@ -20,6 +21,10 @@ pub(super) struct Table {
     /// When to look at each allocation: exactly one entry for each.
     wakes: BTreeSet<(u64, usize)>,
     generation: u32,
+    /// What was found last in each map. Packets come in runs of the same client or peer, and a
+    /// comparison costs a fraction of a hash.
+    last_client: Cell<Option<(FiveTuple, usize)>>,
+    last_relayed: Cell<Option<(SocketAddr, usize)>>,
 }
 
 #[derive(Debug)]
@@ -36,6 +41,8 @@ impl Table {
             by_relayed: HashMap::with_capacity(2 * allocations_max),
             wakes: BTreeSet::new(),
             generation: 0,
+            last_client: Cell::new(None),
+            last_relayed: Cell::new(None),
         }
     }
 
@@ -61,9 +68,9 @@ impl Table {
         places.filter_map(|place| Some((place, self.get(place)?)))
     }
 
-    /// The places of all allocations.
-    pub(super) fn indices(&self) -> Vec<usize> {
-        self.allocations.iter().map(|(index, _)| index).collect()
+    /// The first place from one on that has an allocation.
+    pub(super) fn place_from(&self, first: usize) -> Option<usize> {
+        self.iter_from(first).next().map(|(place, _)| place)
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&Allocation> {
@@ -76,7 +83,14 @@ impl Table {
     }
 
     pub(super) fn index_of_client(&self, client: &FiveTuple) -> Option<usize> {
-        self.by_client.get(client).copied()
+        if let Some((last, index)) = self.last_client.get()
+            && last == *client
+        {
+            return Some(index);
+        }
+        let index = self.by_client.get(client).copied()?;
+        self.last_client.set(Some((*client, index)));
+        Some(index)
     }
 
     pub(super) fn of_client(&self, client: &FiveTuple) -> Option<&Allocation> {
@@ -84,7 +98,14 @@ impl Table {
     }
 
     pub(super) fn of_relayed(&self, relayed: SocketAddr) -> Option<&Allocation> {
-        self.get(*self.by_relayed.get(&relayed)?)
+        if let Some((last, index)) = self.last_relayed.get()
+            && last == relayed
+        {
+            return self.get(index);
+        }
+        let index = *self.by_relayed.get(&relayed)?;
+        self.last_relayed.set(Some((relayed, index)));
+        self.get(index)
     }
 
     /// The name of the allocation that is inserted next.
@@ -110,11 +131,13 @@ impl Table {
         let Scheduled { allocation, wake_ns } = self.allocations.try_remove(index)?;
         self.wakes.remove(&(wake_ns, index));
         self.by_client.remove(&allocation.client);
+        self.last_client.set(None);
         Some(allocation)
     }
 
     pub(super) fn forget_relayed(&mut self, address: SocketAddr) {
         self.by_relayed.remove(&address);
+        self.last_relayed.set(None);
     }
 
     // --- time -----------------------------------------------------------------------------------

@@ -141,7 +141,8 @@ fn peers_that_are_no_longer_admitted_are_cut_off() {
     client.permit(&mut world, &[peer(1, 0)]).expect_success();
     world.pass_s(200);
     world.host.refused.extend([peer(1, 0).ip(), peer(2, 0).ip()]);
-    world.server.recheck_peers(&mut world.host);
+    world.server.recheck_peers();
+    world.pass_s(0);
     assert!(world.host.paths.is_empty() && world.host.permitted.is_empty());
     for number in [0x4000, 0x4001] {
         let discarded = world.discarded(&client.tuple, &channel_data(number, b"x"));
@@ -149,4 +150,31 @@ fn peers_that_are_no_longer_admitted_are_cut_off() {
     }
     let received = world.server.receive_from_peer(world.now, relayed, peer(1, 1), 1);
     assert_eq!(received.unwrap_err(), Discard::NoPermission);
+}
+
+#[test]
+fn a_change_of_policy_is_taken_up_in_portions() {
+    const ALLOCATIONS: usize = 150;
+    let mut config = config();
+    config.stranger_replies_burst = 1000;
+    config.allocations_per_user_max = 1000;
+    let mut world = World::with(config, credentials());
+    for port in 0..ALLOCATIONS {
+        let mut client = client(1000 + u16::try_from(port).unwrap());
+        client.allocate(&mut world);
+        client.permit(&mut world, &[peer(1, 0)]).expect_success();
+    }
+    world.host.refused.insert(peer(1, 0).ip());
+    world.server.recheck_peers();
+    let mut left = vec![world.host.permitted.len()];
+    while world.server.next_deadline_ns() == Some(0) {
+        world.server.expire(world.now.monotonic_ns, &mut world.host);
+        left.push(world.host.permitted.len());
+    }
+    assert_eq!(left, [150, 86, 22, 0]);
+    // Whoever comes meanwhile is judged by the new policy, and nothing is left to do.
+    world.server.recheck_peers();
+    client(5000).allocate(&mut world);
+    world.pass_s(0);
+    assert!(world.server.next_deadline_ns() > Some(0));
 }
