@@ -9,7 +9,7 @@ use crate::limits::{TURN_KEPT_MAX, TURN_REQUEST_SENDS_MAX, TURN_RETRY_AFTER};
 use crate::random;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 use thiserror::Error;
 use waystation_turn::attribute::{AttributeType, error_number, xor_address};
@@ -94,8 +94,23 @@ impl TurnClient {
     /// # Errors
     /// The kernel's refusal of a socket.
     pub fn over_udp(server: SocketAddr, user: (&str, &str)) -> Result<Self, TurnClientError> {
-        let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(any)?;
+        let any: IpAddr = match server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Self::over_udp_from((any, 0).into(), server, user)
+    }
+
+    /// As [`Self::over_udp`], from an address of the caller's choice, which may have port 0.
+    ///
+    /// # Errors
+    /// The kernel's refusal of a socket, or of the address.
+    pub fn over_udp_from(
+        local: SocketAddr,
+        server: SocketAddr,
+        user: (&str, &str),
+    ) -> Result<Self, TurnClientError> {
+        let socket = UdpSocket::bind(local)?;
         socket.connect(server)?;
         Ok(Self::new(Transport::Udp(socket), server, user))
     }

@@ -125,8 +125,12 @@ fn a_reserved_port_is_had_on_whichever_core_its_token_comes_to() {
     turn.appliance.expect_total(&["turn_allocations_open"], 24);
     // The pairs that both came to one core are not all of them.
     let rows = turn.appliance.document("/v1/udp");
-    let cores: std::collections::BTreeMap<_, _> =
-        rows["udp"].as_array().unwrap().iter().map(|row| (row["client"].clone().to_string(), row["core"].clone())).collect();
+    let cores: std::collections::BTreeMap<_, _> = rows["udp"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["client"].clone().to_string(), row["core"].clone()))
+        .collect();
     let core_of = |client: &TurnClient| &cores[&format!("\"{}\"", client.local().unwrap())];
     assert!(clients.iter().any(|(first, second)| core_of(first) != core_of(second)));
     // Payload passes at such a port, and it can be had again.
@@ -139,7 +143,6 @@ fn a_reserved_port_is_had_on_whichever_core_its_token_comes_to() {
         end(client);
     }
     turn.appliance.expect_total(&["turn_allocations_open"], 0);
-    assert_eq!(turn.appliance.document("/v1/drops")["events"], 0);
 }
 
 #[test]

@@ -117,14 +117,16 @@ impl TurnConfig {
         !self.listen.is_empty() || !self.listen_tcp.is_empty()
     }
 
-    /// UDP sockets that a core may have: listening ones, one of each family for each allocation,
-    /// and one for each port that is held for an allocation to come.
+    /// UDP sockets that a core may have: listening ones, and for each allocation one of each family
+    /// that is relayed from.
     pub fn sockets_max(&self) -> usize {
         if !self.is_enabled() {
             return 0;
         }
-        let relayed = self.allocations_max.saturating_mul(2);
-        relayed.saturating_add(self.listen.len() + turn_limits::RESERVATIONS_MAX)
+        let from = self.relayed_from();
+        let has = |is_ipv4: bool| usize::from(from.iter().any(|ip| ip.is_ipv4() == is_ipv4));
+        let relayed = self.allocations_max.saturating_mul(has(true) + has(false));
+        relayed.saturating_add(self.listen.len())
     }
 
     /// TCP connections of clients that a core may have.
@@ -307,10 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_of_listeners_allocations_and_reservations() {
-        let text = format!("[turn]\nlisten = [\"9.9.9.9:3478\"]\n{USERS}allocations_max = 5000");
-        let turn = parse(&text, "x").unwrap().turn;
-        assert_eq!(turn.sockets_max(), 1 + 10_000 + turn_limits::RESERVATIONS_MAX);
+    fn sockets_are_of_listeners_and_of_allocations_in_each_family() {
+        let of = |listen: &str| {
+            let text = format!("[turn]\nlisten = [{listen}]\n{USERS}allocations_max = 5000");
+            parse(&text, "x").unwrap().turn.sockets_max()
+        };
+        assert_eq!(of("\"9.9.9.9:3478\""), 1 + 5000);
+        assert_eq!(of("\"9.9.9.9:3478\", \"[2001:db8::1]:3478\""), 2 + 10_000);
     }
 
     #[test]

@@ -98,7 +98,8 @@ pub fn switch(path: &str) -> String {
     fs::read_to_string(Path::new("/proc/sys").join(path)).unwrap().trim().to_owned()
 }
 
-fn new_namespace() -> File {
+/// Puts the calling thread, and what it starts, into a namespace with nothing but loopback.
+pub fn new_namespace() -> File {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     ip("link set lo up");
     File::open("/proc/thread-self/ns/net").unwrap()

@@ -5,6 +5,7 @@
 mod allocating;
 mod authentication;
 mod example;
+mod forgeries;
 mod lifetimes;
 mod peers;
 mod relaying;
