@@ -4,11 +4,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use waystation_a2al::address_text;
 use waystation_a2al::delegation::Delegation;
+use waystation_a2al::host::{
+    AgentExtension, AgentOpening, ControlMessage, MailDelivery, agent_of, control_messages,
+};
 use waystation_a2al::hub::{
     Action, ConnectionId, Hub, HubGauges, HubLimits, HubMessage, HubRequest, SignalFrame,
 };
 use waystation_a2al::message::{Body, DatagramKind, Parsed, classify};
 use waystation_a2al::node_id::NodeId;
+use waystation_a2al::payload::sealing::OpeningKey;
 use waystation_a2al::payload::{EndpointPayload, MailboxPayload, ProfilePayload, TopicPayload};
 use waystation_a2al::record::SignedRecord;
 use waystation_a2al::sha256;
@@ -104,6 +108,36 @@ pub fn a2al_delegation(input: &[u8]) {
         assert_eq!(delegation.check_time(NOW), Ok(()));
         let later = UnixSeconds(delegation.expires_at.saturating_add(60));
         assert!(delegation.expires_at == 0 || delegation.check_time(later).is_err());
+    }
+}
+
+/// Reads the input as what hosts say beside the DHT: a certificate's extension, the beginning of a
+/// stream, control messages, a delivery of mail. What is written reads as the same.
+pub fn a2al_host(input: &[u8]) {
+    if let Ok(extension) = AgentExtension::decode(input) {
+        let again = extension.encode();
+        assert_eq!(AgentExtension::decode(&again).as_ref(), Ok(&extension));
+        let key = extension.delegation.operational_key;
+        if let Ok(agent) = agent_of(&key, Some(input), NOW) {
+            assert_eq!((agent, extension.delegation.verify(NOW)), (extension.agent, Ok(())));
+        }
+    }
+    if let Ok((opening, rest)) = AgentOpening::read(input) {
+        assert_eq!([&opening.encode()[..], rest].concat(), input);
+    }
+    if let Ok(messages) = control_messages(input) {
+        let again: Vec<u8> = messages.iter().flat_map(ControlMessage::encode).collect();
+        assert!(again.len() <= input.len());
+        assert_eq!(control_messages(&again), Ok(messages));
+    }
+    if let Ok(delivery) = MailDelivery::decode(input) {
+        assert_eq!(MailDelivery::decode(&delivery.encode()), Ok(delivery));
+    }
+    if let Ok(payload) = MailboxPayload::decode(input) {
+        // Nobody's key opens what was not sealed for it, whatever it is.
+        let opening = OpeningKey::from_seed(&[0x5a; 32]);
+        let opened = opening.open(&payload, &payload.sender, &payload.recipient);
+        assert!(opened.is_err());
     }
 }
 

@@ -20,7 +20,7 @@ mod turn;
 mod udp;
 
 pub use a2al::{
-    a2al_address, a2al_delegation, a2al_hub, a2al_message, a2al_payload, a2al_record,
+    a2al_address, a2al_delegation, a2al_host, a2al_hub, a2al_message, a2al_payload, a2al_record,
     a2al_signal_frame, a2al_snapshot,
 };
 pub use brontide::{handshake, record};
@@ -38,9 +38,10 @@ pub use udp::{udp_sessions, wireguard_packet};
 pub type Target = fn(&[u8]);
 
 /// Every target by name; seeds and fuzzing binaries carry the same names.
-pub const TARGETS: [(&str, Target); 30] = [
+pub const TARGETS: [(&str, Target); 31] = [
     ("a2al_address", a2al_address),
     ("a2al_delegation", a2al_delegation),
+    ("a2al_host", a2al_host),
     ("a2al_hub", a2al_hub),
     ("a2al_message", a2al_message),
     ("a2al_payload", a2al_payload),

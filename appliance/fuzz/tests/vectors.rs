@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use waystation_fuzz::{
-    Target, a2al_address, a2al_delegation, a2al_message, a2al_payload, a2al_record, channel,
-    endpoint, frame_p0, frame_p2, frame_p4, handshake, idle, key_file, negotiation_accept,
+    Target, a2al_address, a2al_delegation, a2al_host, a2al_message, a2al_payload, a2al_record,
+    channel, endpoint, frame_p0, frame_p2, frame_p4, handshake, idle, key_file, negotiation_accept,
     negotiation_dial, node_info, nonce, object, record, stun_message, turn_server, turn_stream,
 };
 
@@ -188,6 +188,10 @@ fn a2al_vectors_cut_and_flipped_are_refused_or_harmless() {
     }
     vary(a2al_record, &bytes_of(&cases("records")[0], "cbor"));
     vary(a2al_delegation, &bytes_of(&cases("delegations")[0], "cbor"));
+    vary(a2al_host, &bytes_of(&cases("tls_delegation_extension")[0], "ext_value_der"));
+    for case in cases("quic_control") {
+        vary(a2al_host, &bytes_of(&case, "bytes"));
+    }
     for case in cases("addresses") {
         vary(a2al_address, case["text"].as_str().unwrap().as_bytes());
     }
