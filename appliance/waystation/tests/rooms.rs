@@ -61,6 +61,7 @@ const UNSAFE_PLACES: &[&str] = &["appliance/engine/src/port", "ebpf/abi/src/pod.
 /// Tests whose counting allocator has to be unsafe; nothing of them is in the program.
 const COUNTING_ALLOCATORS: &[&str] = &[
     "appliance/engine/tests/data_path.rs",
+    "appliance/protocols/a2al/tests/memory.rs",
     "appliance/protocols/turn/tests/fast_path.rs",
     "appliance/protocols/turn/tests/scale.rs",
     "appliance/relay/tests/udp_fast_path.rs",
