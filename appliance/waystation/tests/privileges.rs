@@ -122,7 +122,8 @@ fn root_becomes_the_user_it_is_told_after_it_has_bound_a_privileged_port() {
     let settings = Settings::new_auto(2).with("privileges", &format!("user = \"{NOBODY}\""));
     let text = settings.text().replace("127.0.0.1:0", "0.0.0.0:443");
     fs::write(&file, text + "[turn]\nlisten = []\n").unwrap();
-    let state = directory.path().join("state");
+    // What is above it and missing is made for that user too, who could not enter it otherwise.
+    let state = directory.path().join("missing/state");
     let mut command = command(Path::new("unshare"));
     command.args(["--net", "--"]).arg(binary()).arg("run").arg("--config").arg(&file);
     command.arg("--state-dir").arg(&state);
@@ -138,7 +139,7 @@ fn root_becomes_the_user_it_is_told_after_it_has_bound_a_privileged_port() {
         assert_eq!(field(&status, "Groups"), "", "groups of root are left");
     }
     assert_eq!(appliance.status()["confinement"]["user"], id);
-    for name in ["", "node_key", "waystation.sock"] {
+    for name in ["..", "", "node_key", "waystation.sock"] {
         assert_eq!(fs::metadata(state.join(name)).unwrap().uid(), id, "owner of {name}");
     }
     assert!(appliance.stop().success());
