@@ -108,6 +108,13 @@ impl Ports {
         Some(self.all.address(index))
     }
 
+    /// Takes exactly this one, of whichever share: another process had it. `false`: it is none of
+    /// them, or taken.
+    pub(crate) fn claim(&self, address: SocketAddr) -> bool {
+        let flag = self.all.index(address).and_then(|index| self.all.taken.get(index));
+        flag.is_some_and(|taken| !taken.swap(true, Ordering::SeqCst))
+    }
+
     /// Gives a port back, of whichever share.
     pub(crate) fn release(&self, address: SocketAddr) {
         if let Some(index) = self.all.index(address) {

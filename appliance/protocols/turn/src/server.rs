@@ -11,6 +11,7 @@ mod allocation;
 mod answer;
 mod authentication;
 mod config;
+mod handing_over;
 mod host;
 mod relaying;
 mod requests;
@@ -36,8 +37,9 @@ use crate::reply_limit::ReplyLimit;
 use crate::sharing::Shared;
 use crate::transport::FiveTuple;
 
-pub use allocation::AllocationId;
+pub use allocation::{AllocationId, AllocationState};
 pub use config::{ConfigError, RelayedRange, ServerConfig};
+pub use handing_over::ServerState;
 pub use host::{Change, Host, Path};
 pub use relaying::IcmpError;
 pub(crate) use reservations::Reservations;

@@ -4,8 +4,11 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// How a client reaches the server. TLS would be one more stream, DTLS one more datagram transport.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Transport {
     /// A datagram is a message, and its source may be forged.
@@ -22,7 +25,8 @@ impl Transport {
 }
 
 /// What an allocation is found by (RFC 8656 §6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FiveTuple {
     /// How they reach each other.
     pub transport: Transport,

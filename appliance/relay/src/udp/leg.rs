@@ -167,6 +167,14 @@ impl HotLeg {
         self.index_next = (self.index_next + 1) % indices_max;
     }
 
+    /// What its end is called by, the oldest first.
+    pub(super) fn indices(&self) -> impl Iterator<Item = PeerIndex> {
+        let known = usize::from(self.indices_known);
+        // While not all places are used, the next one is behind them.
+        let first = if known < self.indices.len() { 0 } else { usize::from(self.index_next) };
+        self.indices.into_iter().take(known).cycle().skip(first).take(known)
+    }
+
     /// Counts a datagram that passed.
     pub(super) fn count(&mut self, payload_bytes: usize) {
         self.packets += 1;
@@ -272,6 +280,11 @@ impl Candidates {
     ) -> Option<Candidate> {
         let waiting = self.places.iter().flatten().filter(|place| place.is_waiting(now_ns));
         waiting.filter(|place| is_it(place)).max_by_key(|place| place.heard_ns).copied()
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Candidate> {
+        self.places.iter().flatten()
     }
 
     /// Forgets those for which `is_kept` does not hold.

@@ -12,6 +12,7 @@
 //! one more if the session has a rate, and the first of the payload in a WireGuard session.
 
 mod endpoint;
+mod handing_over;
 mod index;
 mod leg;
 mod meter;
@@ -26,6 +27,7 @@ pub mod tier;
 pub mod wireguard;
 
 pub use endpoint::LocalPort;
+pub use handing_over::{LegState, SessionState};
 pub use leg::Side;
 pub use meter::RateLimit;
 pub use receive::Outcome;

@@ -29,6 +29,20 @@ impl Sessions {
     ) -> Result<UdpSessionTag, OpenError> {
         let addresses = self.check(&settings)?;
         let slot = self.free.pop().unwrap_or_else(|| self.add_place());
+        self.open_at(slot, settings, addresses, now_ns);
+        let session = self.tag(slot);
+        events(Event::Opened { session });
+        Ok(session)
+    }
+
+    /// Fills a free place with a session whose legs are at these addresses.
+    pub(super) fn open_at(
+        &mut self,
+        slot: u32,
+        settings: Settings,
+        addresses: [Endpoint; 2],
+        opened_ns: u64,
+    ) {
         let generation = self.leg(LegPlace::new(slot, Side::A)).generation;
         let Settings { legs, protocol, rate, idle_limit_ns } = settings;
         for (side, leg) in Side::BOTH.into_iter().zip(&legs) {
@@ -36,23 +50,20 @@ impl Sessions {
             let hot = self.leg_mut(place);
             *hot = HotLeg::vacant(generation);
             hot.port = leg.port;
-            hot.heard = Tick::at(now_ns);
+            hot.heard = Tick::at(opened_ns);
             hot.flags = flags(&leg.learning, &protocol, rate);
             self.enter(place, addresses[side.index()]);
         }
         self.hot[slot as usize].meter = Meter::new(rate);
         let cold = Cold {
             legs: cold_legs(legs, &protocol),
-            opened_ns: now_ns,
+            opened_ns,
             idle_limit_ns,
             strangers: Strangers::default(),
             tier: TierChoice::UNCHOSEN,
             dropped: 0,
         };
         self.cold[slot as usize] = Some(cold);
-        let session = self.tag(slot);
-        events(Event::Opened { session });
-        Ok(session)
     }
 
     /// Ends a session on the operator's word. `false`: there is no such session.
@@ -123,7 +134,7 @@ impl Sessions {
     }
 
     /// Whether a session may be opened, and where its legs are then.
-    fn check(&self, settings: &Settings) -> Result<[Endpoint; 2], OpenError> {
+    pub(super) fn check(&self, settings: &Settings) -> Result<[Endpoint; 2], OpenError> {
         if self.len() == self.sessions_max {
             return Err(OpenError::TooManySessions);
         }
@@ -183,7 +194,7 @@ impl Sessions {
         if is_taken { Err(OpenError::AddressTaken(side)) } else { Ok(endpoint) }
     }
 
-    fn add_place(&mut self) -> u32 {
+    pub(super) fn add_place(&mut self) -> u32 {
         let slot = self.places();
         let legs = [HotLeg::vacant(0), HotLeg::vacant(0)];
         self.hot.push(Hot { legs, meter: Meter::new(RateLimit::default()) });

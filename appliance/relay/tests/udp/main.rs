@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod ends;
+mod handing_over;
 mod opening;
 mod packets;
 mod passing;

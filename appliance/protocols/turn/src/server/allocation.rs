@@ -3,6 +3,10 @@
 //! Owned by the server's table. Looked at for every packet, which allocates nothing; changed by
 //! requests and by time. Every change is told to the host where it happens, here and nowhere else.
 
+mod state;
+
+pub use state::AllocationState;
+
 use std::net::{IpAddr, SocketAddr};
 
 use super::answer::Allocated;
@@ -54,7 +58,8 @@ struct Channel {
 #[derive(Clone, Debug)]
 pub(super) struct Owner {
     pub(super) username: Box<str>,
-    pub(super) key: Key,
+    /// Absent if another server took it: then the credentials of today give it.
+    pub(super) key: Option<Key>,
     pub(super) algorithm: PasswordAlgorithm,
     /// The credentials that the key comes from.
     pub(super) epoch: u64,

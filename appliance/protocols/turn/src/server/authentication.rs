@@ -27,7 +27,8 @@ impl Identity {
     /// The owner of an allocation that this client makes or uses.
     pub(super) fn owner(&self, epoch: u64) -> Owner {
         let Self { username, key, algorithm, .. } = self;
-        Owner { username: username.clone(), key: key.clone(), algorithm: *algorithm, epoch }
+        let key = Some(key.clone());
+        Owner { username: username.clone(), key, algorithm: *algorithm, epoch }
     }
 }
 
@@ -126,8 +127,11 @@ fn find<'a>(
         return known.credentials.find(claim, algorithm, Some(request.now.unix_s));
     };
     let owner = &allocation.owner;
-    if owner.epoch == known.credentials_epoch && owner.algorithm == algorithm {
-        return Some(Found { name: allocation.username(), keys: vec![owner.key.clone()] });
+    if let Some(key) = &owner.key
+        && owner.epoch == known.credentials_epoch
+        && owner.algorithm == algorithm
+    {
+        return Some(Found { name: allocation.username(), keys: vec![key.clone()] });
     }
     known.credentials.find(claim, algorithm, None)
 }

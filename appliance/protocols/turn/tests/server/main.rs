@@ -6,6 +6,7 @@ mod allocating;
 mod authentication;
 mod example;
 mod forgeries;
+mod handing_over;
 mod lifetimes;
 mod peers;
 mod relaying;
