@@ -3,12 +3,13 @@
 //! Commands go down and are carried out in order at the top of a turn. Reports go up; a report that
 //! finds the ring full is counted, and its query is answered with code 1 on the spot. Nobody waits.
 
-use crate::core::OpaqueOpenError;
+use crate::core::{OpaqueHandOver, OpaqueOpenError, OpaqueTakeOver, TurnHandOver};
 use crate::offload::{Offloaded, PathChange};
 use crate::port::datagrams::UdpTier;
 use crate::snapshot::CoreSnapshot;
 use crate::statistics::CoreStatistics;
-use std::net::{SocketAddr, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::Identity;
@@ -157,8 +158,21 @@ pub enum Command {
     NoteOffloaded { offloaded: Box<[Offloaded]> },
     /// Takes in nobody new from now on, over any protocol, and closes what holds nothing: idle raw
     /// sockets at once, links as soon as they have had no session for a while. What is relayed goes
-    /// on.
-    Drain,
+    /// on. TURN clients whose connection is there may still be let have an allocation.
+    Drain { refuse_allocations: bool },
+    /// Leaves connections and datagrams in their sockets from now on, and sends
+    /// [`Report::UdpHandedOver`].
+    HandOver,
+    /// Serves again after [`Self::HandOver`], with one more descriptor of each listener for links,
+    /// and for TURN clients.
+    GoOn { links: Vec<TcpListener>, turn: Vec<TcpListener> },
+    /// Forgets what [`Report::UdpHandedOver`] told: another process goes on with it.
+    LetUdpGo,
+    /// Goes on with what another process had, once told to [`Self::Begin`]; [`Report::UdpTaken`]
+    /// says with how much.
+    TakeUdpOver { from: Box<UdpTakeOver> },
+    /// Listens and serves, on a core that was made held.
+    Begin,
     /// Closes everything and ends the thread.
     Shutdown,
 }
@@ -198,7 +212,12 @@ impl Command {
             | Self::ReportListing { .. }
             | Self::TellPaths { .. }
             | Self::NoteOffloaded { .. }
-            | Self::Drain
+            | Self::Drain { .. }
+            | Self::HandOver
+            | Self::GoOn { .. }
+            | Self::LetUdpGo
+            | Self::TakeUdpOver { .. }
+            | Self::Begin
             | Self::Shutdown => {}
         }
     }
@@ -210,6 +229,37 @@ pub struct LinkTraffic {
     pub link: LinkTag,
     /// In the order of the cores.
     pub bytes_by_core: Box<[u64]>,
+}
+
+/// What another process needs of a core to go on with its clients over datagrams.
+#[derive(Debug, Default)]
+pub struct UdpHandOver {
+    pub turn: TurnHandOver,
+    pub opaque: OpaqueHandOver,
+}
+
+/// What a core goes on with that was another process's.
+#[derive(Debug, Default)]
+pub struct UdpTakeOver {
+    pub turn: TurnHandOver,
+    pub opaque: OpaqueTakeOver,
+}
+
+/// With how much of it a core goes on.
+#[derive(Debug, Default)]
+pub struct UdpTaken {
+    /// Allocations that the configuration has no place for.
+    pub allocations_left: usize,
+    pub opaque: OpaqueTaken,
+}
+
+/// Which opaque sessions a core has taken over.
+#[derive(Debug, Default)]
+pub struct OpaqueTaken {
+    /// Each has the tag that it had.
+    pub sessions: Vec<UdpSessionTag>,
+    /// The ports of the others, and why they could not be.
+    pub left: Vec<([LocalPort; 2], OpaqueOpenError)>,
 }
 
 /// From one data core to the management core.
@@ -278,6 +328,11 @@ pub enum Report {
     JoinFailed { idle: SocketTag },
     /// Something worth a debug line about one link; rate-limited at the core.
     Incident { link: LinkTag, reason: DropReason, nonce: u64 },
+    /// Answer to [`Command::HandOver`]: connections and datagrams wait in their sockets. An error is
+    /// the kernel's refusal of a descriptor.
+    UdpHandedOver { core: CoreId, result: io::Result<Box<UdpHandOver>> },
+    /// Answer to [`Command::TakeUdpOver`].
+    UdpTaken { core: CoreId, taken: Box<UdpTaken> },
     /// The thread has ended; `error` says why if it was not asked to.
     Stopped { core: CoreId, error: Option<String> },
 }

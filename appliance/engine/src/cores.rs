@@ -4,7 +4,10 @@
 //! listening socket on each address (`SO_REUSEPORT`), so the kernel spreads connections and no core
 //! waits for another to accept.
 
+mod listening;
 mod turn_sockets;
+
+pub use listening::{Listening, ListeningSockets, Shared};
 
 use crate::control::{Command, Report};
 use crate::core::{
@@ -132,9 +135,12 @@ pub struct Engine {
 pub struct BoundEngine {
     settings: EngineSettings,
     listen: Vec<SocketAddr>,
-    listeners: Vec<Vec<TcpListener>>,
     turn_listen: TurnListen,
+    sockets: ListeningSockets,
+    /// Without sockets, and with the last core's first.
     turn_parts: Vec<TurnParts>,
+    /// Whether cores wait to be told to begin.
+    is_held: bool,
 }
 
 impl BoundEngine {
@@ -143,18 +149,53 @@ impl BoundEngine {
     ///
     /// # Errors
     /// Whatever cannot be bound.
-    pub fn bind(mut settings: EngineSettings) -> Result<Self, EngineError> {
+    pub fn bind(settings: EngineSettings) -> Result<Self, EngineError> {
+        Self::bind_with(settings, ListeningSockets::default(), false)
+    }
+
+    /// As [`Self::bind`], with the sockets of another process where it has given some. Its cores
+    /// serve nobody before [`Command::Begin`].
+    ///
+    /// # Errors
+    /// Whatever cannot be bound.
+    pub fn take_over(
+        settings: EngineSettings,
+        given: ListeningSockets,
+    ) -> Result<Self, EngineError> {
+        Self::bind_with(settings, given, true)
+    }
+
+    fn bind_with(
+        mut settings: EngineSettings,
+        mut given: ListeningSockets,
+        is_held: bool,
+    ) -> Result<Self, EngineError> {
         let count = settings.cpus.len();
         if count == 0 {
             return Err(EngineError::NoCores);
         }
-        let (listen, listeners) = bind_all(&settings.listen, count)?;
-        let (turn_listen, turn_parts) = match settings.turn.take() {
-            Some(turn) => turn_sockets::prepare(&turn, count)?,
-            None => (TurnListen::default(), Vec::new()),
+        let mut sockets = ListeningSockets {
+            links: bind_all(&settings.listen, &mut given.links, count)?,
+            ..ListeningSockets::default()
+        };
+        let turn_parts = match settings.turn.take() {
+            Some(turn) => turn_sockets::prepare(&turn, count, given, &mut sockets)?,
+            None => Vec::new(),
         };
         turn_sockets::check_opaque(settings.opaque.as_ref())?;
-        Ok(Self { settings, listen, listeners, turn_listen, turn_parts })
+        let listen = actual(&sockets.links)?;
+        let turn_listen =
+            TurnListen { udp: actual(&sockets.turn_udp)?, tcp: actual(&sockets.turn_tcp)? };
+        Ok(Self { settings, listen, turn_listen, sockets, turn_parts, is_held })
+    }
+
+    /// One more descriptor of everything that is listened with, for the process that will take over
+    /// from this one.
+    ///
+    /// # Errors
+    /// The kernel's refusal of a descriptor.
+    pub fn listening(&self) -> io::Result<ListeningSockets> {
+        self.sockets.share()
     }
 
     /// The addresses that TURN clients send to.
@@ -168,8 +209,11 @@ impl BoundEngine {
     /// # Errors
     /// Whatever keeps a core from starting; none runs then.
     pub fn start(self) -> Result<(Engine, ManagementEnd), EngineError> {
-        let Self { settings, listen, mut listeners, turn_listen, mut turn_parts } = self;
+        let Self { settings, listen, turn_listen, sockets, mut turn_parts, is_held } = self;
         let count = settings.cpus.len();
+        let listeners = listening::by_core(sockets.links, count);
+        let turn_tcp = listening::by_core(sockets.turn_tcp, count);
+        let turn_udp = listening::by_core(sockets.turn_udp, count);
         let (port, port_reason) = choose_port(settings.port)?;
         let start_error = |source| EngineError::Start { core: CoreId(0), source };
         let wakers: Vec<Waker> =
@@ -177,17 +221,22 @@ impl BoundEngine {
         let meshes = mesh::connect(&wakers);
         let (management, ends) = ManagementEnd::new(wakers.clone()).map_err(start_error)?;
         let mut threads = Vec::with_capacity(count);
-        let cores = meshes.into_iter().zip(ends).zip(wakers).zip(&settings.cpus);
-        for (((mesh, end), waker), &cpu) in cores {
+        let rings = meshes.into_iter().zip(ends).zip(wakers).zip(&settings.cpus);
+        let sockets = listeners.into_iter().zip(turn_tcp).zip(turn_udp);
+        for ((((mesh, end), waker), &cpu), ((listeners, turn_tcp), turn_udp)) in rings.zip(sockets)
+        {
             let core = mesh.core();
+            let turn = turn_parts.pop();
+            let turn = turn.map(|it| TurnParts { sockets: turn_udp, listeners: turn_tcp, ..it });
             let seed = CoreSeed {
                 secret: settings.secret.duplicate(),
                 aead: settings.aead,
                 limits: settings.core_limits,
                 snapshot: Arc::clone(&settings.snapshot),
                 port_limits: settings.port_limits,
-                listeners: listeners.pop().unwrap_or_default(),
-                turn: turn_parts.pop(),
+                listeners,
+                is_held,
+                turn,
                 opaque: settings.opaque.clone(),
                 mesh,
                 end,
@@ -262,26 +311,38 @@ fn choose_port(choice: PortChoice) -> Result<(PortKind, Option<String>), EngineE
     }
 }
 
-/// Binds every address once per core. Returns the addresses and, per core, its listeners.
+/// Binds every address once per core, but for those that another process has given.
 fn bind_all(
     addresses: &[SocketAddr],
+    given: &mut Vec<Listening<TcpListener>>,
     cores: usize,
-) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), EngineError> {
+) -> Result<Vec<Listening<TcpListener>>, EngineError> {
     let mut bound = Vec::with_capacity(addresses.len());
-    let mut listeners: Vec<Vec<TcpListener>> = (0..cores).map(|_| Vec::new()).collect();
     for &address in addresses {
+        if let Some(listening) = listening::take(given, address, cores) {
+            bound.push(listening);
+            continue;
+        }
         let error = |source| EngineError::Listen { address, source };
         // Without sharing first, so that another program on the address is an error, not a partner.
         drop(bind(address, false).map_err(error)?);
         let mut actual = address;
-        for list in &mut listeners {
+        let mut sockets = Vec::with_capacity(cores);
+        for _ in 0..cores {
             let listener = bind(actual, true).map_err(error)?;
             actual = listener.local_addr().map_err(error)?;
-            list.push(listener);
+            sockets.push(listener);
         }
-        bound.push(actual);
+        bound.push(Listening { wanted: address, sockets });
     }
-    Ok((bound, listeners))
+    Ok(bound)
+}
+
+/// The addresses with the ports that the kernel chose.
+fn actual<S: listening::Shared>(
+    listening: &[Listening<S>],
+) -> Result<Vec<SocketAddr>, EngineError> {
+    listening.iter().map(Listening::actual).collect()
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -307,6 +368,7 @@ struct CoreSeed {
     snapshot: Arc<CoreSnapshot>,
     port_limits: PortLimits,
     listeners: Vec<TcpListener>,
+    is_held: bool,
     turn: Option<TurnParts>,
     opaque: Option<OpaqueSettings>,
     mesh: MeshEnd,
@@ -360,7 +422,11 @@ impl CoreSeed {
             turn: self.turn,
             opaque: self.opaque,
         };
-        DataCore::new(port, self.listeners, parts)?.run()
+        let core = match self.is_held {
+            true => DataCore::new_held(port, self.listeners, parts)?,
+            false => DataCore::new(port, self.listeners, parts)?,
+        };
+        core.run()
     }
 }
 

@@ -57,11 +57,26 @@ impl A2alSocketsError {
 /// # Errors
 /// See [`A2alSocketsError`].
 pub fn bind(config: &Config) -> Result<A2alSockets, A2alSocketsError> {
+    bind_with(config, A2alSockets::default())
+}
+
+/// As [`bind`], with the sockets of another process where it has given some.
+///
+/// # Errors
+/// See [`A2alSocketsError`].
+pub fn bind_with(config: &Config, mut given: A2alSockets) -> Result<A2alSockets, A2alSocketsError> {
     let mut bound = A2alSockets::default();
     let hub = config.hub_addresses();
     let dht: &[SocketAddr] = if config.dht.enabled { &config.dht.listen } else { &[] };
     for address in dht {
-        if address.port() == 0 && hub.contains(address) {
+        let is_for_both = address.port() == 0 && hub.contains(address);
+        let taken = take(&mut given.dht, *address, UdpSocket::local_addr);
+        if let Some((datagrams, at)) = taken {
+            bound.dht.push(datagrams);
+            if is_for_both {
+                bound.hub.push(given_or_bound(&mut given.hub, at)?);
+            }
+        } else if is_for_both {
             let (datagrams, connections) = bind_both(*address)?;
             bound.dht.push(datagrams);
             bound.hub.push(connections);
@@ -70,9 +85,35 @@ pub fn bind(config: &Config) -> Result<A2alSockets, A2alSocketsError> {
         }
     }
     for address in hub.iter().filter(|at| at.port() != 0 || !dht.contains(at)) {
-        bound.hub.push(connections_at(*address)?);
+        bound.hub.push(given_or_bound(&mut given.hub, *address)?);
     }
     Ok(bound)
+}
+
+fn given_or_bound(
+    given: &mut Vec<TcpListener>,
+    address: SocketAddr,
+) -> Result<TcpListener, A2alSocketsError> {
+    match take(given, address, TcpListener::local_addr) {
+        Some((listener, _)) => Ok(listener),
+        None => connections_at(address),
+    }
+}
+
+/// One of another process's sockets that is on an address, or on its IP if the port is the kernel's
+/// choice.
+pub(crate) fn take<S>(
+    given: &mut Vec<S>,
+    wanted: SocketAddr,
+    bound_to: impl Fn(&S) -> io::Result<SocketAddr>,
+) -> Option<(S, SocketAddr)> {
+    let is_it = |at: SocketAddr| {
+        at.ip() == wanted.ip() && (wanted.port() == 0 || at.port() == wanted.port())
+    };
+    let found = given.iter().enumerate().find_map(|(place, socket)| {
+        bound_to(socket).ok().filter(|at| is_it(*at)).map(|at| (place, at))
+    });
+    found.map(|(place, at)| (given.remove(place), at))
 }
 
 /// A port of the kernel's choice that is free for both. TCP comes first, as it has fewer free ones:

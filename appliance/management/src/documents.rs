@@ -122,7 +122,8 @@ impl Readiness {
         *self == Self::Ready
     }
 
-    fn name(&self) -> &'static str {
+    /// The name in documents.
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Starting { .. } => "starting",
             Self::Ready => "ready",

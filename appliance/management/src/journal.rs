@@ -50,6 +50,12 @@ pub enum EventKind {
     ConfigRefused,
     /// The program serves.
     Ready,
+    /// Another process has taken over.
+    HandedOver,
+    /// Another process was to, and has not.
+    HandOverFailed,
+    /// This process has taken over from another.
+    TookOver,
     /// An opaque UDP session began.
     UdpOpened,
     /// One that was wanted did not.
@@ -62,7 +68,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::LinkUp,
         Self::LinkDown,
         Self::LinkMoved,
@@ -80,6 +86,9 @@ impl EventKind {
         Self::ConfigReloaded,
         Self::ConfigRefused,
         Self::Ready,
+        Self::HandedOver,
+        Self::HandOverFailed,
+        Self::TookOver,
         Self::UdpOpened,
         Self::UdpFailed,
         Self::UdpMoved,
@@ -106,6 +115,9 @@ impl EventKind {
             Self::ConfigReloaded => "config_reloaded",
             Self::ConfigRefused => "config_refused",
             Self::Ready => "ready",
+            Self::HandedOver => "handed_over",
+            Self::HandOverFailed => "hand_over_failed",
+            Self::TookOver => "took_over",
             Self::UdpOpened => "udp_opened",
             Self::UdpFailed => "udp_failed",
             Self::UdpMoved => "udp_moved",

@@ -13,6 +13,7 @@ pub mod documents;
 pub mod efficiency;
 pub mod floor_file;
 pub mod gateway;
+pub mod hand_over;
 pub mod headroom;
 pub mod hlog;
 pub mod hub;

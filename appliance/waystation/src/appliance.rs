@@ -4,7 +4,8 @@ use crate::exit::Unmet;
 use crate::floor;
 use crate::own_addresses;
 use anyhow::Context;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use waystation_astral::aead::AeadBackend;
@@ -16,13 +17,14 @@ use waystation_engine::cores::{
     BoundEngine, Engine, EngineSettings, PortChoice, TurnListen, give_up_locked_memory,
 };
 use waystation_engine::port::{PortKind, PortLimits};
-use waystation_management::a2al_sockets;
+use waystation_management::a2al_sockets::{self, A2alSockets};
 use waystation_management::config::{self, Config};
 use waystation_management::confinement::Confinement;
 use waystation_management::dht::DhtFiles;
+use waystation_management::hand_over::{Given, TakeOver};
 use waystation_management::log_levels::LogHooks;
 use waystation_management::runtime::{
-    Management, OnLifeSign, ReloadSource, RuntimeSettings, bind_metrics,
+    Management, OnLifeSign, ReloadSource, RuntimeSettings, SharedSockets, bind_metrics,
 };
 use waystation_management::xdp::Xdp;
 use waystation_tuning::inventory::{Cpus, nic_node};
@@ -50,6 +52,12 @@ pub(crate) struct Surroundings {
     pub(crate) registrations: Option<PathBuf>,
     /// Where the floor of the machine is kept; absent: it is not asked for.
     pub(crate) floor: Option<PathBuf>,
+    /// What the program that this one takes over from listens with, and the conversation with it.
+    pub(crate) taking: Option<(Given, TakeOver)>,
+    /// Whether a later program may take over from this one.
+    pub(crate) hands_over: bool,
+    /// Whether a service manager waits for signs of life.
+    pub(crate) is_watched: bool,
     /// Gives up privileges, once everything is bound and before any other thread runs.
     pub(crate) confine: Option<Confine>,
     pub(crate) handle_signals: bool,
@@ -84,11 +92,21 @@ impl Appliance {
             opaque: config::opaque_settings(&config),
         };
         let owners = settings.cpus.clone();
-        let bound = BoundEngine::bind(settings)?;
-        let metrics = bind_metrics(config.management.metrics_listen)?;
+        let (given, take_over) = around.taking.unzip();
+        let Given { listening, metrics, a2al } = given.unwrap_or_default();
+        let bound = match take_over {
+            Some(_) => BoundEngine::take_over(settings, listening)?,
+            None => BoundEngine::bind(settings)?,
+        };
+        let metrics = bind_metrics(config.management.metrics_listen, metrics)?;
         // It needs capabilities, and its maps are written later by threads that have none.
-        let a2al = a2al_sockets::bind(&config)?;
-        let xdp = Xdp::start(&config, &bound.turn_listen().udp, &a2al.dht_addresses(), &owners);
+        let a2al = a2al_sockets::bind_with(&config, a2al)?;
+        let put_on = if take_over.is_some() { Xdp::take_over } else { Xdp::start };
+        let xdp = put_on(&config, &bound.turn_listen().udp, &a2al.dht_addresses(), &owners);
+        let hand_over = match around.hands_over {
+            true => Some(shared(&bound, metrics.as_ref(), &a2al, around.is_watched)?),
+            false => None,
+        };
         let own_addresses = own_addresses::follow();
         let confinement = around.confine.map(|confine| confine()).transpose()?;
         let (engine, end) = bound.start()?;
@@ -118,6 +136,8 @@ impl Appliance {
             reload: around.reload,
             log: around.log,
             own_addresses,
+            hand_over,
+            take_over,
             on_ready: around.on_ready,
             on_life_sign: around.on_life_sign,
         };
@@ -158,6 +178,25 @@ impl Appliance {
         self.engine.join();
         Ok(())
     }
+}
+
+/// One more descriptor of everything that the next program is to have.
+fn shared(
+    bound: &BoundEngine,
+    metrics: Option<&TcpListener>,
+    a2al: &A2alSockets,
+    is_watched: bool,
+) -> anyhow::Result<SharedSockets> {
+    let share = || -> io::Result<SharedSockets> {
+        Ok(SharedSockets {
+            listening: bound.listening()?,
+            metrics: metrics.map(TcpListener::try_clone).transpose()?,
+            dht: a2al.dht.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?,
+            hub: a2al.hub.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?,
+            is_watched,
+        })
+    };
+    share().context("sockets cannot be shared with the next program")
 }
 
 /// The CPU of each data core. The first CPU is left to the kernel and the management core where

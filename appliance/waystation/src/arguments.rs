@@ -31,6 +31,9 @@ pub(crate) enum Verb {
     Demo(DemoArguments),
     /// Run the appliance
     Run(RunArguments),
+    /// Run the appliance instead of the one that runs: takes over what that one listens with and
+    /// relays over UDP, and leaves it its links
+    Upgrade(UpgradeArguments),
     /// Print this node's identity and node-info string
     Identity(IdentityArguments),
     /// What the running appliance is and does
@@ -147,6 +150,21 @@ pub(crate) struct RunArguments {
     /// Address for links and gateway sockets instead of the configured ones; may be repeated
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UpgradeArguments {
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
+    /// How long the program that runs goes on with its links; at most 7d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time)]
+    pub(crate) drain_deadline: Duration,
+    /// Return when the new program serves, and leave it running
+    #[arg(long)]
+    pub(crate) background: bool,
+    /// Says so on standard output when it serves
+    #[arg(long, hide = true, conflicts_with = "background")]
+    pub(crate) say_when_ready: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -20,6 +20,7 @@ use waystation_engine::cores::EngineError;
 use waystation_management::a2al_sockets::A2alSocketsError;
 use waystation_management::config::ConfigError;
 use waystation_management::dht::DhtError;
+use waystation_management::hand_over::HandOverError;
 use waystation_management::runtime::RuntimeError;
 use waystation_management::stats_socket::BindError;
 use waystation_management::stats_socket::client::ClientError;
@@ -100,6 +101,9 @@ fn remedy(error: &anyhow::Error) -> Option<&'static str> {
             Some(EngineError::Start { .. } | EngineError::Turn(_) | EngineError::NoCores)
             | None => {}
         }
+        if let Some(HandOverError::Nobody { .. }) = cause.downcast_ref() {
+            return Some("without a program that runs, `waystation run` starts one");
+        }
         match cause.downcast_ref() {
             Some(A2alSocketsError::Dht { .. }) => {
                 return Some("choose another address with dht.listen");
@@ -126,6 +130,7 @@ fn remedy(error: &anyhow::Error) -> Option<&'static str> {
                 RuntimeError::Socket(BindError::NotASocket { .. })
                 | RuntimeError::Dht(DhtError::Key | DhtError::Socket(_))
                 | RuntimeError::Start(_)
+                | RuntimeError::TakeOver(_)
                 | RuntimeError::CoreStopped { .. },
             )
             | None => None,
@@ -226,6 +231,12 @@ fn code(error: &anyhow::Error) -> u8 {
         if let Some(error) = cause.downcast_ref::<A2alSocketsError>() {
             return io_code(error.refusal());
         }
+        match cause.downcast_ref::<HandOverError>() {
+            Some(HandOverError::Nobody { source, .. }) => return io_code(source),
+            Some(HandOverError::Stranger { .. }) => return NO_PERMISSION,
+            Some(HandOverError::Start(_) | HandOverError::Failed(_)) => return UNAVAILABLE,
+            None => {}
+        }
         match cause.downcast_ref::<RuntimeError>() {
             Some(RuntimeError::Socket(BindError::Refused { error, .. })) => return io_code(error),
             Some(
@@ -234,7 +245,7 @@ fn code(error: &anyhow::Error) -> u8 {
                 | RuntimeError::Start(source),
             ) => return io_code(source),
             Some(RuntimeError::Dht(DhtError::Key)) => return CONFIGURATION,
-            Some(RuntimeError::Socket(_)) => return UNAVAILABLE,
+            Some(RuntimeError::Socket(_) | RuntimeError::TakeOver(_)) => return UNAVAILABLE,
             Some(RuntimeError::CoreStopped { .. }) => return FAILURE,
             None => {}
         }

@@ -24,6 +24,7 @@ mod state;
 mod top;
 mod tune;
 mod turn_files;
+mod upgrade;
 
 use arguments::{
     Arguments, ConfigCommand, LinkCommand, LinksArguments, LinksCommand, LogCommand,
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.verb {
         Verb::Demo(demo) => demo::demo(&demo),
         Verb::Run(run) => run::run(&run),
+        Verb::Upgrade(upgrade) => upgrade::upgrade(&upgrade),
         Verb::Identity(identity) => run::identity(&identity),
         Verb::Status(status) => questions::status(&status),
         Verb::Links(LinksArguments { command: None, listing }) => questions::links(&listing),

@@ -1,6 +1,6 @@
 //! `run`, `identity` and `config`.
 
-use crate::appliance::{Appliance, Surroundings};
+use crate::appliance::{Appliance, Surroundings, core_layout};
 use crate::arguments::{IdentityArguments, RunArguments};
 use crate::doctor;
 use crate::log;
@@ -10,13 +10,16 @@ use crate::questions::print;
 use crate::service_manager;
 use crate::state;
 use crate::turn_files;
+use crate::upgrade;
 use anyhow::Context;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use waystation_astral::identity::Identity;
 use waystation_management::config::{self, Config, PrivilegesConfig, XdpMode};
 use waystation_management::confinement::{Confinement, FileConfinement};
+use waystation_management::hand_over;
 use waystation_management::limits::CONFIG_BYTES_MAX;
 use waystation_management::runtime::ReloadSource;
 
@@ -25,6 +28,14 @@ const POSSIBLE_PROCESSORS: &str = "/sys/devices/system/cpu/possible";
 
 /// Runs the appliance until a signal or a failure ends it.
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
+    run_after(arguments, None, false)
+}
+
+pub(crate) fn run_after(
+    arguments: &RunArguments,
+    drain: Option<Duration>,
+    says_when_ready: bool,
+) -> anyhow::Result<()> {
     let first = configuration(arguments, None)?;
     let log = log::start(&first)?;
     let directory = state::directory(arguments.state_dir.as_deref())?;
@@ -44,21 +55,35 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     doctor::at_start(&config);
     let places = places(arguments, &config, &[&directory, &runtime_directory]);
     let privileges = config.privileges.clone();
+    let cores = core_layout(&config).len();
+    let taking = drain.map(|drain| hand_over::ask(&socket, &identity, cores, drain)).transpose()?;
+    let is_watched = match &taking {
+        // The other program's variables are not this one's.
+        Some((_, other)) => other.is_watched,
+        None => service_manager::is_watching(),
+    };
     let surroundings = Surroundings {
         secret,
         socket,
         dht: config.dht.enabled.then(|| state::dht(&directory, &config.dht)).transpose()?,
         registrations: Some(directory.join("registrations")),
         floor: Some(crate::floor::file(&directory)),
+        taking,
+        hands_over: true,
+        is_watched,
         confine: Some(Box::new(move || confine(&privileges, &places))),
         handle_signals: true,
         reload: arguments.config.is_some().then(|| reload_source(arguments, identity)),
         log: Some(log),
-        on_ready: Box::new(|| {
+        on_ready: Box::new(move || {
             tracing::info!("ready");
             service_manager::ready();
+            if says_when_ready {
+                // Whoever waited may have gone; this program serves all the same.
+                let _ = print(upgrade::SERVES);
+            }
         }),
-        on_life_sign: service_manager::life_signs(),
+        on_life_sign: service_manager::life_signs(is_watched),
     };
     let node = config.clone();
     let appliance = Appliance::start(config, surroundings)?;

@@ -27,12 +27,25 @@ pub(crate) fn reloading(stage: ReloadStage) {
     }
 }
 
-/// Feeds the watchdog, if there is one, and says now and then what is carried.
-pub(crate) fn life_signs() -> OnLifeSign {
-    let is_watched = sd_notify::watchdog_enabled().is_some();
+/// Whether there is a watchdog that waits for this process.
+pub(crate) fn is_watching() -> bool {
+    sd_notify::watchdog_enabled().is_some()
+}
+
+/// Feeds the watchdog, if there is one, and says now and then what is carried. Once another process
+/// has taken over, that one does.
+pub(crate) fn life_signs(is_watched: bool) -> OnLifeSign {
     let mut signs = 0;
+    let mut has_handed_over = false;
     let mut said = String::new();
     Box::new(move |sign| match sign {
+        _ if has_handed_over => {}
+        LifeSign::HandedOver { process } => {
+            has_handed_over = true;
+            if let Some(process) = process.and_then(|process| u32::try_from(process).ok()) {
+                tell(&[NotifyState::MainPid(process)]);
+            }
+        }
         LifeSign::Alive { links, registrations, draining } => {
             if is_watched {
                 tell(&[NotifyState::Watchdog]);

@@ -55,6 +55,14 @@ impl Watched {
         while !self.hear().unwrap().lines().any(|line| line.starts_with(wanted)) {}
     }
 
+    /// What has been said already.
+    fn hear_at_once(&self) -> Option<String> {
+        self.manager.set_nonblocking(true).unwrap();
+        let heard = self.hear().ok();
+        self.manager.set_nonblocking(false).unwrap();
+        heard
+    }
+
     fn hear(&self) -> std::io::Result<String> {
         let mut datagram = [0; 4096];
         let bytes = self.manager.recv(&mut datagram)?;
@@ -121,4 +129,36 @@ fn watchdog_is_fed_for_as_long_as_a_drain_takes() {
     watched.expect("STATUS=Draining: links");
     watched.expect("WATCHDOG=1");
     watched.expect("WATCHDOG=1");
+}
+
+/// A process that nobody here is the parent of. Dropped, it is killed.
+struct Behind(rustix::process::Pid);
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = rustix::process::kill_process(self.0, Signal::KILL);
+    }
+}
+
+#[test]
+fn service_manager_hears_who_takes_over_and_is_told_by_that_one_that_it_lives() {
+    let mut watched = Watched::start(&Settings::new(PortName::Epoll, 1));
+    let directory = watched.appliance.directory.path();
+    let mut next = command(&binary());
+    next.args(["upgrade", "--background", "--config"]).arg(directory.join("waystation.toml"));
+    next.arg("--state-dir").arg(directory.join("state"));
+    next.env("NOTIFY_SOCKET", directory.join("notify"));
+    let finished = run(&mut next);
+    assert_eq!(finished.code(), 0, "{}", finished.stderr);
+    let said = finished.text();
+    let process = said.strip_prefix("process ").and_then(|rest| rest.split(' ').next()).unwrap();
+    let raw: i32 = process.parse().unwrap();
+    let _behind = Behind(rustix::process::Pid::from_raw(raw).unwrap());
+    watched.expect(&format!("MAINPID={process}"));
+    assert!(watched.appliance.process.wait(STEP).success());
+    // The one before says nothing any more, so this is the next one's.
+    while watched.hear_at_once().is_some() {}
+    watched.expect("WATCHDOG=1");
+    assert_eq!(watched.appliance.status()["readiness"]["state"], "ready");
 }

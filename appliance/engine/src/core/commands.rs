@@ -101,7 +101,12 @@ impl<P: Port> DataCore<P> {
                     turn.note_offloaded(&offloaded, &mut self.fabric.statistics.counters);
                 }
             }
-            Command::Drain => self.drain(),
+            Command::Drain { refuse_allocations } => self.drain(refuse_allocations),
+            Command::HandOver => self.begin_handing_over(),
+            Command::GoOn { links, turn } => self.go_on(links, turn),
+            Command::LetUdpGo => self.let_udp_go(),
+            Command::TakeUdpOver { from } => self.take_udp_over(*from),
+            Command::Begin => self.begin(),
             Command::Shutdown => self.shut_down(),
         }
         self.fabric.apply_effects();
@@ -226,10 +231,10 @@ impl<P: Port> DataCore<P> {
         }
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self, refuse_allocations: bool) {
         self.port.stop_accepting();
         self.draining = true;
-        if let Some(turn) = &mut self.turn {
+        if let Some(turn) = self.turn.as_mut().filter(|_| refuse_allocations) {
             turn.refuse_allocations();
         }
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _, _)| slot).collect();

@@ -11,6 +11,7 @@ mod connection;
 mod ends;
 mod establish;
 mod frames;
+mod handing_over;
 mod ingress;
 mod limiting;
 mod links;
@@ -26,8 +27,10 @@ mod turn;
 mod waiting;
 
 pub(crate) use opaque::is_without_family;
-pub use opaque::{OpaqueOpenError, OpaqueSettings, PortError};
-pub use turn::{StreamLimits, TurnError, TurnParts};
+pub use opaque::{
+    OpaqueHandOver, OpaqueOpenError, OpaqueSessionState, OpaqueSettings, OpaqueTakeOver, PortError,
+};
+pub use turn::{StreamLimits, TurnError, TurnHandOver, TurnParts};
 
 use crate::block::BlockPool;
 use crate::clock;
@@ -44,6 +47,7 @@ use crate::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use crate::timer::Wheel;
 use closing::Closing;
 use connection::{Connection, Ended, Phase};
+use handing_over::Held;
 use ingress::{Ingress, Place};
 use limiting::Saturation;
 use listing::ListingWalk;
@@ -179,6 +183,12 @@ pub struct DataCore<P> {
     stopping: bool,
     /// Whether nobody new is taken in.
     draining: bool,
+    /// What is not listened on yet, because another process still does.
+    held: Option<Held>,
+    /// Whether another process waits to hear what this core has.
+    is_handing_over: bool,
+    /// Why this core cannot go on, if that is why it stops.
+    failure: Option<CoreError>,
     /// Listings that are not finished, in the order they were asked for.
     listings: VecDeque<ListingWalk>,
     turn: Option<Box<TurnServer>>,
@@ -255,6 +265,9 @@ impl<P: Port> DataCore<P> {
             in_vain: false,
             stopping: false,
             draining: false,
+            held: None,
+            is_handing_over: false,
+            failure: None,
             listings: VecDeque::with_capacity(LISTINGS_UNDER_WAY_MAX),
             turn: turn.map(Box::new),
             opaque: opaque.map(Box::new),
@@ -271,7 +284,7 @@ impl<P: Port> DataCore<P> {
         while !self.stopping {
             self.turn()?;
         }
-        Ok(())
+        self.failure.map_or(Ok(()), Err)
     }
 
     /// One turn of the loop.
@@ -339,9 +352,10 @@ impl<P: Port> DataCore<P> {
             || self.opaque.as_ref().is_some_and(|opaque| opaque.has_more())
     }
 
-    /// Whether a ring to another thread is full.
+    /// Whether a ring to another thread is full, or something is to be told as soon as it is so.
     fn has_unsent(&self) -> bool {
-        self.fabric.mesh.is_backed_up()
+        self.is_handing_over
+            || self.fabric.mesh.is_backed_up()
             || self.fabric.has_unsent_reports()
             || self.turn.as_ref().is_some_and(|turn| turn.has_paths_to_tell())
     }
@@ -362,6 +376,7 @@ impl<P: Port> DataCore<P> {
         }
         self.take_from_mesh();
         self.carry_out_commands();
+        self.go_on_handing_over();
         self.go_on_listing();
         self.go_on_adding_traffic();
         self.go_on_departing();

@@ -5,8 +5,10 @@
 //! bound before the first datagram is read, and in one order, because the kernel chooses among them
 //! by a hash of both ends and their number.
 
-use super::{EngineError, TurnListen, TurnSettings};
+use super::listening::{self, Listening, ListeningSockets};
+use super::{EngineError, TurnSettings};
 use crate::core::{OpaqueSettings, TurnParts, is_without_family};
+use crate::entropy::Entropy;
 use crate::port::datagrams::{Role, bind, send_unfragmented};
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -15,13 +17,19 @@ use waystation_turn::limits::NONCE_KEY_BYTES;
 use waystation_turn::sharing::Shared;
 use zeroize::Zeroizing;
 
-/// Binds every address once per core, and shares the ports out. Returns the addresses with the
-/// ports that the kernel chose, and the parts of each core, the last core's first.
+/// Binds every address once per core, but for those that another process has given, and shares the
+/// ports out. Returns the parts of each core without their sockets, the last core's first.
 pub(super) fn prepare(
     settings: &TurnSettings,
     cores: usize,
-) -> Result<(TurnListen, Vec<TurnParts>), EngineError> {
-    let nonce_key = Zeroizing::new(crate::entropy::Entropy::default().bytes::<NONCE_KEY_BYTES>());
+    mut given: ListeningSockets,
+    bound: &mut ListeningSockets,
+) -> Result<Vec<TurnParts>, EngineError> {
+    // Nonces that the other process gave stay good.
+    let nonce_key = given
+        .nonce_key
+        .take()
+        .unwrap_or_else(|| Zeroizing::new(Entropy::default().bytes::<NONCE_KEY_BYTES>()));
     let dont_fragment = check_relayed(settings)?;
     let shared = Shared::new(&settings.server, cores, &nonce_key).map_err(EngineError::Turn)?;
     let shared = Arc::new(shared);
@@ -33,8 +41,8 @@ pub(super) fn prepare(
             range.ports = share(&range.ports, core, cores)?;
         }
         parts.push(TurnParts {
-            sockets: Vec::with_capacity(settings.listen.len()),
-            listeners: Vec::with_capacity(settings.listen_tcp.len()),
+            sockets: Vec::new(),
+            listeners: Vec::new(),
             stream_limits: settings.stream_limits,
             server,
             nonce_key: nonce_key.clone(),
@@ -43,12 +51,10 @@ pub(super) fn prepare(
             tier: settings.tier,
         });
     }
-    let udp = bind_all(&settings.listen, &mut parts)?;
-    let (tcp, listeners) = super::bind_all(&settings.listen_tcp, cores)?;
-    for (part, listeners) in parts.iter_mut().zip(listeners) {
-        part.listeners = listeners;
-    }
-    Ok((TurnListen { udp, tcp }, parts))
+    bound.turn_udp = bind_all(&settings.listen, &mut given.turn_udp, cores)?;
+    bound.turn_tcp = super::bind_all(&settings.listen_tcp, &mut given.turn_tcp, cores)?;
+    bound.nonce_key = Some(nonce_key);
+    Ok(parts)
 }
 
 /// A share of a range for one core: an even number of ports, so that pairs stay together when the
@@ -101,20 +107,26 @@ pub(super) fn check_opaque(settings: Option<&OpaqueSettings>) -> Result<(), Engi
 
 fn bind_all(
     addresses: &[SocketAddr],
-    parts: &mut [TurnParts],
-) -> Result<Vec<SocketAddr>, EngineError> {
+    given: &mut Vec<Listening<UdpSocket>>,
+    cores: usize,
+) -> Result<Vec<Listening<UdpSocket>>, EngineError> {
     let mut bound = Vec::with_capacity(addresses.len());
     for &address in addresses {
+        if let Some(listening) = listening::take(given, address, cores) {
+            bound.push(listening);
+            continue;
+        }
         let error = |source| EngineError::Listen { address, source };
         // Without sharing first, so that another program on the address is an error, not a partner.
         drop(bind(address, Role::Relayed).map_err(error)?);
         let mut actual = address;
-        for part in &mut *parts {
+        let mut sockets = Vec::with_capacity(cores);
+        for _ in 0..cores {
             let socket: UdpSocket = bind(actual, Role::Listening).map_err(error)?;
             actual = socket.local_addr().map_err(error)?;
-            part.sockets.push(socket);
+            sockets.push(socket);
         }
-        bound.push(actual);
+        bound.push(Listening { wanted: address, sockets });
     }
     Ok(bound)
 }

@@ -516,8 +516,17 @@ impl Port for EpollPort {
     }
 
     fn stop_accepting(&mut self) {
-        self.listeners.iter_mut().for_each(|listener| *listener = None);
+        for listener in self.listeners.iter_mut().filter_map(Option::take) {
+            // Another process may have it too, and then closing it alone would leave it watched. One
+            // that is paused is not watched now.
+            self.syscalls += 1;
+            let _ = epoll::delete(&self.epoll, listener);
+        }
         self.paused.clear();
+    }
+
+    fn is_accepting(&self) -> bool {
+        self.listeners.iter().any(Option::is_some)
     }
 
     fn add_stream(&mut self, stream: TcpStream, mode: ReceiveMode) -> io::Result<StreamKey> {

@@ -175,6 +175,10 @@ pub trait Port {
     /// the kernel had handed over by then still come as [`Event::Accepted`].
     fn stop_accepting(&mut self);
 
+    /// Whether this port may still be given a connection of a listener after
+    /// [`Port::stop_accepting`].
+    fn is_accepting(&self) -> bool;
+
     /// Takes over a connected stream.
     ///
     /// # Errors

@@ -335,6 +335,10 @@ impl Port for SimulatedPort {
         Ok(ListenerKey(0))
     }
 
+    fn is_accepting(&self) -> bool {
+        false
+    }
+
     fn stop_accepting(&mut self) {
         self.accepting = false;
     }

@@ -429,6 +429,10 @@ impl Port for UringPort {
         }
     }
 
+    fn is_accepting(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.armed)
+    }
+
     fn add_stream(&mut self, stream: TcpStream, mode: ReceiveMode) -> io::Result<StreamKey> {
         if self.streams.len() >= self.limits.streams as usize {
             sockets::reset(stream);

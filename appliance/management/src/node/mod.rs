@@ -185,6 +185,8 @@ impl Node {
             | Report::UdpMoved(_)
             | Report::UdpEnded(_)
             | Report::Paths { .. }
+            | Report::UdpHandedOver { .. }
+            | Report::UdpTaken { .. }
             | Report::Statistics(_)
             | Report::Incident { .. }
             | Report::Adopted { .. }

@@ -259,12 +259,32 @@ impl OpaqueTable {
         Some(known)
     }
 
+    /// A session of another process that a core goes on with.
+    pub(crate) fn take_over(&mut self, session: UdpSessionTag, known: Known) {
+        // Its ports are named, so nothing is searched for that might not be there.
+        if self.ports.take(known.ports.map(Some), session.core).is_ok() {
+            if let Some(sessions) = self.by_core.get_mut(session.core.index()) {
+                *sessions += 1;
+            }
+            self.known.insert(session, known);
+        }
+    }
+
     fn give_back(&mut self, core: CoreId, ports: [u16; 2]) {
         ports.into_iter().for_each(|port| self.ports.give_back(port));
         if let Some(sessions) = self.by_core.get_mut(core.index()) {
             *sessions = sessions.saturating_sub(1);
         }
     }
+}
+
+/// What a session of another process was opened with.
+pub(crate) fn settings_again(
+    wish: &Wish,
+    ports: [u16; 2],
+    secrets: [Option<Secret>; 2],
+) -> Settings {
+    settings(wish, ports, &Tokens(secrets))
 }
 
 /// What a core is told.

@@ -31,19 +31,12 @@ impl ManagementCore {
             let message = "the data cores do not all serve yet";
             return answer(reply, Document::unavailable("starting", message));
         }
-        if self.draining.is_none() {
-            self.extra.readiness = Readiness::Draining;
-            self.dial(Dialer::stop);
-            for core in self.cores() {
-                self.command(core, Command::Drain);
-            }
+        if self.hand_over.is_paused() {
+            let message = "another process is about to take over";
+            return answer(reply, Document::unavailable("handing_over", message));
         }
-        // The interval under way may have begun before the cores hear of it.
-        let from_interval = self.observations.interval().sequence + 2;
-        let deadline = Instant::now() + limit;
-        self.draining = Some(Draining { deadline, until, from_interval });
+        self.begin_drain(limit, until, true);
         let deadline = format_duration(limit);
-        tracing::info!(until, deadline, "draining");
         let said = json!({ "command": "drain", "deadline": deadline, "until_links": until });
         self.journal.record(clock::now(), EventKind::Command, None, fields(said));
         let done = json!({
@@ -53,6 +46,23 @@ impl ManagementCore {
             "deadline": deadline,
         });
         answer(reply, Document::json(&done));
+    }
+
+    /// Takes in nobody new from now on; TURN clients that are there may be refused allocations.
+    pub(super) fn begin_drain(&mut self, limit: Duration, until: u64, refuse_allocations: bool) {
+        if self.draining.is_none() {
+            self.extra.readiness = Readiness::Draining;
+            self.hand_over.close();
+            self.dial(Dialer::stop);
+            for core in self.cores() {
+                self.command(core, Command::Drain { refuse_allocations });
+            }
+        }
+        // The interval under way may have begun before the cores hear of it.
+        let from_interval = self.observations.interval().sequence + 2;
+        let deadline = Instant::now() + limit;
+        self.draining = Some(Draining { deadline, until, from_interval });
+        tracing::info!(until, deadline = format_duration(limit), "draining");
     }
 
     /// Whether a drain is over.

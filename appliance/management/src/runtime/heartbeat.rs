@@ -20,6 +20,8 @@ pub enum LifeSign {
         /// Whether nobody new is taken in.
         draining: bool,
     },
+    /// Another process has taken over, with this number if the kernel tells it.
+    HandedOver { process: Option<i32> },
     /// The cores are told to close everything.
     Stopping,
 }

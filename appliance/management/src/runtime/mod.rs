@@ -5,18 +5,18 @@
 //! stopped by the program. It never blocks on a data core: a full command ring makes commands wait
 //! here, an answer that does not come in time is answered without.
 
-use crate::a2al_sockets::A2alSockets;
+use crate::a2al_sockets::{self, A2alSockets};
 use crate::accounts::{AccountSettings, Accounts};
 use crate::clock::{self, Moment};
 use crate::config::{self, Config};
 use crate::confinement::Confinement;
-use crate::dht::{Dht, DhtError, DhtFiles, DhtSettings};
+use crate::dht::{Dht, DhtError, DhtFiles};
 use crate::dialing::{DialSettings, Dialer};
 use crate::documents::{CoreCapacity, Operations, Readiness, StatusExtra};
 use crate::floor_file::KnownFloor;
 use crate::gateway::GatewayCounts;
-use crate::hub::limits::QUESTIONS_WAITING_MAX;
-use crate::hub::{NodeQuestion, SignalHub};
+use crate::hand_over::{self, ChannelError, Step, TakeOver};
+use crate::hub::SignalHub;
 use crate::journal::Journal;
 use crate::limits::{COMMAND_RETRY_PAUSE, STOP_TIMEOUT};
 use crate::log_levels::{LogHooks, LogLevels};
@@ -31,6 +31,7 @@ use crate::stats_socket::{
 };
 use crate::xdp::Xdp;
 use draining::Draining;
+use handing_over::HandingOver;
 use heartbeat::Heartbeat;
 use moving::Moves;
 use opaque::OpaqueSessions;
@@ -38,6 +39,7 @@ use orders::{Closing, DialedByHand};
 use reloading::PendingReload;
 use ring::rand::{SecureRandom, SystemRandom};
 use rounds::{ListingRound, Round};
+use services::Services;
 use signals::{Signals, Wish};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -47,8 +49,9 @@ use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use taking_over::{TakingOver, TakingUp};
 use tokio::net::unix::pipe;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use traffic::TrafficRound;
@@ -63,6 +66,7 @@ use waystation_relay::ids::{CoreId, LinkTag};
 
 mod draining;
 mod governing;
+mod handing_over;
 mod heartbeat;
 mod logging;
 mod moving;
@@ -72,10 +76,13 @@ mod own_addresses;
 mod reloading;
 mod reports;
 mod rounds;
+mod services;
 mod signals;
+mod taking_over;
 mod traffic;
 mod xdp;
 
+pub use handing_over::SharedSockets;
 pub use heartbeat::{LifeSign, OnLifeSign};
 pub use own_addresses::OwnAddresses;
 pub use reloading::{ReloadSource, ReloadStage};
@@ -116,6 +123,10 @@ pub struct RuntimeSettings {
     pub log: Option<LogHooks>,
     /// How addresses of this machine that come and go are learnt of; absent: with reloads alone.
     pub own_addresses: Option<OwnAddresses>,
+    /// What the next process is to have of this one; absent: there is to be none.
+    pub hand_over: Option<SharedSockets>,
+    /// The process that this one takes over from, if it was started for that.
+    pub take_over: Option<TakeOver>,
     /// Called once, when every core serves.
     pub on_ready: Box<dyn FnOnce() + Send>,
     /// Told once a second that every core is alive, unless one is not, and of the end.
@@ -143,6 +154,9 @@ pub enum RuntimeError {
     /// The kernel gave no thread, runtime or signal.
     #[error("cannot start the management core: {0}")]
     Start(#[source] io::Error),
+    /// Another process was to hand over.
+    #[error("nothing was taken over: {0}")]
+    TakeOver(#[from] ChannelError),
     /// A data core ended although nobody asked it to.
     #[error("data core {core} has stopped: {error}")]
     CoreStopped { core: CoreId, error: String },
@@ -218,62 +232,55 @@ async fn serve(
     started: &std_mpsc::Sender<()>,
 ) -> Result<(), RuntimeError> {
     let socket = settings.socket.clone();
-    let listener = stats_socket::bind(&socket)?;
+    let (listener, taking_over) = match settings.take_over.take() {
+        None => (stats_socket::bind(&socket)?, None),
+        Some(take_over) => {
+            let (listener, aside) = stats_socket::bind_aside(&socket)?;
+            let program = take_over.program.clone();
+            let channel = take_over.channel().map_err(RuntimeError::Start)?;
+            (listener, Some(TakingOver { channel, aside, program }))
+        }
+    };
     let metrics = settings.metrics.take().map(tokio::net::TcpListener::from_std).transpose();
     let metrics = metrics.map_err(RuntimeError::Start)?;
-    let (hub_asks, hub_questions) = mpsc::channel(QUESTIONS_WAITING_MAX);
-    let node = settings.dht.is_some().then_some(hub_asks);
-    let hub = start_hub(std::mem::take(&mut settings.a2al.hub), &settings.config, node)?;
     let hearing = end.take_hearing().ok_or(RuntimeError::Start(io::ErrorKind::NotFound.into()))?;
     let doorbell = pipe::Receiver::from_owned_fd(hearing).map_err(RuntimeError::Start)?;
     let mut signals = Signals::new(settings.handle_signals).map_err(RuntimeError::Start)?;
     let (server, requests) = stats_socket::channel(StatsLimits::default());
-    let dht = start_dht(&mut settings, hub_questions)?;
-    let on_ready = std::mem::replace(&mut settings.on_ready, Box::new(|| {}));
-    let mut core = ManagementCore::new(settings, end, dht, on_ready);
-    core.hub = hub;
-    let serving = serve_stats(server, listener, metrics);
+    let (steps, hand_over_steps) = mpsc::channel(1);
+    let hand_over = settings.hand_over.is_some().then(|| hand_over::socket_of(&socket));
+    let (ours, is_ours) = watch::channel(taking_over.is_none());
+    let mut core = ManagementCore::new(settings, end, ours);
+    core.taking_over = taking_over;
+    if core.taking_over.is_none() {
+        core.begin_services()?;
+    }
+    let serving = serve_stats(server, listener, metrics, is_ours.clone());
+    let handing_over = serve_hand_over(hand_over, steps, is_ours);
     // Whoever started this thread waits for nothing else.
     let _ = started.send(());
     let outcome = tokio::select! {
-        outcome = core.run(&doorbell, requests, &mut signals, stop) => outcome,
+        outcome = core.run(&doorbell, (requests, hand_over_steps), &mut signals, stop) => outcome,
         () = serving => Ok(()),
+        () = handing_over => Ok(()),
     };
-    // The socket of a program that has ended only misleads; failing to remove it changes nothing.
-    let _ = std::fs::remove_file(&socket);
+    core.remove_sockets();
     outcome
 }
 
-fn start_dht(
-    settings: &mut RuntimeSettings,
-    hub: mpsc::Receiver<NodeQuestion>,
-) -> Result<Option<Dht>, RuntimeError> {
-    let Some(files) = settings.dht.take() else { return Ok(None) };
-    let (config, identity) = (&settings.config, settings.identity);
-    let (listen, turn_listen) = (&settings.listen, &settings.turn_listen.udp);
-    let sockets = std::mem::take(&mut settings.a2al.dht);
-    let settings = DhtSettings::of(config, files, identity, listen, turn_listen);
-    Ok(Some(Dht::start(settings, sockets, hub)?))
-}
-
-fn start_hub(
-    listeners: Vec<TcpListener>,
-    config: &Config,
-    node: Option<mpsc::Sender<NodeQuestion>>,
-) -> Result<Option<SignalHub>, RuntimeError> {
-    if listeners.is_empty() {
-        return Ok(None);
-    }
-    let hub = SignalHub::start(listeners, config.hub.limits(), node);
-    hub.map(Some).map_err(RuntimeError::Start)
-}
-
-/// Listens on the address that serves metrics, if there is to be one.
+/// Listens on the address that serves metrics, if there is to be one, with another process's socket
+/// if it has given one.
 ///
 /// # Errors
 /// [`RuntimeError::Metrics`].
-pub fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<TcpListener>, RuntimeError> {
+pub fn bind_metrics(
+    address: Option<SocketAddr>,
+    mut given: Vec<TcpListener>,
+) -> Result<Option<TcpListener>, RuntimeError> {
     let Some(address) = address else { return Ok(None) };
+    if let Some((listener, _)) = a2al_sockets::take(&mut given, address, TcpListener::local_addr) {
+        return Ok(Some(listener));
+    }
     let failed = |source| RuntimeError::Metrics { address, source };
     let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
@@ -284,17 +291,49 @@ async fn serve_stats(
     server: StatsServer,
     listener: tokio::net::UnixListener,
     metrics: Option<tokio::net::TcpListener>,
+    is_ours: watch::Receiver<bool>,
 ) {
-    let over_tcp = async {
-        match metrics {
-            Some(listener) => server.serve_metrics(listener).await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         never = server.serve_socket(listener) => match never {},
-        never = over_tcp => match never {},
+        () = serve_metrics(&server, metrics, is_ours) => {}
     }
+}
+
+/// Serves metrics for as long as they are this process's to serve.
+async fn serve_metrics(
+    server: &StatsServer,
+    metrics: Option<tokio::net::TcpListener>,
+    mut is_ours: watch::Receiver<bool>,
+) {
+    if let Some(listener) = metrics
+        && is_ours.wait_for(|ours| *ours).await.is_ok()
+    {
+        tokio::select! {
+            never = server.serve_metrics(listener) => match never {},
+            _ = is_ours.wait_for(|ours| !*ours) => {}
+        }
+    }
+    std::future::pending().await
+}
+
+/// Lets another process take over, once, for as long as there is something to hand over.
+async fn serve_hand_over(
+    path: Option<PathBuf>,
+    steps: mpsc::Sender<Step>,
+    mut is_ours: watch::Receiver<bool>,
+) {
+    if let Some(path) = path
+        && is_ours.wait_for(|ours| *ours).await.is_ok()
+    {
+        match hand_over::serving::bind(&path) {
+            Ok(listener) => hand_over::serving::serve(listener, steps.clone()).await,
+            Err(error) => {
+                let path = path.display();
+                tracing::warn!(%path, %error, "this process cannot be upgraded, but restarted");
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// Everything the thread keeps between two events.
@@ -306,6 +345,8 @@ struct ManagementCore {
     hub: Option<SignalHub>,
     /// Taken up once every core serves.
     dial_settings: Option<DialSettings>,
+    /// What is begun once this process serves.
+    services: Option<Services>,
     observations: Observations,
     extra: StatusExtra,
     on_ready: Option<Box<dyn FnOnce() + Send>>,
@@ -358,17 +399,25 @@ struct ManagementCore {
     opaque: OpaqueSessions,
     xdp: Xdp,
     draining: Option<Draining>,
+    hand_over: HandingOver,
+    hand_over_is_served: bool,
+    taking_over: Option<TakingOver>,
+    taking_up: TakingUp,
+    /// Whether this is the process that serves everybody, and not the one before or after it.
+    ours: watch::Sender<bool>,
+    /// Where this process can be asked.
+    socket: PathBuf,
     /// Who waits for events newer than this.
     followers: Vec<(u64, oneshot::Sender<Document>)>,
 }
 
 impl ManagementCore {
-    fn new(
-        settings: RuntimeSettings,
-        end: ManagementEnd,
-        dht: Option<Dht>,
-        on_ready: Box<dyn FnOnce() + Send>,
-    ) -> Self {
+    fn new(mut settings: RuntimeSettings, end: ManagementEnd, ours: watch::Sender<bool>) -> Self {
+        let services = Services {
+            hub: std::mem::take(&mut settings.a2al.hub),
+            dht: settings.dht.take().map(|files| (files, std::mem::take(&mut settings.a2al.dht))),
+        };
+        let hand_over = HandingOver::new(settings.hand_over.take());
         let config = &settings.config;
         let cores = end.cores();
         let extra = StatusExtra {
@@ -400,13 +449,14 @@ impl ManagementCore {
             end,
             node,
             dialer: Dialer::new(settings.identity, cores),
-            dht,
+            dht: None,
             hub: None,
+            services: Some(services),
             dial_settings: Some(DialSettings::of(config)),
             registrations,
             observations: Observations::new(cores, clock::now()),
             extra,
-            on_ready: Some(on_ready),
+            on_ready: Some(settings.on_ready),
             heartbeat: Heartbeat::new(cores, settings.on_life_sign),
             random: SystemRandom::new(),
             backlog: VecDeque::new(),
@@ -444,6 +494,12 @@ impl ManagementCore {
             opaque,
             xdp: settings.xdp,
             draining: None,
+            hand_over_is_served: hand_over.is_possible(),
+            hand_over,
+            taking_over: None,
+            taking_up: TakingUp::default(),
+            ours,
+            socket: settings.socket,
             followers: Vec::new(),
         }
     }
@@ -451,7 +507,7 @@ impl ManagementCore {
     async fn run(
         &mut self,
         doorbell: &pipe::Receiver,
-        mut requests: mpsc::Receiver<StatsRequest>,
+        (mut requests, mut steps): (mpsc::Receiver<StatsRequest>, mpsc::Receiver<Step>),
         signals: &mut Signals,
         stop: &Notify,
     ) -> Result<(), RuntimeError> {
@@ -472,6 +528,7 @@ impl ManagementCore {
                     self.follow_own_addresses();
                 }
                 Some(request) = requests.recv() => self.on_request(request),
+                Some(step) = steps.recv() => self.on_hand_over(step),
                 () = sleep_until(self.next_deadline()) => {}
                 connected = self.dialer.next_connected() => {
                     self.dial(|dialer, around| dialer.on_connected(around, connected));
@@ -484,6 +541,9 @@ impl ManagementCore {
                 () = stop.notified() => break,
             }
             self.work();
+            if self.observations.all_reported() {
+                self.take_over(doorbell).await?;
+            }
             if self.is_drained() {
                 break;
             }

@@ -86,6 +86,9 @@ impl ManagementCore {
         if self.draining.is_some() {
             return answer(reply, Document::unavailable("draining", "nobody new is taken in"));
         }
+        if self.hand_over.is_paused() {
+            return answer(reply, handing_over());
+        }
         let idle = idle.unwrap_or(self.config.udp.idle);
         wish.idle_limit_ns = u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX);
         match self.ask_for_udp(wish) {
@@ -112,6 +115,9 @@ impl ManagementCore {
     }
 
     pub(super) fn close_udp(&mut self, session: UdpSessionTag, reply: oneshot::Sender<Document>) {
+        if self.hand_over.is_paused() {
+            return answer(reply, handing_over());
+        }
         let Some(known) = self.opaque.table.get(session) else {
             let message =
                 format!("there is no UDP session {session}; `waystation udp list` lists them");
@@ -123,6 +129,18 @@ impl ManagementCore {
         tracing::info!(%session, "closing a UDP session by command");
         self.command(session.core, Command::CloseUdp { session });
         self.opaque.closing.push((session, Waiting::new(reply)));
+    }
+
+    // Of another process
+
+    /// A core goes on with a session that another process had.
+    pub(super) fn opaque_taken_over(&mut self, session: UdpSessionTag, known: Known) {
+        self.opaque.table.take_over(session, known);
+    }
+
+    /// Another process has all of them.
+    pub(super) fn forget_opaque(&mut self) {
+        self.opaque = OpaqueSessions::new(self.end.cores(), &self.config.udp);
     }
 
     // By configuration
@@ -298,6 +316,10 @@ impl ManagementCore {
             self.reconcile_udp();
         }
     }
+}
+
+fn handing_over() -> Document {
+    Document::unavailable("handing_over", "another process is about to take over; ask that one")
 }
 
 /// What whoever opened a session is told, tokens included, once.

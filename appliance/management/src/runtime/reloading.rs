@@ -60,6 +60,10 @@ impl ManagementCore {
             self.reload_again = true;
             return;
         }
+        if self.hand_over.is_paused() {
+            self.hand_over.reload_after = true;
+            return;
+        }
         let Some(source) = &mut self.reload_source else {
             return tracing::warn!("there is no configuration file to read again");
         };

@@ -82,6 +82,8 @@ impl ManagementCore {
             Report::UdpOpened { request, result, .. } => self.on_udp_opened(request, result),
             Report::UdpMoved(moved) => self.on_udp_moved(now, &moved),
             Report::UdpEnded(ended) => self.on_udp_ended(now, &ended),
+            Report::UdpHandedOver { core, result } => self.on_udp_handed_over(core, result),
+            Report::UdpTaken { core, taken } => self.on_udp_taken(core, *taken),
             Report::LinkUp(_)
             | Report::HandshakeFailed { .. }
             | Report::Query(_)
@@ -161,7 +163,10 @@ impl ManagementCore {
     }
 
     pub(super) fn save_registrations(&mut self) {
-        let Some(file) = &mut self.registrations else { return };
+        // Before and after that it is another process's file.
+        let Some(file) = self.registrations.as_mut().filter(|_| *self.ours.borrow()) else {
+            return;
+        };
         let degraded = &mut self.extra.operations.degraded;
         match file.write(self.node.saved_registrations().collect()) {
             Ok(()) => {
@@ -225,6 +230,8 @@ fn log_report(report: &Report) {
         | Report::UdpOpened { .. }
         | Report::UdpMoved(_)
         | Report::UdpEnded(_)
+        | Report::UdpHandedOver { .. }
+        | Report::UdpTaken { .. }
         | Report::Statistics(_)
         | Report::Listing { .. }
         | Report::Paths { .. }

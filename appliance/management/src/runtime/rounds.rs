@@ -93,7 +93,8 @@ impl ManagementCore {
         if let Some(spare) = self.spare.get_mut(core.index()) {
             *spare = Some(recycled);
         }
-        if self.observations.all_reported() && !self.extra.readiness.is_ready() {
+        let can_serve = self.observations.all_reported() && *self.ours.borrow();
+        if can_serve && !self.extra.readiness.is_ready() {
             self.become_ready();
         }
         if let Some(round) = &mut self.round {
@@ -104,7 +105,7 @@ impl ManagementCore {
         }
     }
 
-    fn become_ready(&mut self) {
+    pub(super) fn become_ready(&mut self) {
         if let Some(on_ready) = self.on_ready.take() {
             self.extra.readiness = Readiness::Ready;
             on_ready();

@@ -32,8 +32,18 @@ pub enum BindError {
 /// # Errors
 /// See [`BindError`].
 pub fn bind(path: &Path) -> Result<tokio::net::UnixListener, BindError> {
-    let refused = |error| BindError::Refused { path: path.to_owned(), error };
     refuse_taken(path)?;
+    let (listener, aside) = bind_aside(path)?;
+    aside.place()?;
+    Ok(listener)
+}
+
+/// Binds a stats socket that nobody finds before it is put in its place, over another program's.
+///
+/// # Errors
+/// See [`BindError`].
+pub fn bind_aside(path: &Path) -> Result<(tokio::net::UnixListener, Aside), BindError> {
+    let refused = |error| BindError::Refused { path: path.to_owned(), error };
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
     let fresh = PathBuf::from(fresh);
@@ -42,10 +52,36 @@ pub fn bind(path: &Path) -> Result<tokio::net::UnixListener, BindError> {
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(&fresh).map_err(refused)?;
-    fs::set_permissions(&fresh, Permissions::from_mode(MODE)).map_err(refused)?;
-    fs::rename(&fresh, path).map_err(refused)?;
+    let aside = Aside { fresh, path: path.to_owned() };
+    fs::set_permissions(&aside.fresh, Permissions::from_mode(MODE)).map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
-    tokio::net::UnixListener::from_std(listener).map_err(refused)
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(refused)?;
+    Ok((listener, aside))
+}
+
+/// A socket that is not in its place. Dropped, its file is gone.
+#[derive(Debug)]
+pub struct Aside {
+    fresh: PathBuf,
+    path: PathBuf,
+}
+
+impl Aside {
+    /// Puts it in its place, where it is found from now on instead of what was there.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn place(self) -> Result<(), BindError> {
+        let refused = |error| BindError::Refused { path: self.path.clone(), error };
+        fs::rename(&self.fresh, &self.path).map_err(refused)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Once it is in its place there is nothing here.
+        let _ = fs::remove_file(&self.fresh);
+    }
 }
 
 fn refuse_taken(path: &Path) -> Result<(), BindError> {

@@ -17,7 +17,7 @@ mod server;
 mod support_routes;
 
 pub use asked::asked;
-pub use bind::{BindError, bind};
+pub use bind::{Aside, BindError, bind, bind_aside};
 pub use request::{Document, ListingRequest, Order, Question, StatsRequest};
 pub use server::{StatsLimits, StatsServer, channel};
 

@@ -118,6 +118,11 @@ impl Entries {
         EntryCounts { clients, directions, refused_total: self.refused }
     }
 
+    /// Whether an entry is one of these.
+    pub(super) fn knows(&self, key: &SessionKey) -> bool {
+        self.known.contains_key(key)
+    }
+
     /// Whether something waits to be put in.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()

@@ -29,3 +29,7 @@ pub(super) const NEIGHBOUR_REFRESH: Duration = Duration::from_secs(15);
 pub(super) const CAPTURE_LEASE: Duration = Duration::from_secs(3);
 /// Samples in one answer: 700 KiB of text.
 pub(super) const CAPTURES_PER_ANSWER_MAX: usize = 1024;
+
+/// Seconds after a hand-over until entries go that no core has told of: telling of all of a full
+/// map takes one.
+pub(super) const SWEEP_AFTER_S: u32 = 10;

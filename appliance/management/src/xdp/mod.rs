@@ -23,7 +23,7 @@ use crate::clock::{self, Moment};
 use crate::config::{Config, XdpMode};
 use capture::Captures;
 use entries::Entries;
-use limits::ENTRIES_READ_PER_S;
+use limits::{ENTRIES_READ_PER_S, SWEEP_AFTER_S};
 use serde_json::Value;
 use settings::Served;
 use std::collections::BTreeSet;
@@ -128,6 +128,11 @@ pub struct Xdp {
     turn_listen: Vec<SocketAddr>,
     dht_listen: Vec<SocketAddr>,
     owners: Vec<u32>,
+    /// Whether what is in the map as the program starts is another process's that goes on with it
+    /// until this one does.
+    keeps_sessions: bool,
+    /// Seconds until what nobody has told of goes out of the map.
+    sweep_in: Option<u32>,
 }
 
 /// The loaded program with everything that belongs to it.
@@ -156,14 +161,47 @@ impl Xdp {
         dht_listen: &[SocketAddr],
         cpus: &[Option<usize>],
     ) -> Self {
+        Self::start_with(config, turn_listen, dht_listen, cpus, false)
+    }
+
+    /// As [`Self::start`], where another process is at work that hands over to this one: what it
+    /// relays goes on until this one is told of it.
+    pub fn take_over(
+        config: &Config,
+        turn_listen: &[SocketAddr],
+        dht_listen: &[SocketAddr],
+        cpus: &[Option<usize>],
+    ) -> Self {
+        Self::start_with(config, turn_listen, dht_listen, cpus, true)
+    }
+
+    fn start_with(
+        config: &Config,
+        turn_listen: &[SocketAddr],
+        dht_listen: &[SocketAddr],
+        cpus: &[Option<usize>],
+        keeps_sessions: bool,
+    ) -> Self {
         let mut xdp = Self {
             turn_listen: turn_listen.to_vec(),
             dht_listen: without_wildcards(dht_listen),
             owners: owners(cpus),
+            keeps_sessions,
             ..Self::default()
         };
         xdp.begin(config);
         xdp
+    }
+
+    /// Whether another process can take the program over.
+    pub(crate) fn can_be_handed_over(&self) -> bool {
+        self.at_work.as_ref().is_none_or(|at_work| at_work.pins.is_some())
+    }
+
+    /// Another process has the program now, and is told what this one was.
+    pub(crate) fn let_go(&mut self) {
+        self.at_work = None;
+        self.status = XdpStatus::default();
     }
 
     /// What there is to tell, as of the last second.
@@ -224,9 +262,8 @@ impl Xdp {
         let failed = |error: &dyn std::fmt::Display| format!("a map could not be filled: {error}");
         let before = counters(&programs).map_err(|error| failed(&error))?;
         // An earlier process's sessions are nobody's: its allocations went with it.
-        let left: Vec<_> = programs.tables.sessions.iter().map(|(key, _)| key).collect();
-        for key in left {
-            programs.tables.sessions.remove(&key).map_err(|error| failed(&error))?;
+        if !std::mem::take(&mut self.keeps_sessions) {
+            remove_others(&mut programs, |_| false).map_err(|error| failed(&error))?;
         }
         served.fill(&mut programs.tables).map_err(|error| failed(&error))?;
         if config.xdp.steer {
@@ -420,6 +457,7 @@ impl Xdp {
     /// Once a second: reads what sessions have carried and how often each verdict was given, and
     /// gives what cores have to hear.
     pub(crate) fn tick(&mut self) -> Vec<(CoreId, Command)> {
+        self.sweep();
         let Some(at_work) = &mut self.at_work else { return Vec::new() };
         at_work.entries.look(ENTRIES_READ_PER_S, &mut at_work.programs.tables.sessions);
         let notes = at_work.entries.notes();
@@ -430,6 +468,25 @@ impl Xdp {
         }
         self.read();
         notes
+    }
+
+    /// This process goes on with what another one had: what is told within a few seconds stays.
+    pub(crate) fn has_taken_over(&mut self) {
+        self.sweep_in = Some(SWEEP_AFTER_S);
+    }
+
+    fn sweep(&mut self) {
+        let Some(seconds) = self.sweep_in else { return };
+        self.sweep_in = seconds.checked_sub(1);
+        if self.sweep_in.is_some() {
+            return;
+        }
+        let Some(at_work) = &mut self.at_work else { return };
+        let entries = &at_work.entries;
+        let swept = remove_others(&mut at_work.programs, |key| entries.knows(key));
+        if let Err(error) = swept {
+            tracing::warn!(%error, "sessions of the process before stay in the XDP program's map");
+        }
     }
 
     fn read(&mut self) {
@@ -543,6 +600,16 @@ fn without_wildcards(listen: &[SocketAddr]) -> Vec<SocketAddr> {
         named.extend(of_family.map(|it| SocketAddr::new(it.address, at.port())));
     }
     named
+}
+
+/// Takes sessions out of the map that are not known here.
+fn remove_others(
+    programs: &mut Programs,
+    is_known: impl Fn(&SessionKey) -> bool,
+) -> Result<(), MapError> {
+    let sessions = programs.tables.sessions.iter().map(|(key, _)| key);
+    let left: Vec<_> = sessions.filter(|key| !is_known(key)).collect();
+    left.iter().try_for_each(|key| programs.tables.sessions.remove(key).map(|_was_there| ()))
 }
 
 /// The program goes off interfaces that it was kept on and that are wanted no more.

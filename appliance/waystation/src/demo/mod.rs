@@ -56,6 +56,9 @@ pub(crate) fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
         dht: None,
         registrations: None,
         floor: None,
+        taking: None,
+        hands_over: false,
+        is_watched: false,
         // A signal ends the appliance, then the nodes notice, then the directory goes.
         confine: None,
         handle_signals: true,

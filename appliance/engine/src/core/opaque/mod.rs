@@ -7,10 +7,12 @@
 //! copied; opening, closing and changes of address do and may. Nothing here decides whose a
 //! datagram is.
 
+mod handing_over;
 mod listing;
 mod moves;
 mod ports;
 
+pub use handing_over::{OpaqueHandOver, OpaqueSessionState, OpaqueTakeOver};
 pub use ports::PortError;
 pub(crate) use ports::is_without_family;
 
@@ -101,6 +103,8 @@ pub(super) struct OpaqueSessions {
     opened: u64,
     /// The kernel may have more.
     has_more: bool,
+    /// Whether datagrams are left where they are, because another process is to have them.
+    is_paused: bool,
 }
 
 impl OpaqueSessions {
@@ -131,6 +135,7 @@ impl OpaqueSessions {
             sweep_ns: None,
             opened: 0,
             has_more: false,
+            is_paused: false,
         })
     }
 
@@ -142,7 +147,7 @@ impl OpaqueSessions {
     /// The kernel has said that there is something to receive.
     pub(super) fn note_ready(&mut self) {
         // It may have been somebody else's; without sockets there is nothing to ask for.
-        self.has_more = !self.sockets.is_empty();
+        self.has_more = !self.sockets.is_empty() && !self.is_paused;
     }
 
     /// Whether there may be something to receive without the kernel saying so again.
@@ -180,6 +185,33 @@ impl OpaqueSessions {
         settings: Settings,
         now_ns: u64,
     ) -> Result<UdpSessionTag, OpaqueOpenError> {
+        self.open_with(settings, now_ns, |sessions, settings| {
+            sessions.open(settings, now_ns, &mut |_opened| ())
+        })
+    }
+
+    /// Goes on with a session that another process had.
+    fn take_session(
+        &mut self,
+        state: &OpaqueSessionState,
+        settings: Settings,
+    ) -> Result<UdpSessionTag, OpaqueOpenError> {
+        let opened_ns = state.session.opened_ns;
+        let session = self.open_with(settings, opened_ns, |sessions, settings| {
+            sessions.take_over(settings, &state.session)
+        })?;
+        let carried = &mut self.carried[session.slot as usize];
+        carried.local = state.local;
+        (carried.datagrams, carried.bytes) = (state.datagrams, state.bytes);
+        Ok(session)
+    }
+
+    fn open_with(
+        &mut self,
+        settings: Settings,
+        opened_ns: u64,
+        open: impl FnOnce(&mut Sessions, Settings) -> Result<UdpSessionTag, OpenError>,
+    ) -> Result<UdpSessionTag, OpaqueOpenError> {
         let ports = [settings.legs[0].port, settings.legs[1].port];
         let ends = [fixed_end(&settings, Side::A), fixed_end(&settings, Side::B)];
         let a = self.ports.take(ports[0], &mut self.sockets)?;
@@ -190,10 +222,9 @@ impl OpaqueSessions {
                 return Err(error.into());
             }
         };
-        let opened = self.check_families([a, b], ends).and_then(|()| {
-            let opened = self.sessions.open(settings, now_ns, &mut |_opened| ());
-            opened.map_err(OpaqueOpenError::Refused)
-        });
+        let opened = self
+            .check_families([a, b], ends)
+            .and_then(|()| open(&mut self.sessions, settings).map_err(OpaqueOpenError::Refused));
         let session = match opened {
             Ok(session) => session,
             Err(error) => {
@@ -205,10 +236,9 @@ impl OpaqueSessions {
         if self.carried.len() <= place {
             self.carried.resize(place + 1, Carried::default());
         }
-        let opened_ns = now_ns;
         self.carried[place] = Carried { ports, sockets: [a, b], opened_ns, ..Carried::default() };
         self.opened += 1;
-        self.sweep_ns.get_or_insert(now_ns);
+        self.sweep_ns.get_or_insert(opened_ns);
         self.choose_tier(session);
         Ok(session)
     }
@@ -258,11 +288,15 @@ impl OpaqueSessions {
 
     /// When [`Self::attend`] has something to do.
     pub(super) fn next_deadline_ns(&self) -> Option<u64> {
-        [self.sweep_ns, self.moves.due_ns()].into_iter().flatten().min()
+        let deadlines = [self.sweep_ns, self.moves.due_ns()];
+        deadlines.into_iter().flatten().min().filter(|_| !self.is_paused)
     }
 
     /// Ends what has come to its end, and tells what has moved.
     pub(super) fn attend(&mut self, now_ns: u64, fabric: &mut Fabric) {
+        if self.is_paused {
+            return;
+        }
         if self.sweep_ns.is_some_and(|due_ns| due_ns <= now_ns) {
             let events = &mut self.events;
             self.sweep_ns = self.sessions.sweep(now_ns, &mut |event| events.push(event));

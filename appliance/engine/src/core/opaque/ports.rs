@@ -6,7 +6,7 @@
 use crate::port::datagrams::{DatagramKey, Role, Sockets, bind};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use waystation_relay::udp::LocalPort;
 
 /// A port of this machine that the kernel does not give.
@@ -43,6 +43,8 @@ pub(super) struct Ports {
     open: BTreeMap<LocalPort, OpenPort>,
     /// By the place of a socket.
     owners: Vec<Option<LocalPort>>,
+    /// Sockets of another process, which are taken instead of new ones.
+    inherited: Vec<(LocalPort, UdpSocket)>,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,33 @@ struct OpenPort {
 
 impl Ports {
     pub(super) fn new(addresses: Vec<IpAddr>) -> Self {
-        Self { addresses, open: BTreeMap::new(), owners: Vec::new() }
+        Self { addresses, open: BTreeMap::new(), owners: Vec::new(), inherited: Vec::new() }
+    }
+
+    /// Takes these sockets for the ports that are opened next, and forgets others that were given.
+    pub(super) fn inherit(&mut self, sockets: Vec<(LocalPort, UdpSocket)>) {
+        self.inherited = sockets;
+    }
+
+    /// One more descriptor of each socket, for another process.
+    pub(super) fn share(&self, sockets: &Sockets) -> io::Result<Vec<(LocalPort, UdpSocket)>> {
+        let mut shared = Vec::new();
+        for (port, open) in &self.open {
+            for key in open.sockets.iter() {
+                shared.extend(sockets.share(key)?.map(|socket| (*port, socket)));
+            }
+        }
+        Ok(shared)
+    }
+
+    /// A socket of another process for a port on an address, if there is one.
+    fn take_inherited(&mut self, port: LocalPort, address: IpAddr) -> Option<UdpSocket> {
+        let is_it = |(of, socket): &(LocalPort, UdpSocket)| {
+            let bound = socket.local_addr().map(|bound| bound.ip());
+            *of == port && bound.is_ok_and(|bound| bound == address)
+        };
+        let place = self.inherited.iter().position(is_it)?;
+        Some(self.inherited.swap_remove(place).1)
     }
 
     /// The port of a socket.
@@ -72,8 +100,9 @@ impl Ports {
             return Ok(open.sockets);
         }
         let mut opened = SocketsOfPort::default();
-        for &address in &self.addresses {
-            match open(address, port, sockets) {
+        for address in self.addresses.clone() {
+            let inherited = self.take_inherited(port, address);
+            match open(address, port, inherited, sockets) {
                 Ok(key) => {
                     opened.0[usize::from(address.is_ipv6())] = key;
                     if let Some(key) = key {
@@ -121,8 +150,12 @@ fn own(owners: &mut Vec<Option<LocalPort>>, key: DatagramKey, port: Option<Local
 fn open(
     address: IpAddr,
     port: LocalPort,
+    inherited: Option<UdpSocket>,
     sockets: &mut Sockets,
 ) -> io::Result<Option<DatagramKey>> {
+    if let Some(socket) = inherited {
+        return sockets.add(socket).map(Some);
+    }
     match bind(SocketAddr::new(address, port.0), Role::Session) {
         Ok(socket) => sockets.add(socket).map(Some),
         Err(error) if address.is_unspecified() && is_without_family(&error) => Ok(None),

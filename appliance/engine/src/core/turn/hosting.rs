@@ -9,9 +9,10 @@ use crate::entropy::Entropy;
 use crate::limits::TURN_ERRORS_PER_S_MAX;
 use crate::offload::{OffloadPath, PathChange};
 use crate::port::StreamKey;
-use crate::port::datagrams::{DatagramKey, Role, Sockets, bind};
+use crate::port::datagrams::{DatagramKey, Role, Sockets, bind, send_unfragmented};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use waystation_relay::peer_policy::PeerPolicy;
 use waystation_turn::server::{AllocationId, Change, Host, Now, Path};
@@ -81,6 +82,9 @@ pub(super) struct Hosting {
     at: Option<(StreamKey, bool)>,
     /// What the management core is to know about paths.
     pub(super) changes: PathChanges,
+    /// Sockets of another process, by the address that peers know them by, which are taken instead
+    /// of new ones.
+    inherited: HashMap<SocketAddr, UdpSocket>,
 }
 
 impl Hosting {
@@ -104,7 +108,20 @@ impl Hosting {
             opened: 0,
             at: None,
             changes: PathChanges::new(channels_max),
+            inherited: HashMap::new(),
         }
+    }
+
+    /// Takes these sockets for the addresses that are opened next, and forgets others that were
+    /// given.
+    pub(super) fn inherit(&mut self, sockets: Vec<(SocketAddr, UdpSocket)>) {
+        self.inherited = sockets.into_iter().collect();
+    }
+
+    /// One more descriptor of a relayed address's socket, for another process.
+    pub(super) fn share(&self, relayed: SocketAddr) -> io::Result<Option<UdpSocket>> {
+        let key = self.relayed.get(&relayed);
+        key.map_or(Ok(None), |key| self.sockets.share(*key))
     }
 
     /// What the management core is told of a path: nothing if its packets may not be sent, or do
@@ -272,7 +289,12 @@ impl Host for Hosting {
 
     fn open_relayed(&mut self, address: SocketAddr) -> bool {
         let bound = SocketAddr::new(self.bound(address.ip()), address.port());
-        let Ok(key) = bind(bound, Role::Relayed).and_then(|socket| self.sockets.add(socket)) else {
+        let socket = match self.inherited.remove(&address) {
+            // As a new one is, whatever it has sent last.
+            Some(socket) => send_unfragmented(&socket, false).map(|()| socket),
+            None => bind(bound, Role::Relayed),
+        };
+        let Ok(key) = socket.and_then(|socket| self.sockets.add(socket)) else {
             return false;
         };
         let place = key.slot as usize;

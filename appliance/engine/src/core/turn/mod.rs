@@ -8,11 +8,13 @@
 //! received into; only requests allocate. Clients that come over TCP are in [`streams`].
 
 mod errors;
+mod handing_over;
 mod hosting;
 mod listing;
 mod paths;
 mod streams;
 
+pub use handing_over::TurnHandOver;
 pub(super) use streams::Around;
 pub use streams::StreamLimits;
 
@@ -92,6 +94,8 @@ pub(super) struct TurnServer {
     streams: ClientStreams,
     /// The kernel may have more.
     has_more: bool,
+    /// Whether datagrams are left where they are, because another process is to have them.
+    is_paused: bool,
 }
 
 impl TurnServer {
@@ -133,6 +137,7 @@ impl TurnServer {
             answer: Box::new([0; ANSWER_BYTES_MAX]),
             streams,
             has_more: false,
+            is_paused: false,
         })
     }
 
@@ -143,7 +148,7 @@ impl TurnServer {
 
     /// The kernel has said that there is something to receive.
     pub(super) fn note_ready(&mut self) {
-        self.has_more = true;
+        self.has_more = !self.is_paused;
     }
 
     /// Whether there may be something to receive without the kernel saying so again.
@@ -222,12 +227,14 @@ impl TurnServer {
     /// When [`Self::expire`] or [`Self::serve_streams`] has something to do.
     pub(super) fn next_deadline_ns(&self) -> Option<u64> {
         let stream_ns = self.streams.next_deadline_ns();
-        self.server.next_deadline_ns().into_iter().chain(stream_ns).min()
+        let allocation_ns = self.server.next_deadline_ns().filter(|_| !self.is_paused);
+        allocation_ns.into_iter().chain(stream_ns).min()
     }
 
     /// Ends what has come to its end.
     pub(super) fn expire(&mut self, now_ns: u64) {
-        if self.server.next_deadline_ns().is_some_and(|deadline_ns| deadline_ns <= now_ns) {
+        let deadline_ns = self.server.next_deadline_ns().filter(|_| !self.is_paused);
+        if deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns) {
             self.server.expire(now_ns, &mut self.hosting);
         }
     }

@@ -134,6 +134,8 @@ pub struct Sockets {
     sockets: Slots<Watched>,
     ready: ReadyList,
     syscalls: u64,
+    /// Whether the kernel is to say when something is there.
+    is_watched: bool,
 }
 
 /// A socket, and how it sends.
@@ -177,6 +179,7 @@ impl Sockets {
                 has_errors: false,
             },
             syscalls: 0,
+            is_watched: true,
         })
     }
 
@@ -207,8 +210,9 @@ impl Sockets {
         }
         let (slot, generation) = self.sockets.next_key();
         let key = DatagramKey { slot, generation };
-        let data = epoll::EventData::new_u64(key.pack());
-        epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
+        if self.is_watched {
+            watch(&self.epoll, &socket, key)?;
+        }
         self.sockets.insert(Watched { socket, is_unfragmented: false });
         Ok(key)
     }
@@ -243,6 +247,44 @@ impl Sockets {
             Some(watched) => errors::take(watched.socket.as_raw_fd(), &mut self.syscalls),
             None => DatagramErrors::new(),
         }
+    }
+
+    /// Hears of no socket any more until [`Self::watch`]: what comes waits in them. A socket that
+    /// another process has as well is closed in between, or would be heard of after its close.
+    pub fn unwatch(&mut self) {
+        if !std::mem::take(&mut self.is_watched) {
+            return;
+        }
+        for (_, _, watched) in self.sockets.iter() {
+            self.syscalls += 1;
+            // The kernel refuses only what is not watched.
+            let _ = epoll::delete(&self.epoll, &watched.socket);
+        }
+        (self.ready.next, self.ready.end) = (0, 0);
+    }
+
+    /// Hears of all sockets again, and of what has come meanwhile.
+    ///
+    /// # Errors
+    /// The kernel's refusal to watch one; those before it are watched.
+    pub fn watch(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.is_watched, true) {
+            return Ok(());
+        }
+        for (slot, generation, watched) in self.sockets.iter() {
+            self.syscalls += 1;
+            watch(&self.epoll, &watched.socket, DatagramKey { slot, generation })?;
+        }
+        Ok(())
+    }
+
+    /// One more descriptor of a socket, for another process. Absent: it is closed.
+    ///
+    /// # Errors
+    /// The kernel's refusal of a descriptor.
+    pub fn share(&self, key: DatagramKey) -> io::Result<Option<UdpSocket>> {
+        let watched = self.sockets.get(key.slot, key.generation);
+        watched.map(|watched| watched.socket.try_clone()).transpose()
     }
 
     /// Closes a socket; what waits in it is lost.
@@ -339,6 +381,11 @@ impl Sockets {
     }
 }
 
+fn watch(epoll: &OwnedFd, socket: &UdpSocket, key: DatagramKey) -> io::Result<()> {
+    let data = epoll::EventData::new_u64(key.pack());
+    Ok(epoll::add(epoll, socket, data, epoll::EventFlags::IN)?)
+}
+
 /// Why a datagram was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendFailure {
@@ -406,4 +453,53 @@ pub fn send_unfragmented(socket: &UdpSocket, is_wanted: bool) -> io::Result<()> 
 /// The kernel's refusal to tell.
 pub fn receive_memory_bytes(socket: &UdpSocket) -> io::Result<usize> {
     SockRef::from(socket).recv_buffer_size()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket() -> (UdpSocket, SocketAddr) {
+        let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), Role::Listening).unwrap();
+        let address = socket.local_addr().unwrap();
+        (socket, address)
+    }
+
+    #[test]
+    fn what_comes_while_nobody_watches_waits_in_its_socket() {
+        let (mut sockets, mut burst) = (Sockets::new().unwrap(), Burst::new());
+        let (first, to) = socket();
+        let key = sockets.add(first).unwrap();
+        sockets.unwatch();
+        let (sender, _) = socket();
+        sender.send_to(b"early", to).unwrap();
+        assert_eq!(sockets.next_ready(), None);
+        // One that is added meanwhile is heard of afterwards too.
+        let (second, to_second) = socket();
+        let second = sockets.add(second).unwrap();
+        sender.send_to(b"late", to_second).unwrap();
+        assert_eq!(sockets.next_ready(), None);
+        sockets.watch().unwrap();
+        let ready = [sockets.next_ready(), sockets.next_ready()];
+        assert!(ready.contains(&Some(key)) && ready.contains(&Some(second)), "{ready:?}");
+        sockets.receive(key, &mut burst);
+        assert_eq!(burst.len(), 1);
+    }
+
+    #[test]
+    fn socket_that_another_process_has_as_well_is_not_heard_of_after_its_close() {
+        let mut sockets = Sockets::new().unwrap();
+        let (own, to) = socket();
+        let key = sockets.add(own).unwrap();
+        let theirs = sockets.share(key).unwrap().unwrap();
+        sockets.unwatch();
+        sockets.close(key);
+        sockets.watch().unwrap();
+        let (sender, _) = socket();
+        sender.send_to(b"theirs", to).unwrap();
+        assert_eq!(sockets.next_ready(), None);
+        let mut buffer = [0; 16];
+        assert_eq!(theirs.recv(&mut buffer).unwrap(), 6);
+        assert!(sockets.share(key).unwrap().is_none());
+    }
 }

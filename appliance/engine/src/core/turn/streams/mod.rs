@@ -116,6 +116,11 @@ impl ClientStreams {
         }
     }
 
+    /// Further listeners whose connections are clients.
+    pub(super) fn listen_on(&mut self, listeners: &[ListenerKey]) {
+        self.listeners.extend_from_slice(listeners);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open
     }

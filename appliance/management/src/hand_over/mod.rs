@@ -1,0 +1,58 @@
+//! How a process hands over to the next one: what they say to each other, and in what form.
+//!
+//! The process that runs listens on a Unix socket beside the stats socket ([`socket_of`]), and
+//! takes nobody but its own user and root there. Whoever is to be next asks, gets the sockets that
+//! are listened with, starts, and asks for the rest when all of its cores wait:
+//!
+//! ```text
+//! next → this   Ask        who it is, with how many cores
+//! this → next   Offer      what is listened with        or Refusal: this one goes on
+//! next → this   Ready      its cores have everything and serve nobody
+//! this → next   Core …     each core's clients over UDP, who wait from here on
+//! this → next   Complete
+//! next → this   Taken      its cores could begin
+//! this → next   Yours      it is the next one's now, and the next one begins
+//! ```
+//!
+//! Whatever fails before `Yours` closes the connection; then this process goes on, and the next one
+//! ends. Nothing is served by both. Each message is bounded in bytes, descriptors and time. The
+//! form has a version ([`VERSION`]): another one is refused, and nothing has happened.
+
+pub mod asking;
+mod channel;
+mod message;
+mod records;
+pub(crate) mod serving;
+
+pub use asking::{Given, HandOverError, TakeOver, ask};
+pub(crate) use channel::Channel;
+pub use channel::ChannelError;
+pub(crate) use message::{Ask, CoreMessage, Message, Offer, Role, SocketGroup};
+pub(crate) use records::SessionRecord;
+pub(crate) use serving::{Paused, Step};
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The form of the messages. Another number is another form.
+pub const VERSION: u32 = 1;
+/// Bytes of one message: ten times what the allocations and sessions of one core can come to.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
+/// Descriptors of one message: as many as there are ports.
+pub(crate) const MESSAGE_DESCRIPTORS_MAX: usize = 1 << 17;
+/// Descriptors that go with one byte; the kernel takes 253 (`SCM_MAX_FD`).
+pub(crate) const DESCRIPTORS_PER_BYTE: usize = 128;
+/// How long one side waits for the other where that one has only to answer.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the next process may take to start: it measures ciphers, and may measure the machine.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What is added to the stats socket's path.
+const SUFFIX: &str = ".up";
+
+/// Where a program with this stats socket can be asked to hand over.
+pub fn socket_of(stats_socket: &Path) -> PathBuf {
+    let mut path = stats_socket.as_os_str().to_owned();
+    path.push(SUFFIX);
+    PathBuf::from(path)
+}

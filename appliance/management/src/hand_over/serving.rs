@@ -1,0 +1,178 @@
+//! The running process's end: who may ask, what is said when, and what becomes of it.
+//!
+//! A future of the management thread's runtime. It knows the order of the messages and nothing of
+//! what is in them: the management core, which it asks through a bounded channel, says what there
+//! is to hand over. One conversation is had at a time; others wait in the socket's queue.
+
+use super::{
+    ANSWER_TIMEOUT, Ask, Channel, ChannelError, CoreMessage, Message, Offer, START_TIMEOUT, VERSION,
+};
+use crate::limits::STATS_ACCEPT_PAUSE;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+/// Owner and root alone: what is said here are secrets.
+const MODE: u32 = 0o600;
+
+/// A question that the management core answers; a refusal is a sentence.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, String>>;
+
+/// What all cores have over UDP, each with its descriptors, and since when it waits.
+#[derive(Debug)]
+pub(crate) struct Paused {
+    pub(crate) cores: Vec<(CoreMessage, Vec<OwnedFd>)>,
+    pub(crate) since_ns: u64,
+}
+
+/// How far a hand-over has come.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Somebody asks. Nothing changes yet.
+    Asked { ask: Ask, reply: Reply<(Offer, Vec<OwnedFd>)> },
+    /// The next process waits. From now on so do datagrams.
+    Ready { reply: Reply<Paused> },
+    /// The next process has it all. Nothing is let go yet.
+    Taken { reply: Reply<()> },
+    /// The next process knows that it is its turn.
+    Yours { process: Option<i32> },
+    /// It came to nothing.
+    Failed { why: String },
+}
+
+/// Makes the socket, where one that a stopped program left behind is replaced.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // Whoever connects before this is looked at as well.
+    fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    Ok(listener)
+}
+
+/// Has one conversation after the other, until the future is dropped or one has ended well: then
+/// this process has handed over.
+pub(crate) async fn serve(listener: UnixListener, steps: mpsc::Sender<Step>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection to the hand-over's socket");
+                sleep(STATS_ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if !may_take_over(&stream) {
+            tracing::warn!("somebody who is neither this user nor root asked for a hand-over");
+            continue;
+        }
+        match converse(stream, &steps).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => {
+                let why = error.to_string();
+                // The management core is there for as long as this is.
+                let _ = steps.send(Step::Failed { why }).await;
+            }
+        }
+    }
+}
+
+fn may_take_over(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}
+
+/// Returns whether this process has handed over; without an error, nothing has changed otherwise.
+async fn converse(stream: UnixStream, steps: &mpsc::Sender<Step>) -> Result<bool, ChannelError> {
+    let process = stream.peer_cred()?.pid();
+    let mut channel = Channel::new(stream);
+    let ask = match channel.receive(ANSWER_TIMEOUT).await? {
+        (Message::Ask(ask), _) => ask,
+        (other, _) => return Err(ChannelError::unexpected(&other, "ask")),
+    };
+    if ask.version != VERSION {
+        let why = format!(
+            "version {} ({}) speaks form {} of the hand-over, and this one, {}, form {VERSION}",
+            ask.program,
+            ask.identity,
+            ask.version,
+            env!("CARGO_PKG_VERSION"),
+        );
+        return refuse(&mut channel, why).await;
+    }
+    let (offer, descriptors) = match question(steps, |reply| Step::Asked { ask, reply }).await {
+        Ok(offered) => offered,
+        Err(why) => return refuse(&mut channel, why).await,
+    };
+    send(&mut channel, &Message::Offer(offer), &descriptors).await?;
+    drop(descriptors);
+    hear(&mut channel, "ready", START_TIMEOUT).await?;
+    let paused = question(steps, |reply| Step::Ready { reply }).await;
+    let Paused { cores, since_ns } = match paused {
+        Ok(paused) => paused,
+        Err(why) => {
+            send(&mut channel, &Message::Refusal(why.clone()), &[]).await?;
+            return Err(ChannelError::Refused(why));
+        }
+    };
+    for (core, descriptors) in cores {
+        send(&mut channel, &Message::Core(Box::new(core)), &descriptors).await?;
+    }
+    send(&mut channel, &Message::Complete { paused_ns: since_ns }, &[]).await?;
+    hear(&mut channel, "taken", ANSWER_TIMEOUT).await?;
+    let taken = question(steps, |reply| Step::Taken { reply }).await;
+    taken.map_err(ChannelError::Refused)?;
+    // Said first: a process that is gone by now gets nothing.
+    send(&mut channel, &Message::Yours, &[]).await?;
+    let _ = steps.send(Step::Yours { process }).await;
+    Ok(true)
+}
+
+async fn refuse(channel: &mut Channel, why: String) -> Result<bool, ChannelError> {
+    tracing::warn!(why, "a hand-over was refused");
+    send(channel, &Message::Refusal(why), &[]).await?;
+    Ok(false)
+}
+
+async fn send(
+    channel: &mut Channel,
+    message: &Message,
+    descriptors: &[OwnedFd],
+) -> Result<(), ChannelError> {
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    channel.send(message, &descriptors, ANSWER_TIMEOUT).await
+}
+
+/// Waits for a message that says only its name.
+async fn hear(
+    channel: &mut Channel,
+    wanted: &'static str,
+    limit: std::time::Duration,
+) -> Result<(), ChannelError> {
+    let (message, _) = channel.receive(limit).await?;
+    if message.name() == wanted {
+        return Ok(());
+    }
+    Err(ChannelError::unexpected(&message, wanted))
+}
+
+async fn question<T>(
+    steps: &mpsc::Sender<Step>,
+    step: impl FnOnce(Reply<T>) -> Step,
+) -> Result<T, String> {
+    let (reply, answer) = oneshot::channel();
+    let gone = "the program is stopping";
+    steps.send(step(reply)).await.map_err(|_gone| gone.to_owned())?;
+    answer.await.unwrap_or_else(|_gone| Err(gone.to_owned()))
+}

@@ -1,0 +1,353 @@
+//! This process gives what it has to the next one, and drains.
+//!
+//! The conversation with the next process is had by `hand_over::serving`, which asks here what
+//! there is. Between its first question and its last one nothing is given up: if it fails,
+//! connections and datagrams that waited are served here.
+
+use super::ManagementCore;
+use crate::clock;
+use crate::documents::Readiness;
+use crate::hand_over::serving::Reply;
+use crate::hand_over::{
+    Ask, CoreMessage, Offer, Paused, Role, SessionRecord, SocketGroup, Step, socket_of,
+};
+use crate::journal::{EventKind, fields};
+use crate::limits::DRAIN_DEADLINE_MAX;
+use crate::runtime::LifeSign;
+use serde_json::json;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use waystation_engine::control::{Command, UdpHandOver};
+use waystation_engine::cores::{Listening, ListeningSockets};
+use waystation_relay::ids::{CoreId, UdpSessionTag};
+
+/// One more descriptor of each socket that the next process is to have.
+#[derive(Debug, Default)]
+pub struct SharedSockets {
+    pub listening: ListeningSockets,
+    pub metrics: Option<TcpListener>,
+    pub dht: Vec<UdpSocket>,
+    pub hub: Vec<TcpListener>,
+    /// Whether a service manager waits for signs of life.
+    pub is_watched: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct HandingOver {
+    /// Absent: nothing is handed over, or not any more.
+    shared: Option<SharedSockets>,
+    phase: Phase,
+    /// What each core listens with again if it comes to nothing: for links, and for TURN clients.
+    kept: Vec<[Vec<TcpListener>; 2]>,
+    /// How long this process goes on after it.
+    drain: Duration,
+    /// Whether the configuration is to be read again if it comes to nothing.
+    pub(super) reload_after: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Everything is served here.
+    Serving,
+    /// Cores are telling.
+    Pausing(Pausing),
+    /// All have told; datagrams wait.
+    Paused,
+}
+
+#[derive(Debug)]
+struct Pausing {
+    since_ns: u64,
+    missing: Vec<CoreId>,
+    told: Vec<(CoreMessage, Vec<OwnedFd>)>,
+    reply: Reply<Paused>,
+}
+
+impl HandingOver {
+    pub(super) fn new(shared: Option<SharedSockets>) -> Self {
+        let (phase, kept, drain) = (Phase::Serving, Vec::new(), Duration::ZERO);
+        Self { shared, phase, kept, drain, reload_after: false }
+    }
+
+    /// Whether the next process can be given anything at all.
+    pub(super) fn is_possible(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Whether datagrams wait until it is clear who serves them.
+    pub(super) fn is_paused(&self) -> bool {
+        !matches!(self.phase, Phase::Serving)
+    }
+
+    /// Closes this end's descriptors of what is listened with: a drain listens no more.
+    pub(super) fn close(&mut self) {
+        self.shared = None;
+        self.kept = Vec::new();
+    }
+}
+
+impl ManagementCore {
+    pub(super) fn on_hand_over(&mut self, step: Step) {
+        match step {
+            // Whoever asked may have gone; then nothing has changed.
+            Step::Asked { ask, reply } => {
+                let _ = reply.send(self.offer(&ask));
+            }
+            Step::Ready { reply } => self.pause(reply),
+            Step::Taken { reply } => {
+                let _ = reply.send(self.put_socket_aside());
+            }
+            Step::Yours { process } => self.let_go(process),
+            Step::Failed { why } => self.go_on(&why),
+        }
+    }
+
+    fn offer(&mut self, ask: &Ask) -> Result<(Offer, Vec<OwnedFd>), String> {
+        self.check_ask(ask)?;
+        self.save_registrations();
+        self.hand_over.drain = Duration::from_millis(ask.drain_ms).min(DRAIN_DEADLINE_MAX);
+        let shared = self.hand_over.shared.as_ref().ok_or("it does not hand over")?;
+        tracing::info!(version = ask.program, "another process is to take over");
+        offered(shared).map_err(|error| format!("its sockets cannot be shared: {error}"))
+    }
+
+    fn check_ask(&self, ask: &Ask) -> Result<(), String> {
+        let (identity, cores) = (self.extra.identity.to_string(), self.end.cores());
+        if ask.identity != identity {
+            return Err(format!("it is node {identity}, and not {}", ask.identity));
+        }
+        if ask.cores != cores {
+            return Err(format!(
+                "it has {cores} data cores, and the next one would have {}; another number needs a \
+                 restart",
+                ask.cores
+            ));
+        }
+        if !self.xdp.can_be_handed_over() {
+            return Err("its XDP program is kept nowhere; set xdp.pin_directory and restart, or \
+                        switch it off with xdp.mode = \"off\" and a reload"
+                .to_owned());
+        }
+        match &self.extra.readiness {
+            Readiness::Ready if !self.hand_over.is_paused() => Ok(()),
+            Readiness::Ready => Err("it is handing over already".to_owned()),
+            other => Err(format!("it is {}", other.name())),
+        }
+    }
+
+    fn keep_listeners(&mut self) -> io::Result<()> {
+        let cores = self.end.cores();
+        let Some(shared) = &self.hand_over.shared else { return Ok(()) };
+        let kept = (0..cores).map(|core| shared.listening.listeners_of(core));
+        self.hand_over.kept = kept.collect::<io::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Has all cores leave connections and datagrams where they are, and tell what they have.
+    fn pause(&mut self, reply: Reply<Paused>) {
+        if let Err(error) = self.keep_listeners() {
+            let _ = reply.send(Err(format!("its listeners cannot be kept: {error}")));
+            return;
+        }
+        let missing = self.cores().collect();
+        let since_ns = clock::now().monotonic_ns;
+        let pausing = Pausing { since_ns, missing, told: Vec::new(), reply };
+        self.hand_over.phase = Phase::Pausing(pausing);
+        for core in self.cores() {
+            self.command(core, Command::HandOver);
+        }
+    }
+
+    pub(super) fn on_udp_handed_over(
+        &mut self,
+        core: CoreId,
+        result: io::Result<Box<UdpHandOver>>,
+    ) {
+        let Phase::Pausing(pausing) = &mut self.hand_over.phase else { return };
+        pausing.missing.retain(|missing| *missing != core);
+        let told = match result {
+            Ok(udp) => {
+                let table = self.opaque.table();
+                message(core, *udp, |session| table.get(session).map(|known| &known.wish))
+            }
+            Err(error) => {
+                let why = format!("data core {core} cannot share its sockets: {error}");
+                // What was told already is told to nobody.
+                if let Phase::Pausing(Pausing { reply, .. }) =
+                    std::mem::replace(&mut self.hand_over.phase, Phase::Paused)
+                {
+                    let _ = reply.send(Err(why));
+                }
+                return;
+            }
+        };
+        pausing.told.push(told);
+        if pausing.missing.is_empty()
+            && let Phase::Pausing(Pausing { since_ns, mut told, reply, .. }) =
+                std::mem::replace(&mut self.hand_over.phase, Phase::Paused)
+        {
+            told.sort_by_key(|(message, _)| message.core);
+            let _ = reply.send(Ok(Paused { cores: told, since_ns }));
+        }
+    }
+
+    /// Lets the stats socket be found under another name as well, since the next process is about
+    /// to take its name.
+    fn put_socket_aside(&mut self) -> Result<(), String> {
+        let aside = aside_of(&self.socket);
+        let linked = match fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => fs::hard_link(&self.socket, &aside),
+        };
+        linked.map_err(|error| format!("{} cannot be made: {error}", aside.display()))
+    }
+
+    /// The next process serves. What is left here is TCP, to its end or to the deadline.
+    fn let_go(&mut self, process: Option<i32>) {
+        self.hand_over.phase = Phase::Serving;
+        self.xdp.let_go();
+        self.registrations = None;
+        self.socket = aside_of(&self.socket);
+        self.ours.send_replace(false);
+        for core in self.cores() {
+            self.command(core, Command::LetUdpGo);
+        }
+        self.forget_opaque();
+        if let Some(dht) = &mut self.dht {
+            dht.begin_stop();
+        }
+        if let Some(mut hub) = self.hub.take() {
+            // Its clients come back to the next process.
+            tokio::spawn(async move { hub.stop().await });
+        }
+        self.heartbeat.tell(LifeSign::HandedOver { process });
+        let (socket, deadline) = (self.socket.display().to_string(), self.hand_over.drain);
+        tracing::info!(process, socket, "another process has taken over");
+        let said = json!({ "process": process, "socket": socket });
+        self.journal.record(clock::now(), EventKind::HandedOver, None, fields(said));
+        self.begin_drain(deadline, 0, false);
+    }
+
+    /// Nothing came of it.
+    fn go_on(&mut self, why: &str) {
+        tracing::warn!("nothing was handed over, and this process goes on: {why}");
+        if self.hand_over.is_paused() {
+            self.hand_over.phase = Phase::Serving;
+            let kept = std::mem::take(&mut self.hand_over.kept);
+            for (core, [links, turn]) in self.cores().zip(kept) {
+                self.command(core, Command::GoOn { links, turn });
+            }
+        }
+        // It may be there already; whoever is to be next makes it anew.
+        let _ = fs::remove_file(aside_of(&self.socket));
+        let said = fields(json!({ "message": why }));
+        self.journal.record(clock::now(), EventKind::HandOverFailed, None, said);
+        if std::mem::take(&mut self.hand_over.reload_after) {
+            self.reload();
+        }
+    }
+
+    /// The files of a process that ends: its sockets, unless they are another's by now.
+    pub(super) fn remove_sockets(&self) {
+        if !*self.ours.borrow() && self.draining.is_none() {
+            // It has not come to serve: what is there is the other process's.
+            return;
+        }
+        // What is left only misleads; failing to remove it changes nothing.
+        let _ = fs::remove_file(&self.socket);
+        if *self.ours.borrow() && self.hand_over_is_served {
+            let _ = fs::remove_file(socket_of(&self.socket));
+        }
+    }
+}
+
+/// The name of the stats socket of a process that has handed over.
+fn aside_of(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".old");
+    PathBuf::from(path)
+}
+
+/// What is listened with, with a descriptor for each socket.
+fn offered(shared: &SharedSockets) -> io::Result<(Offer, Vec<OwnedFd>)> {
+    let ListeningSockets { links, turn_udp, turn_tcp, nonce_key } = &shared.listening;
+    let mut groups = Groups::default();
+    links.iter().try_for_each(|it| groups.add_listening(Role::Links, it))?;
+    turn_udp.iter().try_for_each(|it| groups.add_listening(Role::TurnUdp, it))?;
+    turn_tcp.iter().try_for_each(|it| groups.add_listening(Role::TurnTcp, it))?;
+    if let Some(metrics) = &shared.metrics {
+        groups.add(Role::Metrics, metrics.local_addr()?, [metrics.as_fd()].into_iter())?;
+    }
+    for dht in &shared.dht {
+        groups.add(Role::Dht, dht.local_addr()?, [dht.as_fd()].into_iter())?;
+    }
+    for hub in &shared.hub {
+        groups.add(Role::Hub, hub.local_addr()?, [hub.as_fd()].into_iter())?;
+    }
+    let Groups { groups, descriptors } = groups;
+    let offer = Offer {
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        groups,
+        nonce_key: nonce_key.as_ref().map(|key| **key),
+        is_watched: shared.is_watched,
+    };
+    Ok((offer, descriptors))
+}
+
+#[derive(Default)]
+struct Groups {
+    groups: Vec<SocketGroup>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Groups {
+    fn add_listening(&mut self, role: Role, from: &Listening<impl AsFd>) -> io::Result<()> {
+        self.add(role, from.wanted, from.sockets.iter().map(AsFd::as_fd))
+    }
+
+    fn add<'a>(
+        &mut self,
+        role: Role,
+        wanted: SocketAddr,
+        sockets: impl Iterator<Item = BorrowedFd<'a>>,
+    ) -> io::Result<()> {
+        let before = self.descriptors.len();
+        for socket in sockets {
+            self.descriptors.push(socket.try_clone_to_owned()?);
+        }
+        let sockets = self.descriptors.len() - before;
+        self.groups.push(SocketGroup { role, wanted, sockets });
+        Ok(())
+    }
+}
+
+/// What a core has told, as the next process hears it. Sessions that are only being opened or
+/// closed are nobody's yet, or any more.
+fn message<'a>(
+    core: CoreId,
+    udp: UdpHandOver,
+    wish: impl Fn(UdpSessionTag) -> Option<&'a crate::opaque::Wish>,
+) -> (CoreMessage, Vec<OwnedFd>) {
+    let UdpHandOver { turn, opaque } = udp;
+    let (relayed, relayed_sockets): (Vec<_>, Vec<_>) = turn.sockets.into_iter().unzip();
+    let (ports, port_sockets): (Vec<_>, Vec<_>) = opaque.sockets.into_iter().unzip();
+    let sessions = opaque.sessions.into_iter().filter_map(|state| {
+        let (slot, generation) = (state.session.slot, state.session.generation);
+        let wish = wish(UdpSessionTag { core, slot, generation })?;
+        Some(SessionRecord::new(state, wish))
+    });
+    let message = CoreMessage {
+        core: core.0,
+        turn: turn.state,
+        relayed,
+        sessions: sessions.collect(),
+        session_ports: ports.into_iter().map(|port| port.0).collect(),
+    };
+    let sockets = relayed_sockets.into_iter().chain(port_sockets);
+    (message, sockets.map(OwnedFd::from).collect())
+}
