@@ -23,8 +23,10 @@ pub struct World {
     pub turn_ports: BTreeSet<u16>,
     /// Ports of relayed transport addresses and opaque sessions.
     pub session_ports: BTreeSet<u16>,
-    /// Our addresses.
-    pub local: BTreeSet<IpAddr>,
+    /// Our addresses that the TURN server is on.
+    pub turn_local: BTreeSet<IpAddr>,
+    /// Our addresses that sessions are on.
+    pub session_local: BTreeSet<IpAddr>,
     /// Denied prefixes and their lengths.
     pub denied: Vec<(IpAddr, u8)>,
     /// VLANs and the interface of each.
@@ -54,6 +56,8 @@ pub enum Known {
         channel: Option<u16>,
         /// The session's rate is used up.
         is_over_rate: bool,
+        /// Only WireGuard's data for somebody who is called by one of these is relayed.
+        transport_for: Option<[u32; 4]>,
     },
 }
 
@@ -114,7 +118,9 @@ fn judge(world: &World, frame: &[u8]) -> Result<(Verdict, Vec<u8>), Verdict> {
     let parsed = packet::parse(frame, &told, is_ours)?;
     let Parsed { datagram, .. } = &parsed;
     let refused = |verdict| {
-        if world.local.contains(&datagram.local.ip()) { verdict } else { Verdict::PassForeign }
+        let is_turn = world.turn_ports.contains(&datagram.local.port());
+        let local = if is_turn { &world.turn_local } else { &world.session_local };
+        if local.contains(&datagram.local.ip()) { verdict } else { Verdict::PassForeign }
     };
     if let Some(fault) = parsed.fault {
         return Err(refused(fault));
@@ -129,7 +135,10 @@ fn judge(world: &World, frame: &[u8]) -> Result<(Verdict, Vec<u8>), Verdict> {
     };
     let known = |channel| world.sessions.get(&(datagram.source, datagram.local, channel));
     match known(channel) {
-        Some(Known::Relayed { from, to, channel, is_over_rate }) => {
+        Some(Known::Relayed { from, to, channel, is_over_rate, transport_for }) => {
+            if transport_for.is_some_and(|indices| !is_transport(datagram.payload, &indices)) {
+                return Err(Verdict::PassNotTransport);
+            }
             if datagram.hop_limit <= 1 {
                 return Err(Verdict::DropHopLimit);
             }
@@ -185,8 +194,10 @@ fn relay(
     if ip_bytes > 65_535 {
         return Err(Verdict::PassOversize);
     }
-    if to.is_ipv6() && parsed.datagram.checksum == Checksum::None {
-        return Err(Verdict::PassNoChecksum);
+    match parsed.datagram.checksum {
+        Checksum::None if to.is_ipv6() => return Err(Verdict::PassNoChecksum),
+        Checksum::Unfinished => return Err(Verdict::PassUnfinishedChecksum),
+        Checksum::None | Checksum::Off(_) => {}
     }
     let hop = world.hops.get(&to.ip()).ok_or(Verdict::PassNoRoute)?;
     let (Hop::Known { mtu_bytes, .. } | Hop::Unresolved { mtu_bytes }) = *hop;
@@ -213,6 +224,15 @@ fn relay(
     };
     let frame = packet::build(parsed, (station, own_station), from, to, &carried);
     Ok((verdict, frame))
+}
+
+/// Whether this is WireGuard's data for an end that is called by one of the numbers.
+fn is_transport(payload: &[u8], indices: &[u32; 4]) -> bool {
+    let Some((head, _)) = payload.split_first_chunk::<8>() else { return false };
+    let receiver = &head[4..];
+    payload.len() >= 32
+        && head[..4] == [4, 0, 0, 0]
+        && indices.iter().any(|index| receiver == index.to_ne_bytes())
 }
 
 fn is_within(address: IpAddr, (prefix, bits): (IpAddr, u8)) -> bool {

@@ -15,6 +15,7 @@ pub mod interfaces;
 pub mod object;
 pub mod pins;
 pub mod programs;
+pub mod runs;
 pub mod tables;
 pub mod verdicts;
 

@@ -4,6 +4,7 @@ use crate::{
     abi::limits::CAPTURE_RING_MIN_BYTES,
     object::{CAPTURE_ENABLED, CAPTURE_RING, PREBUILT, SELECT_PROGRAM, XDP_PROGRAM},
     pins::Pins,
+    runs::Runs,
     tables::Tables,
 };
 use aya::{
@@ -159,6 +160,15 @@ impl Programs {
     /// The number that `bpftool prog` knows the program by.
     pub fn id(&mut self) -> Option<u32> {
         xdp(&mut self.object)?.info().ok().map(|info| info.id())
+    }
+
+    /// What the kernel has measured of the XDP program's runs; all zero if nobody wanted that.
+    pub fn runs(&mut self) -> Runs {
+        let info = xdp(&mut self.object).and_then(|program| program.info().ok());
+        info.map_or_else(Runs::default, |info| Runs {
+            count: info.run_count(),
+            time: info.run_time(),
+        })
     }
 
     /// Lets the selecting program choose among the sockets that share a port with `socket`. Which

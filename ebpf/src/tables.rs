@@ -129,17 +129,17 @@ impl SettingsTable {
     /// Takes from a prefix again, if exactly it was denied.
     ///
     /// # Errors
-    /// When it was not, or the kernel refuses.
+    /// When the kernel refuses.
     pub fn allow(&mut self, prefix: IpAddr, bits: u8) -> Result<(), MapError> {
         let mut settings = self.current;
         match prefix {
             IpAddr::V4(_) => {
-                self.denied_v4.remove(&v4_key(prefix, bits))?;
-                settings.denied_v4 = settings.denied_v4.saturating_sub(1);
+                let was_there = removed(self.denied_v4.remove(&v4_key(prefix, bits)))?;
+                settings.denied_v4 = settings.denied_v4.saturating_sub(u32::from(was_there));
             }
             IpAddr::V6(_) => {
-                self.denied_v6.remove(&v6_key(prefix, bits))?;
-                settings.denied_v6 = settings.denied_v6.saturating_sub(1);
+                let was_there = removed(self.denied_v6.remove(&v6_key(prefix, bits)))?;
+                settings.denied_v6 = settings.denied_v6.saturating_sub(u32::from(was_there));
             }
         }
         self.store(settings)
@@ -149,6 +149,20 @@ impl SettingsTable {
         self.map.set(0, settings, 0)?;
         self.current = settings;
         Ok(())
+    }
+}
+
+/// What came of removing an entry: whether it was there.
+fn removed(result: Result<(), MapError>) -> Result<bool, MapError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -220,16 +234,7 @@ impl SessionTable {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove(&mut self, key: &SessionKey) -> Result<bool, MapError> {
-        match self.map.remove(key) {
-            Ok(()) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
+        removed(self.map.remove(key))
     }
 
     /// All sessions, in no order. Ones that come or go meanwhile may be missed.
@@ -238,26 +243,28 @@ impl SessionTable {
     }
 }
 
-/// Addresses of this machine that the programs judge packets for.
+/// Addresses of this machine that the programs judge packets for, and which kinds of ports are the
+/// relay's on each.
 pub struct LocalAddressTable {
     map: HashMap<MapData, Address, u8>,
 }
 
 impl LocalAddressTable {
-    /// Adds one.
+    /// Adds one, or replaces which kinds of ports are served on it.
     ///
     /// # Errors
     /// When the table is full or the kernel refuses.
-    pub fn insert(&mut self, address: IpAddr) -> Result<(), MapError> {
-        self.map.insert(Address::from(address), 1, 0)
+    pub fn insert(&mut self, address: IpAddr, kinds: &[Port]) -> Result<(), MapError> {
+        let bits = kinds.iter().fold(0, |bits, kind| bits | kind.bit());
+        self.map.insert(Address::from(address), bits, 0)
     }
 
-    /// Removes one.
+    /// Removes one, if it is there.
     ///
     /// # Errors
-    /// When it is not there or the kernel refuses.
+    /// When the kernel refuses.
     pub fn remove(&mut self, address: IpAddr) -> Result<(), MapError> {
-        self.map.remove(&Address::from(address))
+        removed(self.map.remove(&Address::from(address))).map(|_was_there| ())
     }
 }
 

@@ -38,6 +38,12 @@ pub const fn meaning(verdict: Verdict) -> &'static str {
         Verdict::PassStranger => "from a source without a session, which is within its rate",
         Verdict::PassChannelPadding => "a channel with padding, which would have to be cut off",
         Verdict::PassNoChecksum => "without a checksum, which IPv6 does not allow on the way out",
+        Verdict::PassUnfinishedChecksum => {
+            "its checksum is left to a network card that is not there; only the kernel can finish it"
+        }
+        Verdict::PassNotTransport => {
+            "of a WireGuard session, and not data for an index that its end has announced"
+        }
         Verdict::PassOversize => "too long for the way out once it is rewritten",
         Verdict::PassNoNeighbour => "the next hop's Ethernet address is not known; the kernel asks",
         Verdict::PassNoRoute => "there is no route to where it is to go",

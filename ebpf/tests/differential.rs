@@ -48,7 +48,8 @@ const SOURCES_V4: &[&str] =
     &["198.51.100.7", "198.51.100.9", "203.0.113.7", "10.7.0.7", "198.51.100.50", "127.0.0.1"];
 const SOURCES_V6: &[&str] =
     &["2001:db8:1::7", "2001:db8:2::7", "2001:db8:7::7", "2001:db8:1::50", "::1"];
-const LOCALS_V4: &[&str] = &["198.51.100.1", "203.0.113.1", "10.7.0.1", "198.51.100.2"];
+const LOCALS_V4: &[&str] =
+    &["198.51.100.1", "203.0.113.1", "10.7.0.1", "192.0.2.1", "198.51.100.2"];
 const LOCALS_V6: &[&str] = &["2001:db8:1::1", "2001:db8:2::1", "2001:db8:1::2"];
 const TARGETS_V4: &[&str] = &[
     "198.51.100.7",
@@ -62,6 +63,8 @@ const TARGETS_V4: &[&str] = &[
 const TARGETS_V6: &[&str] =
     &["2001:db8:1::7", "2001:db8:2::7", "2001:db8:7::7", "2001:db8:1::66", "2001:db8:9::1"];
 const PORTS: &[u16] = &[TURN, FIRST, FIRST + 1, 50];
+/// What the ends of WireGuard sessions are called by.
+const INDICES: [[u8; 4]; 4] = [[1, 2, 3, 4], [5, 6, 7, 8], [5, 6, 7, 9], [5, 6, 7, 9]];
 
 fn at(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
@@ -91,6 +94,7 @@ fn populate(stage: &mut Stage, dice: &mut Dice) {
                 to: socket(&at(to, source_port(dice))),
                 channel: dice.one_in(2).then(|| channel_number(dice)),
                 is_over_rate: dice.one_in(16),
+                transport_for: dice.one_in(4).then(|| INDICES.map(u32::from_ne_bytes)),
             }
         };
         stage.know(&source, &local, channel, known);
@@ -123,6 +127,11 @@ fn datagram(dice: &mut Dice, known: &[Route]) -> Udp {
         _ => dice.below(64),
     };
     let mut payload: Vec<u8> = (0..bytes).map(|_| dice.byte()).collect();
+    if dice.one_in(2) {
+        // WireGuard's data, or nearly.
+        let head = [dice.pick(&[[4, 0, 0, 0], [4, 0, 0, 0], [1, 0, 0, 0]]), dice.pick(&INDICES)];
+        payload.splice(..payload.len().min(8), head.concat());
+    }
     if let Some(number) = number {
         payload = channel(number, &payload);
     }
@@ -170,6 +179,8 @@ fn mutate(dice: &mut Dice, udp: &Udp, frame: &mut Vec<u8>) {
                 }
             }
             6 => frame.resize(bytes.max(60), 0),
+            // A checksum that its sender leaves to the card.
+            8 => leave_checksum(udp, frame),
             7 => {
                 let at = udp.ip_at() + if udp.to.is_ipv4() { 9 } else { 6 };
                 if let Some(byte) = frame.get_mut(at) {
@@ -183,6 +194,15 @@ fn mutate(dice: &mut Dice, udp: &Udp, frame: &mut Vec<u8>) {
     if udp.to.is_ipv4() && frame.len() >= udp.ip_at() + 20 && dice.one_in(2) {
         mend_header(frame, udp.ip_at());
     }
+}
+
+/// Puts the sum of the pseudo-header in place of the checksum.
+fn leave_checksum(udp: &Udp, frame: &mut [u8]) {
+    let (at, addresses) = (udp.udp_at(), if udp.to.is_ipv4() { 8 } else { 32 });
+    let Some(bytes) = frame.get(at - addresses..at + 8) else { return };
+    let mut pseudo = bytes[..addresses].to_vec();
+    pseudo.extend([0, 17, bytes[addresses + 4], bytes[addresses + 5]]);
+    frame[at + 6..at + 8].copy_from_slice(&internet_sum(&pseudo).to_be_bytes());
 }
 
 #[test]

@@ -128,7 +128,21 @@ fn staged() -> Stage {
             to: socket("198.51.100.9:6019"),
             channel: None,
             is_over_rate: true,
+            transport_for: None,
         },
+    );
+    let indices = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [9, 10, 11, 12]];
+    stage.know(
+        "198.51.100.7:6030",
+        "198.51.100.1:49230",
+        None,
+        tunnel("198.51.100.1:49231", "198.51.100.9:6031", indices),
+    );
+    stage.know(
+        "[2001:db8:1::7]:6032",
+        "[2001:db8:1::1]:49232",
+        None,
+        tunnel(v6_relayed, "[2001:db8:2::7]:6033", indices),
     );
     stage.know(
         "[2001:db8:1::7]:6020",
@@ -490,6 +504,77 @@ fn what_cannot_leave_goes_to_user_space_as_it_came() {
 }
 
 #[test]
+fn only_data_that_names_its_receiver_passes_a_wireguard_session() {
+    use Verdict::*;
+    let packet = |kind: [u8; 4], receiver: [u8; 4], bytes: usize| {
+        let mut packet = [kind, receiver].concat();
+        packet.resize(bytes, 0x55);
+        packet
+    };
+    let v4 = |payload: Vec<u8>| udp("198.51.100.7:6030", "198.51.100.1:49230", payload).frame();
+    let v6 = |payload| udp("[2001:db8:1::7]:6032", "[2001:db8:1::1]:49232", payload).frame();
+    let (data, known) = ([4, 0, 0, 0], [1, 2, 3, 4]);
+    check(vec![
+        fixture("data for the first index", v4(packet(data, known, 1200)), RelayedBack),
+        fixture("data for the second", v4(packet(data, [5, 6, 7, 8], 96)), RelayedBack),
+        fixture("data for the third", v4(packet(data, [9, 10, 11, 12], 96)), RelayedBack),
+        fixture("a keep-alive", v4(packet(data, known, 32)), RelayedBack),
+        fixture("data over ipv6", v6(packet(data, known, 32)), RelayedOn),
+        fixture("a byte less than data has", v4(packet(data, known, 31)), PassNotTransport),
+        fixture("nothing", v4(Vec::new()), PassNotTransport),
+        fixture("the head alone", v4(packet(data, known, 8)), PassNotTransport),
+        fixture("an unknown index", v4(packet(data, [1, 2, 3, 5], 96)), PassNotTransport),
+        fixture(
+            "an index in the other order",
+            v4(packet(data, [4, 3, 2, 1], 96)),
+            PassNotTransport,
+        ),
+        fixture("an initiation", v4(packet([1, 0, 0, 0], known, 148)), PassNotTransport),
+        fixture("a response", v4(packet([2, 0, 0, 0], known, 92)), PassNotTransport),
+        fixture("a cookie reply", v4(packet([3, 0, 0, 0], known, 64)), PassNotTransport),
+        fixture("reserved bytes", v4(packet([4, 0, 0, 1], known, 96)), PassNotTransport),
+        fixture("junk over ipv6", v6(packet([9; 4], known, 96)), PassNotTransport),
+    ]);
+}
+
+#[test]
+fn a_checksum_that_is_left_to_the_card_goes_to_the_kernel_that_knows() {
+    use Verdict::*;
+    let unfinished = |udp: &Udp| {
+        let mut frame = Udp { has_checksum: false, ..udp.clone() }.frame();
+        let at = udp.udp_at();
+        let addresses = if udp.to.is_ipv4() { at - 8..at } else { at - 32..at };
+        let mut pseudo = frame[addresses].to_vec();
+        pseudo.extend([0, 17, frame[at + 4], frame[at + 5]]);
+        frame[at + 6..at + 8].copy_from_slice(&internet_sum(&pseudo).to_be_bytes());
+        frame
+    };
+    let v4 = udp("198.51.100.7:6000", "198.51.100.1:49210", *b"to be summed up");
+    let v6 = udp("[2001:db8:1::7]:6006", "[2001:db8:1::1]:49215", *b"odd");
+    let framed = udp(CLIENT, WAN, channel(0x4001, b"hello"));
+    check(vec![
+        fixture("unfinished", unfinished(&v4), PassUnfinishedChecksum),
+        fixture("unfinished over ipv6", unfinished(&v6), PassUnfinishedChecksum),
+        fixture("unfinished, of a channel", unfinished(&framed), PassUnfinishedChecksum),
+        fixture("unfinished, of a client", unfinished(&udp(CLIENT, WAN, [0, 1])), Steered),
+        fixture("finished", v4.frame(), RelayedBack),
+    ]);
+}
+
+#[test]
+fn only_ports_of_a_kind_that_is_served_on_an_address_are_judged_there() {
+    use Verdict::*;
+    let at = |local: &str| udp("198.51.100.50:4000", local, [0, 1, 0, 0]);
+    let mangled = |local: &str| mended(&at(local), |frame, ip| frame[ip + 25] = 3);
+    check(vec![
+        fixture("a session's port", at("192.0.2.1:49200").frame(), PassStranger),
+        fixture("the TURN server's port elsewhere", at("192.0.2.1:3478").frame(), PassForeign),
+        fixture("malformed, for the relay", mangled("192.0.2.1:49200"), DropMalformed),
+        fixture("malformed, for somebody else", mangled("192.0.2.1:3478"), PassForeign),
+    ]);
+}
+
+#[test]
 fn a_session_counts_what_it_carried_and_when() {
     if !support::given_root() {
         return;
@@ -589,7 +674,9 @@ fn a_prefix_that_is_allowed_again_is_heard() {
     stage.programs.tables.settings.deny(address, 32).unwrap();
     stage.programs.tables.settings.allow(address, 32).unwrap();
     assert_eq!(stage.run(&frame).0, Verdict::PassStranger);
-    stage.programs.tables.settings.allow(address, 32).unwrap_err();
+    // Allowed twice is allowed once: what else is denied stays so.
+    stage.programs.tables.settings.allow(address, 32).unwrap();
+    assert_eq!(stage.run(&udp("198.51.100.130:5", WAN, *b"x").frame()).0, Verdict::DropDenied);
 }
 
 #[test]

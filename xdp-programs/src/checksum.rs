@@ -1,5 +1,6 @@
 //! Internet checksums (RFC 1071), in the byte order of the packet: the sum does not depend on it.
 
+use crate::parse::{Flow, PROTOCOL_UDP};
 use waystation_ebpf_abi::Address;
 
 /// A sum that is folded at the end. Words of 16 and 32 bits may be mixed, for both 2^16 and 2^32
@@ -64,6 +65,19 @@ impl Sum {
         sum = (sum & 0xffff) + (sum >> 16);
         sum as u16
     }
+}
+
+/// The folded sum of a datagram's pseudo-header, which is what stands in place of a checksum that the
+/// sender's network card has yet to finish (`CHECKSUM_PARTIAL`). One finished checksum in 65 535 is
+/// the same by chance.
+#[inline(always)]
+pub fn of_pseudo_header(flow: &Flow) -> u16 {
+    Sum::new(0)
+        .plus_address(&flow.source, flow.is_v4())
+        .plus_address(&flow.local, flow.is_v4())
+        .plus16(u16::from(PROTOCOL_UDP).to_be())
+        .plus16(flow.udp_bytes.to_be())
+        .folded()
 }
 
 /// The folded sum of the words of an IPv4 header without options; 0xffff if its checksum is right.

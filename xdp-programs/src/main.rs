@@ -104,7 +104,7 @@ fn judge<const L3: usize>(
     // SAFETY: has no precondition.
     let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
     if let Some(session) = session_of(&flow.key()) {
-        if session.action == Action::Relay as u8 {
+        if session.action != Action::Steer as u8 {
             return match relay::relay::<L3>(ctx, settings, &flow, session, tagged, now_ns) {
                 Ok(outcome) => outcome,
                 Err(verdict) => verdict.into(),
@@ -159,9 +159,15 @@ fn refuse(flow: &Flow, verdict: Verdict) -> Outcome {
     if is_local(flow) { verdict.into() } else { Verdict::PassForeign.into() }
 }
 
+/// Whether ports like this one are the relay's on the address: the same number on another address
+/// of this machine may be anybody's.
 #[inline(always)]
 fn is_local(flow: &Flow) -> bool {
-    maps::LOCAL_ADDRESSES.get_ptr(flow.local).is_some()
+    match maps::LOCAL_ADDRESSES.get_ptr(flow.local) {
+        // SAFETY: the kernel keeps the entry's memory while the program runs.
+        Some(kinds) => (unsafe { *kinds } >> (flow.port & 3)) & 1 != 0,
+        None => false,
+    }
 }
 
 #[inline(always)]

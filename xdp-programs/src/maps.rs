@@ -24,7 +24,7 @@ pub static PORT_KINDS: Array<u64> = Array::with_max_entries(limits::PORT_WORDS, 
 pub static SESSIONS: HashMap<SessionKey, Session> =
     HashMap::with_max_entries(limits::SESSION_ENTRIES_MAX, 0);
 
-/// Addresses of this machine.
+/// Addresses of this machine, and which kinds of ports are served on each (`Port::bit`).
 #[map]
 pub static LOCAL_ADDRESSES: HashMap<Address, u8> =
     HashMap::with_max_entries(limits::LOCAL_ADDRESSES_MAX, 0);

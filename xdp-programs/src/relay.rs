@@ -9,7 +9,7 @@ use crate::{
     limiter,
     maps::EGRESS,
     parse::{CHANNEL_BYTES, Flow, IPV4_BYTES, IPV6_BYTES, PROTOCOL_UDP, UDP_BYTES},
-    window::{Tag, pair, window, write, write_word},
+    window::{Tag, pair, read_word, window, write, write_word},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -17,11 +17,16 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_xdp_adjust_head},
     programs::XdpContext,
 };
-use waystation_ebpf_abi::{Session, Settings, Verdict, family, limits::NEXT_HOP_FRESH_NS};
+use waystation_ebpf_abi::{
+    Action, Session, Settings, Verdict, family,
+    limits::{NEXT_HOP_FRESH_NS, TRANSPORT_BYTES_MIN},
+};
 
 const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+/// The type of WireGuard's data and the three zeros behind it, as they lie in the packet.
+const TRANSPORT: u32 = u32::from_ne_bytes([4, 0, 0, 0]);
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -66,11 +71,17 @@ pub fn relay<const L3: usize>(
     tagged: Option<Tag>,
     now_ns: u64,
 ) -> Result<Outcome, Verdict> {
+    if session.action == Action::RelayTransport as u8 && !is_transport::<L3>(ctx, flow, session) {
+        return Err(Verdict::PassNotTransport);
+    }
     session.last_seen_ns = now_ns;
     admit(flow, session, now_ns)?;
     let leaving = leaving(flow, session)?;
     if !leaving.is_v4 && flow.checksum == 0 {
         return Err(Verdict::PassNoChecksum);
+    }
+    if flow.checksum != 0 && flow.checksum == checksum::of_pseudo_header(flow) {
+        return Err(Verdict::PassUnfinishedChecksum);
     }
     next_hop(ctx, settings, session, &leaving, now_ns)?;
     let (verdict, action) = way_out(ctx, session, tagged)?;
@@ -80,6 +91,25 @@ pub fn relay<const L3: usize>(
     Ok(Outcome { verdict, action })
 }
 
+/// Whether a datagram is WireGuard's data (whitepaper §5.4.6) for an end that is called so.
+#[inline(always)]
+fn is_transport<const L3: usize>(ctx: &XdpContext, flow: &Flow, session: &Session) -> bool {
+    let head = if flow.is_v4() {
+        window(ctx, L3 + IPV4_BYTES + UDP_BYTES, 8)
+    } else {
+        window(ctx, L3 + IPV6_BYTES + UDP_BYTES, 8)
+    };
+    let Some(head) = head else {
+        return false;
+    };
+    // SAFETY: the window has eight bytes.
+    let (kind, receiver) = unsafe { (read_word::<0>(head), read_word::<4>(head)) };
+    let [first, second, third, fourth] = session.indices;
+    usize::from(flow.udp_bytes) >= UDP_BYTES + TRANSPORT_BYTES_MIN
+        && kind == TRANSPORT
+        && (receiver == first || receiver == second || receiver == third || receiver == fourth)
+}
+
 #[inline(always)]
 fn admit(flow: &Flow, session: &mut Session, now_ns: u64) -> Result<(), Verdict> {
     if flow.hop_limit <= 1 {
@@ -87,7 +117,8 @@ fn admit(flow: &Flow, session: &mut Session, now_ns: u64) -> Result<(), Verdict>
         return Err(Verdict::DropHopLimit);
     }
     if session.cost_ns_per_kib != 0 {
-        let cost_ns = (u64::from(session.cost_ns_per_kib) * u64::from(flow.ip_bytes)) >> 10;
+        let payload_bytes = u64::from(flow.udp_bytes) - UDP_BYTES as u64;
+        let cost_ns = (u64::from(session.cost_ns_per_kib) * payload_bytes) >> 10;
         if !limiter::take(&mut session.limiter_ns, cost_ns, session.burst_ns, now_ns) {
             session.dropped_packets += 1;
             return Err(Verdict::DropSessionOverRate);

@@ -4,7 +4,7 @@
 //! finds the ring full is counted, and its query is answered with code 1 on the spot. Nobody waits.
 
 use crate::core::{OpaqueHandOver, OpaqueOpenError, OpaqueTakeOver, TurnHandOver};
-use crate::offload::{Offloaded, PathChange};
+use crate::offload::{Offloaded, PathChange, UdpOffloaded, UdpPath, UdpPathAnswer};
 use crate::port::datagrams::UdpTier;
 use crate::snapshot::CoreSnapshot;
 use crate::statistics::CoreStatistics;
@@ -151,11 +151,15 @@ pub enum Command {
     ReportStatistics { recycled: Option<Box<CoreStatistics>>, closes_interval: bool },
     /// Fills the vectors up to their capacity and sends them back as [`Report::Listing`].
     ReportListing { listing: Box<Listing> },
-    /// From now on, sends [`Report::Paths`] about UDP that can be relayed without this core,
-    /// beginning with all there is; or does so no longer.
+    /// From now on, sends [`Report::Paths`] and [`Report::UdpPaths`] about UDP that can be relayed
+    /// without this core, beginning with all there is; or does so no longer.
     TellPaths { wanted: bool },
     /// What was relayed without this core.
     NoteOffloaded { offloaded: Box<[Offloaded]> },
+    /// The same of opaque sessions.
+    NoteUdpOffloaded { offloaded: Box<[UdpOffloaded]> },
+    /// What came of [`Report::UdpPaths`].
+    AnswerUdpPaths { answers: Box<[UdpPathAnswer]> },
     /// Takes in nobody new from now on, over any protocol, and closes what holds nothing: idle raw
     /// sockets at once, links as soon as they have had no session for a while. What is relayed goes
     /// on. TURN clients whose connection is there may still be let have an allocation.
@@ -218,6 +222,8 @@ impl Command {
             | Self::LetUdpGo
             | Self::TakeUdpOver { .. }
             | Self::Begin
+            | Self::NoteUdpOffloaded { .. }
+            | Self::AnswerUdpPaths { .. }
             | Self::Shutdown => {}
         }
     }
@@ -321,6 +327,8 @@ pub enum Report {
     LinkTraffic { core: CoreId, links: Vec<LinkTraffic> },
     /// UDP that can be relayed without this core, after [`Command::TellPaths`].
     Paths { core: CoreId, changes: Box<[PathChange]> },
+    /// What holds of opaque sessions now, after the same command.
+    UdpPaths { paths: Box<[UdpPath]> },
     /// Answer to [`Command::ReportListing`].
     Listing { core: CoreId, listing: Box<Listing> },
     /// [`Command::JoinSockets`] found no caller any more, or the caller ended on its way to another
@@ -446,6 +454,8 @@ pub struct OpaqueRow {
     pub dropped_datagrams: u64,
     /// Of both directions.
     pub datagrams_in_trains: u64,
+    /// The same, relayed without this core.
+    pub datagrams_offloaded: u64,
 }
 
 /// One leg of it.

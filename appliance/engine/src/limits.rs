@@ -141,6 +141,19 @@ pub const UDP_MOVES_TOLD_MAX: usize = 64;
 /// of the requests of one turn. Beyond it they are forgotten and all paths told anew; 190 KiB.
 pub const PATH_CHANGES_WAITING_MAX: usize = 1024;
 
+/// How long a change of an opaque session waits before whoever fills the program's map is told, in
+/// nanoseconds: an end that proves another address with every datagram is told of no faster.
+pub const UDP_PATHS_AFTER_NS: u64 = 10_000_000;
+
+/// How long such news wait for room among the reports, in nanoseconds.
+pub const UDP_PATHS_RETRY_NS: u64 = 1_000_000;
+
+/// Sessions in one such report, 15 KiB.
+pub const UDP_PATHS_PER_REPORT: usize = 64;
+
+/// Such reports in one turn.
+pub const UDP_PATH_REPORTS_PER_TURN: usize = 4;
+
 /// Changes of paths in one report: a few reports for a busy turn, 12 KiB each.
 pub const PATH_CHANGES_PER_REPORT: usize = 64;
 

@@ -1,11 +1,17 @@
 //! What a data core says of datagrams that can be relayed without it, and what it hears of them.
 //!
-//! Values only. A data core tells which paths there are, in order ([`PathChange`]); the management
-//! core mirrors them into the maps of the XDP program, and tells back what went that way
-//! ([`Offloaded`]). A path that is in no map is relayed by the data core, so losing any of this
+//! Values only. A data core tells which paths there are: those of TURN in order ([`PathChange`]),
+//! those of opaque sessions by what holds now ([`UdpPath`]). The management core mirrors them into
+//! the maps of the XDP program, and tells back what went that way ([`Offloaded`],
+//! [`UdpOffloaded`]). A path that is in no map is relayed by the data core, so losing any of this
 //! costs time and never a datagram.
 
 use std::net::SocketAddr;
+use waystation_relay::ids::UdpSessionTag;
+use waystation_relay::limits::WIREGUARD_INDICES_MAX;
+use waystation_relay::udp::Pace;
+use waystation_relay::udp::tier::WhyNot;
+use waystation_relay::udp::wireguard::PeerIndex;
 use waystation_turn::server::AllocationId;
 
 /// A bound channel of a TURN client over UDP, with the addresses that are in its packets.
@@ -62,4 +68,59 @@ pub struct Offloaded {
     pub directions: u32,
     pub to_peers: Carried,
     pub to_client: Carried,
+}
+
+/// What holds of an opaque session now; replaces what was told of it before. It ends with
+/// [`crate::control::Report::UdpEnded`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpPath {
+    pub session: UdpSessionTag,
+    /// Comes back in [`UdpPathAnswer`], so that an answer is known to be to the last word.
+    pub serial: u32,
+    /// Leg A and leg B, as far as they are known.
+    pub legs: [Option<UdpPathLeg>; 2],
+    /// Only WireGuard's data for an end that is called by the indices of its leg may be relayed.
+    pub is_wireguard: bool,
+    /// The rate of payload in each direction.
+    pub pace: Option<Pace>,
+    /// Why it is not to be relayed without the core.
+    pub against: Option<WhyNot>,
+}
+
+/// A leg whose packets can be told by their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpPathLeg {
+    /// Where its end is.
+    pub end: SocketAddr,
+    /// Where its end sends to on this machine.
+    pub local: SocketAddr,
+    /// What its end is called by.
+    pub indices: Option<[PeerIndex; WIREGUARD_INDICES_MAX]>,
+}
+
+/// What came of the last word on a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpPathAnswer {
+    pub session: UdpSessionTag,
+    pub serial: u32,
+    /// Absent: it is relayed without the core in both directions. Otherwise it is in none.
+    pub against: Option<WhyNot>,
+}
+
+/// What came from one end and was relayed without the core, and when the last of it came, in
+/// nanoseconds of the monotonic clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CarriedFrom {
+    pub carried: Carried,
+    pub heard_ns: u64,
+}
+
+/// What was relayed for one opaque session without its data core since that was told last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpOffloaded {
+    pub session: UdpSessionTag,
+    /// From the ends of leg A and leg B.
+    pub from: [CarriedFrom; 2],
+    /// Dropped for the session's rate.
+    pub dropped_datagrams: u64,
 }

@@ -89,6 +89,7 @@ impl Mirror {
             Event::Lapsed { session, side, address } => {
                 assert_eq!(self.leg(session, side).take(), Some(address));
             }
+            Event::Changed { session } => assert!(self.legs.contains_key(&session)),
             Event::Expired { session } | Event::Closed { session, .. } => {
                 assert!(self.legs.remove(&session).is_some(), "ended without having begun");
             }

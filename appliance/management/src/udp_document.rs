@@ -55,6 +55,7 @@ fn session(row: &OpaqueRow, known: Option<&Known>) -> Value {
         "bytes_per_s_max": wish.and_then(|wish| wish.rate.bytes_per_s),
         "dropped_datagrams": row.dropped_datagrams,
         "datagrams_in_trains": row.datagrams_in_trains,
+        "datagrams_offloaded": row.datagrams_offloaded,
     })
 }
 
@@ -146,6 +147,7 @@ mod tests {
             age_ns: 65_000_000_000,
             dropped_datagrams: 5,
             datagrams_in_trains: 4,
+            datagrams_offloaded: 9,
         }
     }
 
@@ -174,7 +176,7 @@ mod tests {
         assert_eq!(document["total"], 4);
         let row = &document["udp"][0];
         assert_eq!((&row["kind"], &row["name"]), (&json!("opaque"), &json!("hub")));
-        assert_eq!(row["session"], "0.3.1");
+        assert_eq!((&row["session"], &row["datagrams_offloaded"]), (&json!("0.3.1"), &json!(9)));
         assert_eq!(row["legs"][0]["learning"], "handshake");
         assert_eq!(row["legs"][0]["address"], "[2001:db8::7]:51820");
         assert_eq!(

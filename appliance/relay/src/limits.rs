@@ -145,6 +145,10 @@ pub const UDP_BURST_PACKETS_MIN: u64 = 64;
 /// Bytes that may pass at once at any rate: the largest datagram, or train of GRO.
 pub const UDP_BURST_BYTES_MIN: u64 = 65_536;
 
+/// How late it may be told what a faster tier has carried, in nanoseconds: with the program's map
+/// full, its entries are read in 16 rounds of a second.
+pub const OFFLOAD_NEWS_LATE_NS: u64 = 20_000_000_000;
+
 /// How long it takes to look at all sessions for those that have ended, in nanoseconds; how late
 /// one may end.
 pub const UDP_SWEEP_PERIOD_NS: u64 = 8_000_000_000;

@@ -86,7 +86,7 @@ fn prepared() -> Result<(Programs, u32)> {
     })?;
     tables.ports.set(3478..=3478, Port::Turn)?;
     tables.ports.set(49_152..=49_153, Port::Session)?;
-    tables.local_addresses.insert("198.51.100.1".parse()?)?;
+    tables.local_addresses.insert("198.51.100.1".parse()?, &[Port::Turn, Port::Session])?;
     for (local, channel, to, target_channel) in [
         // Into itself.
         ("198.51.100.7:49153", None, "198.51.100.7:49153", None),

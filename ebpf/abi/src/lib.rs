@@ -21,4 +21,4 @@ pub use verdict::{Counter, Verdict};
 
 /// Version of the maps' layout. Whoever changes a type here, or what a field means, adds one, so
 /// that a program of another version does not take over maps it would misread.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

@@ -13,8 +13,17 @@ pub const STRANGERS_MAX: u32 = 65_536;
 /// Denied prefixes of either family. Allocated one by one.
 pub const DENIED_PREFIXES_MAX: u32 = 16_384;
 
-/// Addresses of this machine that sessions are served on: several on each of dozens of interfaces.
-pub const LOCAL_ADDRESSES_MAX: u32 = 256;
+/// Addresses of this machine that sessions are served on: dozens on each of dozens of interfaces.
+/// At about 80 B an entry, which the kernel allocates at once, 80 KiB.
+pub const LOCAL_ADDRESSES_MAX: u32 = 1024;
+
+/// Numbers that an end of a WireGuard tunnel is called by in data that is sent to it: more than the
+/// three key pairs that it has at a time.
+pub const INDICES_MAX: usize = 4;
+
+/// Bytes of the shortest WireGuard data: a head of 16, no payload, and a tag of 16 (whitepaper
+/// §5.4.6).
+pub const TRANSPORT_BYTES_MIN: usize = 32;
 
 /// Processors that packets may be steered to.
 pub const PROCESSORS_MAX: u32 = 256;

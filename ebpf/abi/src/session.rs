@@ -1,5 +1,6 @@
 //! Sessions as the programs look them up, and what is kept with each.
 
+use crate::limits::INDICES_MAX;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 or IPv6 address as it lies in a packet; IPv4 as `::ffff:a.b.c.d`.
@@ -140,6 +141,9 @@ pub enum Action {
     Steer = 0,
     /// Rewritten and sent to the target without user space.
     Relay = 1,
+    /// The same for WireGuard's data whose receiver is called by one of the indices. Everything
+    /// else goes to user space, which learns from handshakes where an end is and what it is called.
+    RelayTransport = 2,
 }
 
 /// What becomes of the packets of one key, and what the program remembers of them.
@@ -167,11 +171,14 @@ pub struct Session {
     pub target_family: u8,
     /// Processor of the data core that owns the session.
     pub owner_cpu: u32,
-    /// Time that 1024 bytes take at the session's rate, in nanoseconds; 0 for no limit. 1 GB/s is
-    /// 1024.
+    /// Time that 1024 bytes of payload take at the session's rate, in nanoseconds; 0 for no limit.
+    /// 1 GB/s is 1024.
     pub cost_ns_per_kib: u32,
     /// How far ahead of its rate the session may be, in nanoseconds.
     pub burst_ns: u64,
+    /// What the target is called by, as it lies in packets; for [`Action::RelayTransport`] alone.
+    /// Places that are not needed repeat one that is.
+    pub indices: [u32; INDICES_MAX],
 
     /// When everything relayed so far would be paid for at the session's rate, in nanoseconds of
     /// the monotonic clock: the theoretical arrival time of the generic cell rate algorithm.
@@ -237,6 +244,43 @@ impl Session {
         self.burst_ns = (burst_bytes >> 10).saturating_mul(u64::from(self.cost_ns_per_kib));
         self
     }
+
+    /// An entry that relays nothing but WireGuard's data for an end that is called by one of these.
+    #[must_use]
+    pub fn for_transport(mut self, indices: [u32; INDICES_MAX]) -> Self {
+        self.action = Action::RelayTransport as u8;
+        self.indices = indices;
+        self
+    }
+
+    /// Whether packets leave without user space.
+    pub const fn is_relayed(&self) -> bool {
+        self.action == Action::Relay as u8 || self.action == Action::RelayTransport as u8
+    }
+
+    /// This entry with what the programs remember in another: what has been carried, and what is
+    /// owed at the session's rate. A next hop is remembered only where the target is the same.
+    #[must_use]
+    pub fn remembering(self, other: &Self) -> Self {
+        let mut entry = Self {
+            limiter_ns: other.limiter_ns,
+            last_seen_ns: other.last_seen_ns,
+            packets: other.packets,
+            bytes: other.bytes,
+            dropped_packets: other.dropped_packets,
+            ..self
+        };
+        let is_same_way = self.target_source == other.target_source
+            && self.target_destination == other.target_destination;
+        if is_same_way {
+            entry.hop_checked_ns = other.hop_checked_ns;
+            entry.neighbour_refresh_at_ns = other.neighbour_refresh_at_ns;
+            entry.hop_interface = other.hop_interface;
+            entry.hop_mtu_bytes = other.hop_mtu_bytes;
+            entry.hop_frame = other.hop_frame;
+        }
+        entry
+    }
 }
 
 fn family_of(address: IpAddr) -> u8 {
@@ -268,17 +312,19 @@ mod tests {
         assert_eq!((size_of::<SessionKey>(), align_of::<SessionKey>()), (40, 4));
         assert_eq!(offset_of!(SessionKey, source_port), 32);
         assert_eq!(offset_of!(SessionKey, family), 38);
-        assert_eq!((size_of::<Session>(), align_of::<Session>()), (136, 8));
+        assert_eq!((size_of::<Session>(), align_of::<Session>()), (152, 8));
         assert_eq!(offset_of!(Session, owner_cpu), 40);
-        assert_eq!(offset_of!(Session, limiter_ns), 56);
-        assert_eq!(offset_of!(Session, hop_frame), 120);
+        assert_eq!(offset_of!(Session, indices), 56);
+        assert_eq!(offset_of!(Session, limiter_ns), 72);
+        assert_eq!(offset_of!(Session, hop_frame), 136);
     }
 
     #[test]
     fn types_of_maps_have_no_hidden_bytes() {
         // The sum of the fields' sizes is the size, so no byte of an entry is uninitialised.
         assert_eq!(size_of::<SessionKey>(), 2 * 16 + 3 * 2 + 2);
-        assert_eq!(size_of::<Session>(), 2 * 16 + 3 * 2 + 2 + 2 * 4 + 8 * 8 + 2 * 4 + 12 + 4);
+        let words = 2 * 16 + 3 * 2 + 2 + 2 * 4 + 8 * 8 + 4 * 4 + 2 * 4 + 12 + 4;
+        assert_eq!(size_of::<Session>(), words);
     }
 
     #[test]
@@ -310,6 +356,23 @@ mod tests {
         assert_eq!(stranger("2001:db8:1:2:3::4"), stranger("2001:db8:1:2::"));
         assert_ne!(stranger("2001:db8:1:3::4"), stranger("2001:db8:1:2::4"));
         assert_ne!(stranger("192.0.2.1"), stranger("192.0.2.2"));
+    }
+
+    #[test]
+    fn an_entry_that_replaces_another_remembers_what_was_carried_and_owed() {
+        let socket = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (from, to) = (socket("192.0.2.2:9"), socket("192.0.2.1:7"));
+        let mut before = Session::relayed(from, to, None, 1);
+        (before.packets, before.bytes, before.limiter_ns) = (3, 300, 7);
+        (before.hop_interface, before.hop_checked_ns) = (5, 6);
+        let next = Session::relayed(from, to, None, 1).for_transport([1, 2, 2, 2]);
+        let entry = next.remembering(&before);
+        assert_eq!((entry.packets, entry.bytes, entry.limiter_ns), (3, 300, 7));
+        assert_eq!((entry.hop_interface, entry.indices), (5, [1, 2, 2, 2]));
+        assert!(entry.is_relayed());
+        // Elsewhere there is another next hop.
+        let entry = Session::steered(1).remembering(&before);
+        assert_eq!((entry.packets, entry.hop_interface, entry.is_relayed()), (3, 0, false));
     }
 
     #[test]

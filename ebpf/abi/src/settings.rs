@@ -53,8 +53,18 @@ pub enum Port {
     Foreign = 0,
     /// A TURN server's: packets may be framed with a channel (RFC 8656 §12.4).
     Turn = 1,
-    /// A relayed transport address or an opaque session's: packets are payload.
+    /// A relayed transport address: packets are payload.
     Session = 2,
+    /// An opaque session's: packets are payload.
+    Opaque = 3,
+}
+
+impl Port {
+    /// The bit that says of an address of this machine that ports of this kind are served on it.
+    #[inline(always)]
+    pub const fn bit(self) -> u8 {
+        1 << self as u8
+    }
 }
 
 /// Words of the port map: two bits per port.

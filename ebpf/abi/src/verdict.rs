@@ -63,6 +63,11 @@ verdicts! {
     PassChannelPadding = "pass_channel_padding",
     /// Passed to user space: no checksum, which IPv6 does not allow (RFC 8200 §8.1).
     PassNoChecksum = "pass_no_checksum",
+    /// Passed to user space: a checksum that the sender left to its network card, as between
+    /// virtual machines and containers of one machine; only the kernel can finish it.
+    PassUnfinishedChecksum = "pass_unfinished_checksum",
+    /// Passed to user space: of a WireGuard session, and not data for an end that is called so.
+    PassNotTransport = "pass_not_transport",
     /// Passed to user space: too long for the way out once it is rewritten.
     PassOversize = "pass_oversize",
     /// Passed to user space: the next hop's Ethernet address is unknown; the kernel will ask.

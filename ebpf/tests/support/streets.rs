@@ -65,8 +65,8 @@ pub fn connect(programs: &mut Programs) {
         tables.egress.insert(index_of(interface)).unwrap();
     }
     let [alice, bob, for_bob, for_alice] = [ALICE, BOB, FOR_BOB, FOR_ALICE].map(address);
-    tables.local_addresses.insert(for_bob.ip()).unwrap();
-    tables.local_addresses.insert(for_alice.ip()).unwrap();
+    tables.local_addresses.insert(for_bob.ip(), &[Port::Session]).unwrap();
+    tables.local_addresses.insert(for_alice.ip(), &[Port::Session]).unwrap();
     let to_bob = Session::relayed(for_alice, bob, None, 0);
     let to_alice = Session::relayed(for_bob, alice, None, 0);
     tables.sessions.insert(SessionKey::new(alice, for_bob, None), to_bob).unwrap();

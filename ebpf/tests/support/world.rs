@@ -3,7 +3,7 @@
 //! ```text
 //!   wan    198.51.100.1/24  2001:db8:1::1/64   frames come in here
 //!   lan    203.0.113.1/24   2001:db8:2::1/64   may be used to leave by
-//!   off    192.0.2.1/24                        may not
+//!   off    192.0.2.1/24                        may not; no TURN server is on it
 //!   tagged 10.7.0.1/24     2001:db8:7::1/64   stands for VLAN 7 of wan
 //! ```
 
@@ -87,8 +87,14 @@ impl Stage {
         for (interface, address) in addresses {
             ip(&format!("addr add {address} dev {interface} nodad"));
             let address: IpAddr = address.split('/').next().unwrap().parse().unwrap();
-            self.programs.tables.local_addresses.insert(address).unwrap();
-            self.world.local.insert(address);
+            let kinds: &[Port] = if interface == "off" {
+                &[Port::Session]
+            } else {
+                self.world.turn_local.insert(address);
+                &[Port::Turn, Port::Session, Port::Opaque]
+            };
+            self.programs.tables.local_addresses.insert(address, kinds).unwrap();
+            self.world.session_local.insert(address);
         }
         let (wan, lan, vlan) = (index_of("wan"), index_of("lan"), index_of("tagged"));
         self.programs.tables.egress.insert(lan).unwrap();
@@ -144,8 +150,11 @@ impl Stage {
         let (source, local) = (socket(source), socket(local));
         let session = match known {
             Known::Steered => Session::steered(OWNER),
-            Known::Relayed { from, to, channel, is_over_rate } => {
+            Known::Relayed { from, to, channel, is_over_rate, transport_for } => {
                 let mut session = Session::relayed(from, to, channel, OWNER);
+                if let Some(indices) = transport_for {
+                    session = session.for_transport(indices);
+                }
                 if is_over_rate {
                     session = session.limited(1, 1024);
                     session.limiter_ns = u64::MAX;
@@ -196,7 +205,15 @@ impl Stage {
 
 /// A relayed session, within its rate.
 pub fn relayed(from: &str, to: &str, channel: Option<u16>) -> Known {
-    Known::Relayed { from: socket(from), to: socket(to), channel, is_over_rate: false }
+    let (from, to) = (socket(from), socket(to));
+    Known::Relayed { from, to, channel, is_over_rate: false, transport_for: None }
+}
+
+/// A WireGuard session whose end is called by these numbers, as they lie in packets.
+pub fn tunnel(from: &str, to: &str, indices: [[u8; 4]; 4]) -> Known {
+    let (from, to) = (socket(from), socket(to));
+    let transport_for = Some(indices.map(u32::from_ne_bytes));
+    Known::Relayed { from, to, channel: None, is_over_rate: false, transport_for }
 }
 
 pub fn socket(text: &str) -> SocketAddr {

@@ -95,10 +95,23 @@ impl<P: Port> DataCore<P> {
                 if let Some(turn) = &mut self.turn {
                     turn.tell_paths(wanted);
                 }
+                if let Some(opaque) = &mut self.opaque {
+                    opaque.tell_paths(wanted, self.now_ns);
+                }
             }
             Command::NoteOffloaded { offloaded } => {
                 if let Some(turn) = &mut self.turn {
                     turn.note_offloaded(&offloaded, &mut self.fabric.statistics.counters);
+                }
+            }
+            Command::NoteUdpOffloaded { offloaded } => {
+                if let Some(opaque) = &mut self.opaque {
+                    opaque.note_offloaded(&offloaded, &mut self.fabric.statistics.counters);
+                }
+            }
+            Command::AnswerUdpPaths { answers } => {
+                if let Some(opaque) = &mut self.opaque {
+                    opaque.take_answers(&answers);
                 }
             }
             Command::Drain { refuse_allocations } => self.drain(refuse_allocations),

@@ -187,6 +187,7 @@ impl Node {
             | Report::Paths { .. }
             | Report::UdpHandedOver { .. }
             | Report::UdpTaken { .. }
+            | Report::UdpPaths { .. }
             | Report::Statistics(_)
             | Report::Incident { .. }
             | Report::Adopted { .. }

@@ -19,7 +19,7 @@ pub fn xdp(document: &Value) -> String {
             wrapped(&mut out, why);
         }
     }
-    line(&mut out, &format!("program    {}", text(&document["program_id"])));
+    line(&mut out, &format!("program    {}{}", text(&document["program_id"]), runs(document)));
     if let Some(directory) = document["pin_directory"].as_str() {
         line(&mut out, &format!("kept in    {directory}"));
     }
@@ -34,12 +34,30 @@ pub fn xdp(document: &Value) -> String {
             count(&sessions["refused_total"]),
         ),
     );
+    line(
+        &mut out,
+        &format!(
+            "           of opaque UDP {} directions, and {} ends whose core relays",
+            count(&sessions["opaque_directions"]),
+            count(&sessions["opaque_ends"]),
+        ),
+    );
     for hint in array(&document["hints"]) {
         line(&mut out, "note");
         wrapped(&mut out, &text(hint));
     }
     out.push('\n');
     out + &verdicts(document)
+}
+
+/// What a run costs, where the kernel measures that (`kernel.bpf_stats_enabled`).
+fn runs(document: &Value) -> String {
+    let number = |key: &str| document[key].as_u64().unwrap_or(0);
+    let count = number("program_runs_total");
+    let each_ns = number("program_run_ns_total").checked_div(count);
+    each_ns.map_or_else(String::new, |each_ns| {
+        format!("; {} runs, {each_ns} ns each", human_count(count))
+    })
 }
 
 fn verdicts(document: &Value) -> String {

@@ -596,7 +596,7 @@ impl ManagementCore {
     /// Everything that can be done without waiting.
     fn work(&mut self) {
         self.send_backlog();
-        self.xdp.work();
+        self.work_xdp();
         self.drain_reports();
         self.tick_node();
         self.dial(Dialer::tick);

@@ -278,16 +278,26 @@ impl ManagementCore {
 
     pub(super) fn on_udp_ended(&mut self, now: Moment, ended: &UdpEnded) {
         let session = ended.session;
+        let (mut datagrams, mut bytes) = (ended.datagrams, ended.bytes);
+        if let Some(last) = self.xdp.end_udp(session) {
+            for side in Side::BOTH {
+                let carried = last.from[side.index()].carried;
+                datagrams[side.other().index()] += carried.datagrams;
+                bytes[side.other().index()] += carried.bytes;
+            }
+            let offloaded = Box::from([last]);
+            self.command(session.core, Command::NoteUdpOffloaded { offloaded });
+        }
         let name = self.opaque.table.ended(session).and_then(|known| known.wish.name);
         tracing::info!(%session, reason = ended.reason.name(), "a UDP session has ended");
         let said = fields(json!({
             "session": session.to_string(),
             "name": name,
             "reason": ended.reason.name(),
-            "datagrams_to_a": ended.datagrams[0],
-            "datagrams_to_b": ended.datagrams[1],
-            "bytes_to_a": ended.bytes[0],
-            "bytes_to_b": ended.bytes[1],
+            "datagrams_to_a": datagrams[0],
+            "datagrams_to_b": datagrams[1],
+            "bytes_to_a": bytes[0],
+            "bytes_to_b": bytes[1],
             "age_ms": ended.age_ns / 1_000_000,
         }));
         self.journal.record(now, EventKind::UdpEnded, None, said);

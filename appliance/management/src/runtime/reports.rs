@@ -68,6 +68,7 @@ impl ManagementCore {
             }
             Report::Adopted { core, epoch } => self.on_adopted(core, epoch),
             Report::Paths { core, changes } => self.on_paths(core, &changes),
+            Report::UdpPaths { paths } => self.on_udp_paths(&paths),
             Report::JoinFailed { idle } => {
                 let reason = DropReason::HandoffTimeout;
                 self.command(idle.core, Command::CloseSocket { socket: idle, reason });
@@ -235,6 +236,7 @@ fn log_report(report: &Report) {
         | Report::Statistics(_)
         | Report::Listing { .. }
         | Report::Paths { .. }
+        | Report::UdpPaths { .. }
         | Report::Stopped { error: None, .. } => {}
     }
 }

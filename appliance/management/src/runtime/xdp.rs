@@ -11,7 +11,7 @@ use crate::xdp::CaptureRequest;
 use serde_json::json;
 use tokio::sync::oneshot;
 use waystation_engine::control::Command;
-use waystation_engine::offload::PathChange;
+use waystation_engine::offload::{PathChange, UdpPath};
 use waystation_relay::ids::CoreId;
 
 impl ManagementCore {
@@ -30,6 +30,17 @@ impl ManagementCore {
 
     pub(super) fn on_paths(&mut self, core: CoreId, changes: &[PathChange]) {
         self.xdp.on_paths(core, changes);
+    }
+
+    pub(super) fn on_udp_paths(&mut self, paths: &[UdpPath]) {
+        self.xdp.on_udp_paths(paths);
+    }
+
+    /// In every round.
+    pub(super) fn work_xdp(&mut self) {
+        for (core, command) in self.xdp.work() {
+            self.command(core, command);
+        }
     }
 
     /// Once a second.

@@ -25,10 +25,14 @@ pub(crate) fn summary(status: &XdpStatus) -> Value {
         "interfaces": status.interfaces.iter().map(interface).collect::<Vec<_>>(),
         "hints": status.hints,
         "program_id": status.program,
+        "program_runs_total": status.runs.count,
+        "program_run_ns_total": u64::try_from(status.runs.time.as_nanos()).unwrap_or(u64::MAX),
         "pin_directory": status.pin_directory,
         "sessions": {
             "directions": status.entries.directions,
             "clients": status.entries.clients,
+            "opaque_directions": status.entries.opaque_directions,
+            "opaque_ends": status.entries.opaque_ends,
             "entries_max": SESSION_ENTRIES_MAX,
             "refused_total": status.entries.refused_total,
         },
@@ -65,6 +69,8 @@ fn dropped(status: &XdpStatus) -> u64 {
 mod tests {
     use super::*;
     use crate::xdp::{EntryCounts, XdpState};
+    use std::time::Duration;
+    use waystation_ebpf::runs::Runs;
 
     pub(crate) fn status() -> XdpStatus {
         let counter = |packets| Counter { packets, bytes: packets * 100 };
@@ -79,7 +85,14 @@ mod tests {
                 },
             ],
             program: Some(77),
-            entries: EntryCounts { clients: 2, directions: 4, refused_total: 0 },
+            runs: Runs { count: 1000, time: Duration::from_micros(93) },
+            entries: EntryCounts {
+                clients: 2,
+                directions: 4,
+                opaque_directions: 2,
+                opaque_ends: 1,
+                refused_total: 0,
+            },
             verdicts: Verdict::ALL
                 .iter()
                 .map(|verdict| (*verdict, counter(u64::from(verdict.index()))))
@@ -110,7 +123,14 @@ mod tests {
     fn rendered_it_fits_a_terminal() {
         let text = crate::render::xdp(&document(&status()));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        for part in ["wan", "native", "another XDP program", "drop_denied", "steered"] {
+        for part in [
+            "1.0k runs, 93 ns each",
+            "wan",
+            "native",
+            "another XDP program",
+            "drop_denied",
+            "steered",
+        ] {
             assert!(text.contains(part), "{text}");
         }
         let off = crate::render::xdp(&document(&XdpStatus::default()));

@@ -3,9 +3,10 @@
 //! Owns the mirror of the map, which has one writer: this. Called on the management thread with what
 //! data cores tell. It must never put in what no core has vouched for, and never holds more than the
 //! map does. Every change and every look at an entry is one system call, so each call does a
-//! bounded number of them.
+//! bounded number of them. Opaque sessions are in `udp_entries`.
 
 use super::limits::{INSERTS_PER_CALL, NOTES_PER_COMMAND, WAITING_MAX};
+use super::udp_entries::UdpEntries;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
@@ -14,7 +15,8 @@ use waystation_ebpf::abi::{Session, SessionKey};
 use waystation_ebpf::tables::SessionTable;
 use waystation_engine::control::Command;
 use waystation_engine::offload::{Carried, OffloadPath, Offloaded, PathChange};
-use waystation_relay::ids::CoreId;
+use waystation_relay::ids::{CoreId, UdpSessionTag};
+use waystation_relay::udp::Side;
 use waystation_turn::server::AllocationId;
 
 /// Bytes of a UDP header, and of what stands before the payload of a channel (RFC 8656 §12.4).
@@ -45,24 +47,36 @@ impl SessionMap for SessionTable {
 
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     /// A client's own packets, which go to its core.
     Client,
     /// A channel's payload on its way to the peer.
     ToPeer(AllocationId),
     /// The peer's on its way to the client.
     ToClient(AllocationId),
+    /// What comes from one end of an opaque session.
+    From(UdpSessionTag, Side),
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+pub(super) struct Entry {
     core: CoreId,
     role: Role,
-    /// As it was put in.
+    /// As it is to be there.
     session: Session,
     is_in_map: bool,
+    /// What is there in its place until it is replaced.
+    before: Option<Session>,
     packets_seen: u64,
     bytes_seen: u64,
+    drops_seen: u64,
+}
+
+impl Entry {
+    /// Whether the map holds it as it should be.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_in_map && self.before.is_none()
+    }
 }
 
 /// What one allocation's entries have carried and nobody was told, and how many there are.
@@ -89,13 +103,21 @@ pub(super) struct Entries {
     /// Addresses of this machine: what goes there does not leave it.
     own: BTreeSet<IpAddr>,
     refused: u64,
+    /// Opaque sessions.
+    pub(super) udp: UdpEntries,
 }
 
 /// How many entries there are, and how many found no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EntryCounts {
+    /// TURN clients whose packets go to their core.
     pub clients: usize,
+    /// What is relayed, each way one.
     pub directions: usize,
+    /// Those of opaque sessions among them.
+    pub opaque_directions: usize,
+    /// Ends of opaque sessions whose packets go to their core.
+    pub opaque_ends: usize,
     pub refused_total: u64,
 }
 
@@ -112,10 +134,25 @@ impl Entries {
 
     /// How many there are.
     pub(super) fn counts(&self) -> EntryCounts {
-        let in_map = || self.known.values().filter(|entry| entry.is_in_map);
-        let clients = in_map().filter(|entry| entry.role == Role::Client).count();
-        let directions = in_map().count() - clients;
-        EntryCounts { clients, directions, refused_total: self.refused }
+        let mut counts = EntryCounts { refused_total: self.refused, ..EntryCounts::default() };
+        for entry in self.known.values().filter(|entry| entry.is_in_map) {
+            let is_relayed = entry.before.unwrap_or(entry.session).is_relayed();
+            match entry.role {
+                Role::Client => counts.clients += 1,
+                Role::ToPeer(_) | Role::ToClient(_) => counts.directions += 1,
+                Role::From(..) if is_relayed => {
+                    counts.directions += 1;
+                    counts.opaque_directions += 1;
+                }
+                Role::From(..) => counts.opaque_ends += 1,
+            }
+        }
+        counts
+    }
+
+    /// What is known of a key.
+    pub(super) fn get(&self, key: &SessionKey) -> Option<&Entry> {
+        self.known.get(key)
     }
 
     /// Whether an entry is one of these.
@@ -178,7 +215,7 @@ impl Entries {
     }
 
     /// Whether packets from there come in by an interface, and those for there leave by one.
-    fn is_outward(&self, address: SocketAddr) -> bool {
+    pub(super) fn is_outward(&self, address: SocketAddr) -> bool {
         let ip = address.ip();
         let is_of_a_link = match address {
             SocketAddr::V4(_) => false,
@@ -192,12 +229,13 @@ impl Entries {
             || self.own.contains(&ip))
     }
 
-    fn owner(&self, core: CoreId) -> u32 {
+    pub(super) fn owner(&self, core: CoreId) -> u32 {
         self.owners.get(core.index()).copied().unwrap_or(u32::MAX)
     }
 
-    /// Lets an entry be put in, unless it is there as it should be.
-    fn put(
+    /// Lets an entry be put in, unless it is there as it should be. One of the same owner is
+    /// replaced where it is, so that no packet finds none.
+    pub(super) fn put(
         &mut self,
         core: CoreId,
         key: SessionKey,
@@ -205,8 +243,16 @@ impl Entries {
         session: Session,
         map: &mut dyn SessionMap,
     ) {
-        if let Some(known) = self.known.get(&key) {
+        if let Some(known) = self.known.get_mut(&key) {
             if (known.core, known.role, known.session) == (core, role, session) {
+                return;
+            }
+            if (known.core, known.role) == (core, role) {
+                if known.is_in_map {
+                    known.before.get_or_insert(known.session);
+                }
+                known.session = session;
+                self.wait(key);
                 return;
             }
             self.remove(&key, map);
@@ -215,28 +261,53 @@ impl Entries {
             self.refused += 1;
             return;
         }
+        let entry = Entry {
+            core,
+            role,
+            session,
+            is_in_map: false,
+            before: None,
+            packets_seen: 0,
+            bytes_seen: 0,
+            drops_seen: 0,
+        };
+        self.known.insert(key, entry);
+        self.wait(key);
+    }
+
+    fn wait(&mut self, key: SessionKey) {
         if self.waiting.len() >= WAITING_MAX {
             self.forget_stale_waiting();
         }
-        let (is_in_map, packets_seen, bytes_seen) = (false, 0, 0);
-        self.known.insert(key, Entry { core, role, session, is_in_map, packets_seen, bytes_seen });
         self.waiting.push_back(key);
     }
 
     /// What came and went again before it was put in still waits; after this only what is to be put
     /// in does, each once.
     fn forget_stale_waiting(&mut self) {
-        let to_put_in = self.known.iter().filter(|(_, entry)| !entry.is_in_map);
+        let to_put_in = self.known.iter().filter(|(_, entry)| !entry.is_settled());
         self.waiting = to_put_in.map(|(key, _)| *key).collect();
     }
 
-    /// Puts in what waits, up to a bound.
+    /// Puts in what waits, up to a bound. Of replacements one: the kernel keeps the memory of what
+    /// was replaced for the next, so that has to wait until no program looks at it.
     pub(super) fn insert_waiting(&mut self, map: &mut dyn SessionMap) {
+        let mut has_replaced = false;
         for _ in 0..INSERTS_PER_CALL {
             let Some(key) = self.waiting.pop_front() else { return };
-            let Some(entry) = self.known.get_mut(&key).filter(|entry| !entry.is_in_map) else {
+            let Some(entry) = self.known.get(&key).filter(|entry| !entry.is_settled()) else {
                 continue;
             };
+            if entry.is_in_map {
+                if has_replaced {
+                    self.waiting.push_front(key);
+                    return;
+                }
+                has_replaced = true;
+                self.replace(&key, map);
+                continue;
+            }
+            let Some(entry) = self.known.get_mut(&key) else { continue };
             if map.insert(key, entry.session) {
                 entry.is_in_map = true;
                 let (core, role) = (entry.core, entry.role);
@@ -252,8 +323,26 @@ impl Entries {
         }
     }
 
+    /// Replaces an entry that is in the map. What the program remembers of it goes on; what it
+    /// counts between the look and the replacement is lost, which is a packet or two.
+    fn replace(&mut self, key: &SessionKey, map: &mut dyn SessionMap) {
+        self.look_at(key, map);
+        // It may have gone without our doing; then it waits to be put in anew.
+        let Some(entry) = self.known.get_mut(key).filter(|entry| entry.is_in_map) else { return };
+        let Some(there) = map.find(key) else { return };
+        if map.insert(*key, entry.session.remembering(&there)) {
+            entry.before = None;
+        } else {
+            // What is there must not stay: it may send to where nobody is any more.
+            self.remove(key, map);
+            self.refused += 1;
+        }
+    }
+
+    /// What TURN has put in for a core.
     fn remove_all_of(&mut self, core: CoreId, map: &mut dyn SessionMap) {
-        let of_core = self.known.iter().filter(|(_, entry)| entry.core == core);
+        let is_turn = |entry: &Entry| !matches!(entry.role, Role::From(..));
+        let of_core = self.known.iter().filter(|(_, entry)| entry.core == core && is_turn(entry));
         let keys: Vec<_> = of_core.map(|(key, _)| *key).collect();
         for key in keys {
             self.remove(&key, map);
@@ -266,9 +355,10 @@ impl Entries {
         for key in keys {
             self.remove(&key, map);
         }
+        self.udp.clear();
     }
 
-    fn remove_if(
+    pub(super) fn remove_if(
         &mut self,
         core: CoreId,
         key: &SessionKey,
@@ -299,7 +389,7 @@ impl Entries {
 
     fn account(&mut self, core: CoreId, role: Role) -> Option<&mut Account> {
         match role {
-            Role::Client => None,
+            Role::Client | Role::From(..) => None,
             Role::ToPeer(allocation) | Role::ToClient(allocation) => {
                 Some(self.accounts.entry((core, allocation)).or_default())
             }
@@ -329,18 +419,31 @@ impl Entries {
         };
         let packets = session.packets.saturating_sub(entry.packets_seen);
         let bytes = session.bytes.saturating_sub(entry.bytes_seen);
+        let drops = session.dropped_packets.saturating_sub(entry.drops_seen);
         (entry.packets_seen, entry.bytes_seen) = (session.packets, session.bytes);
+        entry.drops_seen = session.dropped_packets;
         let (core, role) = (entry.core, entry.role);
-        if packets == 0 {
-            return;
-        }
         let ip_bytes =
             if key.family == u16::from(waystation_ebpf::abi::family::V4) { 20 } else { 40 };
         let head_bytes = ip_bytes + UDP_BYTES;
+        if let Role::From(of, side) = role {
+            // What goes to the core is counted there.
+            if session.is_relayed() {
+                let bytes = bytes.saturating_sub(packets.saturating_mul(head_bytes));
+                let carried = Carried { datagrams: packets, bytes };
+                self.udp.note(of, side, carried, session.last_seen_ns, drops);
+            }
+            return;
+        }
+        if packets == 0 {
+            return;
+        }
         let Some(account) = self.account(core, role) else { return };
         let (carried, head_bytes) = match role {
             Role::ToPeer(_) => (&mut account.to_peers, head_bytes + CHANNEL_BYTES),
-            Role::Client | Role::ToClient(_) => (&mut account.to_client, head_bytes),
+            Role::Client | Role::ToClient(_) | Role::From(..) => {
+                (&mut account.to_client, head_bytes)
+            }
         };
         let bytes = bytes.saturating_sub(packets.saturating_mul(head_bytes));
         carried.add(Carried { datagrams: packets, bytes });
@@ -366,7 +469,9 @@ impl Entries {
                 notes.chunks(NOTES_PER_COMMAND).map(Box::from).collect();
             chunks.into_iter().map(move |offloaded| (core, Command::NoteOffloaded { offloaded }))
         });
-        commands.collect()
+        let mut commands: Vec<_> = commands.collect();
+        commands.extend(self.udp.notes());
+        commands
     }
 }
 
@@ -378,4 +483,4 @@ fn keys(path: &OffloadPath) -> (SessionKey, SessionKey) {
 
 #[cfg(test)]
 #[path = "entries_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -5,18 +5,18 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
-struct Memory {
-    entries: BTreeMap<SessionKey, Session>,
-    room: usize,
+pub(in crate::xdp) struct Memory {
+    pub(in crate::xdp) entries: BTreeMap<SessionKey, Session>,
+    pub(in crate::xdp) room: usize,
 }
 
 impl Memory {
-    fn new() -> Self {
+    pub(in crate::xdp) fn new() -> Self {
         Self { entries: BTreeMap::new(), room: usize::MAX }
     }
 
     /// The program relays so many packets of so many bytes of IP.
-    fn relay(&mut self, key: &SessionKey, packets: u64, bytes: u64) {
+    pub(in crate::xdp) fn relay(&mut self, key: &SessionKey, packets: u64, bytes: u64) {
         let session = self.entries.get_mut(key).unwrap();
         session.packets += packets;
         session.bytes += packets * bytes;
@@ -25,7 +25,7 @@ impl Memory {
 
 impl SessionMap for Memory {
     fn insert(&mut self, key: SessionKey, session: Session) -> bool {
-        if self.entries.len() >= self.room {
+        if self.entries.len() >= self.room && !self.entries.contains_key(&key) {
             return false;
         }
         self.entries.insert(key, session);
@@ -99,7 +99,7 @@ fn a_path_is_an_entry_each_way_and_the_client_one_more() {
             (back, Session::relayed(path.server, path.client, Some(0x4001), owner)),
         ])
     );
-    let counts = EntryCounts { clients: 1, directions: 2, refused_total: 0 };
+    let counts = EntryCounts { clients: 1, directions: 2, ..EntryCounts::default() };
     assert_eq!(entries.counts(), counts);
 }
 
@@ -161,7 +161,7 @@ fn a_full_map_leaves_sessions_to_user_space_and_counts_them() {
     map.room = 1;
     entries.apply(CORE, &open(path(0x4001, "203.0.113.9:6000"), true), &mut map);
     entries.insert_waiting(&mut map);
-    let counts = EntryCounts { clients: 0, directions: 1, refused_total: 1 };
+    let counts = EntryCounts { directions: 1, refused_total: 1, ..EntryCounts::default() };
     assert_eq!(entries.counts(), counts);
 }
 

@@ -4,7 +4,7 @@
 //! where no program runs. A few look-ups in the map and a walk over the served ports each time;
 //! nothing is sent, counted or changed.
 
-use super::settings::Served;
+use super::settings::{Kinds, Served};
 use crate::config::Config;
 use crate::documents::SCHEMA;
 use serde_json::{Value, json};
@@ -24,6 +24,8 @@ pub(super) struct Around<'a> {
     pub(super) served: &'a Served,
     /// The entry of a key, if the program has one.
     pub(super) session_of: &'a dyn Fn(&SessionKey) -> Option<Session>,
+    /// Ports of opaque sessions.
+    pub(super) opaque_ports: BTreeSet<u16>,
     /// The interface that the frame is taken to come in by.
     pub(super) ingress: u32,
     /// The interfaces that the program is on.
@@ -42,6 +44,7 @@ pub fn explain_for(config: &Config, frame: &[u8]) -> Value {
         &Around {
             served: &served,
             session_of: &|_key| None,
+            opaque_ports: BTreeSet::new(),
             ingress: 0,
             egress: BTreeSet::new(),
             now_ns: 0,
@@ -74,7 +77,7 @@ pub(super) fn explain(around: &Around<'_>, frame: &[u8]) -> Value {
     if verdict == Verdict::PassStranger && around.served.settings.stranger_cost_ns > 0 {
         notes.push("a source that has used up xdp.stranger_rate is dropped instead".to_owned());
     }
-    let port = found.map(|(_, local, _)| port_of(around.served, local.port()));
+    let port = found.map(|(_, local, _)| port_of(around, local.port()));
     let is_user_space = !verdict.is_drop() && !verdict.is_relayed();
     json!({
         "schema": SCHEMA,
@@ -99,8 +102,15 @@ pub(super) fn explain(around: &Around<'_>, frame: &[u8]) -> Value {
 /// What the program knows of everybody.
 fn world(around: &Around<'_>) -> World {
     let served = around.served;
+    let on = |kinds: &[Port]| {
+        let local = served.local.iter();
+        let is_one = |its: &Kinds| kinds.iter().any(|kind| its.has(*kind));
+        local.filter(|(_, its)| is_one(its)).map(|(ip, _)| *ip).collect()
+    };
     let mut world = World {
-        local: served.local.clone(),
+        turn_local: on(&[Port::Turn]),
+        session_local: on(&[Port::Session, Port::Opaque]),
+        session_ports: around.opaque_ports.clone(),
         denied: served.denied.iter().map(|it| (it.first(), it.prefix_bits())).collect(),
         ingress: around.ingress,
         egress: around.egress.clone(),
@@ -115,7 +125,7 @@ fn world(around: &Around<'_>) -> World {
             let ports = match kind {
                 Port::Foreign => continue,
                 Port::Turn => &mut world.turn_ports,
-                Port::Session => &mut world.session_ports,
+                Port::Session | Port::Opaque => &mut world.session_ports,
             };
             ports.insert(port);
         }
@@ -131,7 +141,7 @@ fn know(
     around: &Around<'_>,
     notes: &mut Vec<String>,
 ) {
-    if entry.action != Action::Relay as u8 {
+    if !entry.is_relayed() {
         world.sessions.insert(at, Known::Steered);
         return;
     }
@@ -139,7 +149,9 @@ fn know(
     let is_limited = entry.cost_ns_per_kib > 0;
     let is_over_rate =
         is_limited && entry.limiter_ns > around.now_ns.saturating_add(entry.burst_ns);
-    world.sessions.insert(at, Known::Relayed { from, to, channel, is_over_rate });
+    let is_tunnel = entry.action == Action::RelayTransport as u8;
+    let transport_for = is_tunnel.then_some(entry.indices);
+    world.sessions.insert(at, Known::Relayed { from, to, channel, is_over_rate, transport_for });
     let hop = if entry.hop_interface == 0 {
         notes.push(
             "its next hop is looked up with the first packet; it is taken to be there, with an MTU \
@@ -177,7 +189,7 @@ fn target(entry: &Session) -> Route {
 }
 
 fn row((_, _, channel): Route, entry: &Session) -> Value {
-    let is_relayed = entry.action == Action::Relay as u8;
+    let is_relayed = entry.is_relayed();
     let (from, to, target_channel) = target(entry);
     json!({
         "kind": if is_relayed { "relayed" } else { "steered" },
@@ -192,8 +204,11 @@ fn row((_, _, channel): Route, entry: &Session) -> Value {
     })
 }
 
-fn port_of(served: &Served, port: u16) -> Port {
-    let of = served.ports.iter().rev().find(|(ports, _)| ports.contains(&port));
+fn port_of(around: &Around<'_>, port: u16) -> Port {
+    if around.opaque_ports.contains(&port) {
+        return Port::Opaque;
+    }
+    let of = around.served.ports.iter().rev().find(|(ports, _)| ports.contains(&port));
     of.map_or(Port::Foreign, |(_, kind)| *kind)
 }
 
@@ -204,7 +219,7 @@ fn then(port: Option<Port>) -> &'static str {
             "the TURN server takes STUN, and channels of clients it knows; the rest is dropped there \
              and counted (waystation drops)"
         }
-        Some(Port::Session) => {
+        Some(Port::Session | Port::Opaque) => {
             "the socket of that relayed address, session or DHT node takes it, if somebody has it; \
              otherwise the kernel answers that the port is closed"
         }
@@ -375,6 +390,7 @@ mod tests {
             let around = Around {
                 served: &served,
                 session_of: &move |wanted| (*wanted == key).then_some(entry),
+                opaque_ports: BTreeSet::new(),
                 ingress: 7,
                 egress: BTreeSet::from([7, 8]),
                 now_ns,
@@ -407,6 +423,7 @@ mod tests {
         let around = Around {
             served: &served,
             session_of: &move |wanted| (*wanted == key).then(|| Session::steered(1)),
+            opaque_ports: BTreeSet::new(),
             ingress: 7,
             egress: BTreeSet::new(),
             now_ns: 0,

@@ -15,7 +15,11 @@ pub(super) const WAITING_MAX: usize = 2 * SESSION_ENTRIES_MAX as usize;
 /// count is 16 s late at most, and exact when its entry goes.
 pub(super) const ENTRIES_READ_PER_S: usize = 4096;
 
-/// Allocations in one command to a core: about 20 KiB.
+/// Opaque sessions that are looked at by one call for whether they can be answered: less than a
+/// millisecond.
+pub(super) const ANSWERS_PER_CALL: usize = 2048;
+
+/// Allocations or sessions in one command to a core: about 20 KiB.
 pub(super) const NOTES_PER_COMMAND: usize = 256;
 
 /// How far a stranger, or all newcomers, may be ahead of their rate: a flight of handshakes.

@@ -12,6 +12,7 @@ mod entries;
 mod explain;
 mod limits;
 mod settings;
+mod udp_entries;
 
 pub use capture::{CaptureRefusal, CaptureRequest, Verdicts};
 pub(crate) use document::{document, summary};
@@ -27,19 +28,20 @@ use limits::{ENTRIES_READ_PER_S, SWEEP_AFTER_S};
 use serde_json::Value;
 use settings::Served;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use waystation_ebpf::abi::{Counter, SessionKey, Verdict};
+use waystation_ebpf::abi::{Counter, Port, SessionKey, Verdict};
 use waystation_ebpf::attach::{Attachment, Mode, Wanted};
 use waystation_ebpf::forwarding::SwitchedOn;
 use waystation_ebpf::pins::Pins;
 use waystation_ebpf::programs::{Capture, Programs};
+use waystation_ebpf::runs::Runs;
 use waystation_ebpf::tables::MapError;
 use waystation_ebpf::{interfaces, verdicts};
 use waystation_engine::control::Command;
-use waystation_engine::offload::PathChange;
+use waystation_engine::offload::{PathChange, UdpOffloaded, UdpPath};
 use waystation_relay::drop_reason::DropCounters;
-use waystation_relay::ids::CoreId;
+use waystation_relay::ids::{CoreId, UdpSessionTag};
 
 /// Whether the program is at work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +90,8 @@ pub struct XdpStatus {
     /// Where it is kept over a restart.
     pub pin_directory: Option<PathBuf>,
     pub entries: EntryCounts,
+    /// Runs that the kernel has measured, since the program was loaded.
+    pub runs: Runs,
     /// Since this process started.
     pub verdicts: Vec<(Verdict, Counter)>,
     /// The same of those that drop, by the reasons of the whole program.
@@ -143,6 +147,8 @@ struct AtWork {
     pins: Option<Pins>,
     entries: Entries,
     served: Served,
+    /// What is to be served and is in the maps in parts at most: a map has refused.
+    overdue: Option<Served>,
     /// Verdicts before this process, of counters that were kept.
     before: Vec<Counter>,
     /// Switches of the machine that were turned on for the program.
@@ -271,6 +277,7 @@ impl Xdp {
         }
         let switched_on = self.switch_forwarding_on();
         let mut entries = Entries::new(self.owners.clone());
+        self.status.hints.extend(served.hint.clone());
         entries.set_own(served.own.clone());
         let attachments = self.attach_to(&mut programs, names, config.xdp.mode, pins.as_ref());
         if attachments.is_empty() {
@@ -278,10 +285,21 @@ impl Xdp {
             let whys = self.status.interfaces.iter().filter_map(|it| it.why.as_deref());
             return Err(whys.collect::<Vec<_>>().join("; "));
         }
+        entries.udp.set_uncovered(uncovered(&attachments));
         self.status.program = programs.id();
         self.status.pin_directory = pins.as_ref().and(config.xdp.pin_directory.clone());
         let captures = (capture != Capture::Never).then(Captures::default);
-        Ok(AtWork { programs, attachments, pins, entries, served, before, switched_on, captures })
+        Ok(AtWork {
+            programs,
+            attachments,
+            pins,
+            entries,
+            served,
+            overdue: None,
+            before,
+            switched_on,
+            captures,
+        })
     }
 
     /// The interfaces that are named, or those that the served addresses are on.
@@ -293,14 +311,15 @@ impl Xdp {
             .map_err(|error| format!("the kernel does not tell its interfaces: {error}"))?;
         let mut names: Vec<String> = found
             .into_iter()
-            .filter(|found| served.local.contains(&found.address))
+            .filter(|found| served.outward.contains(&found.address))
             .map(|found| found.interface)
             .collect();
         names.dedup();
         if names.is_empty() {
             return Err(
-                "no interface but loopback has an address that [turn] or [dht] listens on, or \
-                        [turn] relays from; name some in xdp.interfaces"
+                "no interface but loopback has an address that [turn] or [dht] listens on, that \
+                        [turn] relays from, or that is in udp.addresses; name some in \
+                        xdp.interfaces"
                     .to_owned(),
             );
         }
@@ -414,7 +433,16 @@ impl Xdp {
         };
         let program = self.status.state.name();
         let session_of = &session_of;
-        let around = explain::Around { served, session_of, ingress, egress, now_ns, program };
+        let sessions = self.at_work.iter().flat_map(|at_work| at_work.entries.udp.ports());
+        let around = explain::Around {
+            served,
+            session_of,
+            opaque_ports: sessions.collect(),
+            ingress,
+            egress,
+            now_ns,
+            program,
+        };
         Some(explain::explain(&around, frame))
     }
 
@@ -442,16 +470,34 @@ impl Xdp {
         }
     }
 
-    /// Does what waits. Called in every round of the management core, after [`Self::on_paths`] of
-    /// the round before.
-    pub(crate) fn work(&mut self) {
+    /// Takes up what a core tells of opaque sessions.
+    pub(crate) fn on_udp_paths(&mut self, paths: &[UdpPath]) {
         let Some(at_work) = &mut self.at_work else { return };
+        for path in paths {
+            at_work.entries.apply_udp(path, &mut at_work.programs.tables.sessions);
+        }
+    }
+
+    /// An opaque session has ended. Gives what it has carried that its core was not told.
+    pub(crate) fn end_udp(&mut self, session: UdpSessionTag) -> Option<UdpOffloaded> {
+        let at_work = self.at_work.as_mut()?;
+        at_work.entries.end_udp(session, &mut at_work.programs.tables.sessions)
+    }
+
+    /// Does what waits, and gives what cores have to hear of it. Called in every round of the
+    /// management core, after [`Self::on_paths`] of the round before.
+    pub(crate) fn work(&mut self) -> Vec<(CoreId, Command)> {
+        let Some(at_work) = &mut self.at_work else { return Vec::new() };
         at_work.entries.insert_waiting(&mut at_work.programs.tables.sessions);
+        at_work.mark_ports();
+        at_work.entries.answer_udp(&mut at_work.programs.tables.sessions)
     }
 
     /// Whether [`Self::work`] has something to do.
     pub(crate) fn has_work(&self) -> bool {
-        self.at_work.as_ref().is_some_and(|at_work| at_work.entries.has_waiting())
+        self.at_work.as_ref().is_some_and(|at_work| {
+            at_work.entries.has_waiting() || at_work.entries.udp.has_unanswered()
+        })
     }
 
     /// Once a second: reads what sessions have carried and how often each verdict was given, and
@@ -466,6 +512,7 @@ impl Xdp {
         {
             tracing::error!(%error, "samples of packets are taken on although nobody asks");
         }
+        at_work.catch_up();
         self.read();
         notes
     }
@@ -490,7 +537,8 @@ impl Xdp {
     }
 
     fn read(&mut self) {
-        let Some(at_work) = &self.at_work else { return };
+        let Some(at_work) = &mut self.at_work else { return };
+        self.status.runs = at_work.programs.runs();
         let now = match counters(&at_work.programs) {
             Ok(now) => now,
             Err(error) => {
@@ -541,11 +589,12 @@ impl Xdp {
         }
         let Some(at_work) = &mut self.at_work else { return TakenUp::default() };
         let served = Served::of(config, &self.turn_listen, &self.dht_listen);
-        if let Err(error) = served.replace(&at_work.served, &mut at_work.programs.tables) {
-            tracing::error!(%error, "the XDP program goes on with a part of the old settings");
-        }
+        self.status.hints.retain(|hint| Some(hint) != at_work.served.hint.as_ref());
+        self.status.hints.extend(served.hint.clone());
         at_work.entries.set_own(served.own.clone());
-        at_work.served = served;
+        at_work.entries.udp.set_uncovered(uncovered(&at_work.attachments));
+        at_work.overdue = Some(served);
+        at_work.catch_up();
         TakenUp::default()
     }
 
@@ -558,6 +607,7 @@ impl Xdp {
     fn end(&mut self, is_kept: bool) -> Ended {
         let Some(mut at_work) = self.at_work.take() else { return Ended::default() };
         at_work.entries.clear(&mut at_work.programs.tables.sessions);
+        at_work.mark_ports();
         let mut ended = Ended { notes: at_work.entries.notes(), stays: Vec::new() };
         if at_work.pins.is_some() && is_kept {
             tracing::info!("the XDP program stays for the next process");
@@ -610,6 +660,58 @@ fn remove_others(
     let sessions = programs.tables.sessions.iter().map(|(key, _)| key);
     let left: Vec<_> = sessions.filter(|key| !is_known(key)).collect();
     left.iter().try_for_each(|key| programs.tables.sessions.remove(key).map(|_was_there| ()))
+}
+
+impl AtWork {
+    /// Brings what is served into the maps, if it is not there yet: a map may have refused before.
+    fn catch_up(&mut self) {
+        let Some(served) = self.overdue.take() else { return };
+        if let Err(error) = served.replace(&self.served, &mut self.programs.tables) {
+            tracing::error!(
+                %error,
+                "the XDP program goes on with a part of the old settings; the rest is tried again"
+            );
+            self.overdue = Some(served);
+            return;
+        }
+        self.served = served;
+        let ports: Vec<_> = self.entries.udp.ports().collect();
+        ports.into_iter().for_each(|port| self.mark_port(port, true));
+    }
+
+    /// Tells the program which ports have become a session's, and which are no longer.
+    fn mark_ports(&mut self) {
+        for (port, is_sessions) in self.entries.udp.take_port_changes() {
+            self.mark_port(port, is_sessions);
+        }
+    }
+
+    /// A port that the TURN server has on another address stays what it is: sessions are found
+    /// there all the same.
+    fn mark_port(&mut self, port: u16, is_sessions: bool) {
+        if self.served.has_port(port) {
+            return;
+        }
+        let kind = if is_sessions { Port::Opaque } else { Port::Foreign };
+        if let Err(error) = self.programs.tables.ports.set(port..=port, kind) {
+            // Without it the program leaves the port alone, and its session to user space.
+            tracing::error!(%error, port, "the XDP program cannot be told of a port");
+        }
+    }
+}
+
+/// Addresses of this machine on interfaces that the program is not on. The kernel's silence is none
+/// of them: what does not come through the program goes to user space in any case.
+fn uncovered(attachments: &[Attachment]) -> BTreeSet<IpAddr> {
+    let found = interfaces::addresses().unwrap_or_default();
+    let is_covered = |name: &str| attachments.iter().any(|it| &*it.interface == name);
+    let covered: BTreeSet<IpAddr> = found
+        .iter()
+        .filter(|found| is_covered(&found.interface))
+        .map(|found| found.address)
+        .collect();
+    let all = found.into_iter().map(|found| found.address);
+    all.filter(|address| !covered.contains(address)).collect()
 }
 
 /// The program goes off interfaces that it was kept on and that are wanted no more.

@@ -112,6 +112,10 @@ impl Flags {
     pub(super) const METERED: u8 = 1 << 4;
     /// An address waits to be followed.
     pub(super) const ROAMING: u8 = 1 << 5;
+    /// Somebody wants to hear of whatever a faster tier has to know.
+    pub(super) const WATCHED: u8 = 1 << 6;
+    /// A faster tier may carry the session: what comes from here is not all seen at once.
+    pub(super) const OFFLOADED: u8 = 1 << 7;
 
     pub(super) fn has(self, flag: u8) -> bool {
         self.0 & flag != 0
@@ -154,10 +158,20 @@ impl HotLeg {
         self.indices_known == 0
     }
 
+    /// What its end is called by, one of them again in places that are not needed; `None` before
+    /// the first handshake.
+    pub(super) fn known_indices(&self) -> Option<[PeerIndex; WIREGUARD_INDICES_MAX]> {
+        let known = usize::from(self.indices_known);
+        let (first, mut indices) = (*self.indices.first().filter(|_| known > 0)?, self.indices);
+        indices.iter_mut().skip(known).for_each(|index| *index = first);
+        Some(indices)
+    }
+
     /// The end is called by this index too; the oldest of [`WIREGUARD_INDICES_MAX`] is forgotten.
-    pub(super) fn add_index(&mut self, index: PeerIndex) {
+    /// `false`: that was known.
+    pub(super) fn add_index(&mut self, index: PeerIndex) -> bool {
         if self.has_index(index) {
-            return;
+            return false;
         }
         if let Some(place) = self.indices.get_mut(usize::from(self.index_next)) {
             *place = index;
@@ -165,6 +179,7 @@ impl HotLeg {
         let indices_max = WIREGUARD_INDICES_MAX as u8;
         self.indices_known = (self.indices_known + 1).min(indices_max);
         self.index_next = (self.index_next + 1) % indices_max;
+        true
     }
 
     /// What its end is called by, the oldest first.
@@ -361,6 +376,15 @@ mod tests {
         }
         let known = [1, 2, 3, 4, 5].map(|index| leg.has_index(PeerIndex(index)));
         assert_eq!(known, [false, true, true, true, true]);
+    }
+
+    #[test]
+    fn places_without_an_index_repeat_one_that_is_known() {
+        let mut leg = HotLeg::vacant(0);
+        assert_eq!(leg.known_indices(), None);
+        assert!(leg.add_index(PeerIndex(7)) && leg.add_index(PeerIndex(8)));
+        assert!(!leg.add_index(PeerIndex(7)));
+        assert_eq!(leg.known_indices(), Some([7, 8, 7, 7].map(PeerIndex)));
     }
 
     #[test]

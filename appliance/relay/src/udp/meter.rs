@@ -75,6 +75,18 @@ impl Meter {
         }
     }
 
+    /// Whether it counts datagrams.
+    pub(super) fn counts_packets(&self) -> bool {
+        self.packet_cost_ns != 0
+    }
+
+    /// The time that 1024 bytes take and how far ahead of it a session may be, in nanoseconds;
+    /// `None` without a rate of bytes.
+    pub(super) fn byte_pace(&self) -> Option<(u64, u64)> {
+        let cost_ns = self.byte_cost.saturating_mul(1024).div_ceil(1 << BYTE_COST_SHIFT);
+        (self.byte_cost != 0).then_some((cost_ns, self.byte_burst_ns))
+    }
+
     /// Whether a datagram from a side may pass; it is paid for if so, and not at all if not.
     pub(super) fn admits(&mut self, from: Side, payload_bytes: usize, now_ns: u64) -> bool {
         let byte_cost_ns = self.byte_cost.saturating_mul(payload_bytes as u64) >> BYTE_COST_SHIFT;
@@ -114,6 +126,17 @@ mod tests {
         assert!(meter.admits(Side::A, 60_000, 0));
         assert!(!meter.admits(Side::A, 60_000, 0));
         assert!(meter.admits(Side::A, 5_000, 0));
+    }
+
+    #[test]
+    fn pace_of_bytes_is_what_a_kibibyte_takes() {
+        assert_eq!(Meter::new(rate(7, 0)).byte_pace(), None);
+        let (cost_ns, burst_ns) = Meter::new(rate(0, 1 << 20)).byte_pace().unwrap();
+        // A MiB/s is 1024 KiB/s, and a cost is rounded up.
+        assert_eq!((cost_ns, burst_ns), (976_563, UDP_BURST_NS));
+        assert!(Meter::new(rate(7, 0)).counts_packets());
+        let slowest = Meter::new(rate(0, UDP_BYTES_PER_S_MIN)).byte_pace().unwrap();
+        assert_eq!(slowest, (SECOND_NS, 64 * SECOND_NS));
     }
 
     #[test]

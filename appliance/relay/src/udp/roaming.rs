@@ -49,7 +49,9 @@ impl Sessions {
         now_ns: u64,
         events: &mut impl FnMut(Event),
     ) {
-        self.leg_mut(place).add_index(candidate.index);
+        if self.leg_mut(place).add_index(candidate.index) {
+            self.tell_change(place, events);
+        }
         let leg = self.leg(place);
         if !leg.flags.has(Flags::HANDSHAKE) {
             return;
@@ -83,7 +85,38 @@ impl Sessions {
         });
         if !is_held {
             leg.roaming = Some(Roaming { address: came.source, heard_ns: now_ns });
+            let waits = self.leg(place).flags.has(Flags::ROAMING);
             self.leg_mut(place).flags.set(Flags::ROAMING, true);
+            if !waits {
+                self.tell_change(place, events);
+            }
+        }
+    }
+
+    /// An address that nothing has come from for so long that it would not be followed any more
+    /// waits no longer.
+    pub(super) fn forget_stale_roaming(
+        &mut self,
+        place: LegPlace,
+        now_ns: u64,
+        events: &mut impl FnMut(Event),
+    ) {
+        if !self.leg(place).flags.has(Flags::ROAMING) {
+            return;
+        }
+        let is_fresh =
+            |roaming: Roaming| now_ns.saturating_sub(roaming.heard_ns) < ROAMING_FRESH_NS;
+        let Some(leg) = self.cold_leg_mut(place) else { return };
+        if !leg.roaming.is_some_and(is_fresh) {
+            leg.roaming = None;
+            self.leg_mut(place).flags.set(Flags::ROAMING, false);
+            self.tell_change(place, events);
+        }
+    }
+
+    fn tell_change(&self, place: LegPlace, events: &mut impl FnMut(Event)) {
+        if self.leg(place).flags.has(Flags::WATCHED) {
+            events(Event::Changed { session: self.tag(place.slot()) });
         }
     }
 
@@ -96,7 +129,9 @@ impl Sessions {
         events: &mut impl FnMut(Event),
     ) {
         let leg = self.leg(place);
-        if !leg.flags.has(Flags::ROAMING) {
+        // While a faster tier carries the session, what it has heard of the address before is told
+        // late: that address may look silent and be none the less busy.
+        if !leg.flags.has(Flags::ROAMING) || leg.flags.has(Flags::OFFLOADED) {
             return;
         }
         let (heard, address) = (leg.heard, leg.address);

@@ -58,6 +58,13 @@ pub enum Event {
         /// Where it was.
         address: SocketAddr,
     },
+    /// What a faster tier has to know of a session has changed, and not where a leg is: what an
+    /// end is called by, or whether an address waits to be followed. Told only of sessions that
+    /// are watched ([`Sessions::watch`]).
+    Changed {
+        /// Which.
+        session: UdpSessionTag,
+    },
     /// A session ended because nothing passed for too long.
     Expired {
         /// Which.
@@ -235,28 +242,6 @@ impl Sessions {
         };
         if let Some(cold) = self.cold_at_mut(slot) {
             cold.tier = tier;
-        }
-        true
-    }
-
-    /// Adds what a faster tier has carried from a leg's address since the last call, and when the
-    /// last of it came. `false`: there is no such session.
-    pub fn note_offloaded(
-        &mut self,
-        session: UdpSessionTag,
-        side: Side,
-        heard_ns: u64,
-        packets: u64,
-        bytes: u64,
-    ) -> bool {
-        let Some(slot) = self.slot_of(session) else {
-            return false;
-        };
-        if packets > 0 {
-            let leg = self.leg_mut(LegPlace::new(slot, side));
-            leg.heard = leg.heard.max(super::endpoint::Tick::at(heard_ns));
-            leg.packets += packets;
-            leg.bytes += bytes;
         }
         true
     }

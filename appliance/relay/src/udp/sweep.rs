@@ -4,10 +4,12 @@
 //! and datagrams touch none: a part of the table is looked at in turn, so that all of it is within
 //! one period, and an end comes late by at most as much.
 
-use super::leg::{LegPlace, Side};
+use super::leg::{Flags, LegPlace, Side};
 use super::sessions::{Event, Sessions};
 use crate::drop_reason::DropReason;
-use crate::limits::{CONSENT_NS, UDP_SWEEP_PERIOD_NS, UDP_SWEEP_SESSIONS_MAX};
+use crate::limits::{
+    CONSENT_NS, OFFLOAD_NEWS_LATE_NS, UDP_SWEEP_PERIOD_NS, UDP_SWEEP_SESSIONS_MAX,
+};
 
 impl Sessions {
     /// Looks at as many sessions as are due, at most [`UDP_SWEEP_SESSIONS_MAX`]. Gives the time to
@@ -44,14 +46,17 @@ impl Sessions {
         };
         let legs = &self.hot[slot as usize].legs;
         let idle_ns = legs[0].heard.max(legs[1].heard).age_ns(now_ns);
-        if idle_ns >= cold.idle_limit_ns {
+        let is_offloaded = legs[0].flags.has(Flags::OFFLOADED);
+        let news_late_ns = if is_offloaded { OFFLOAD_NEWS_LATE_NS } else { 0 };
+        if idle_ns >= cold.idle_limit_ns + news_late_ns {
             self.end(slot, DropReason::UdpSessionIdle, events);
             return;
         }
         for side in Side::BOTH {
             let place = LegPlace::new(slot, side);
+            self.forget_stale_roaming(place, now_ns, events);
             let leg = self.leg(place);
-            let is_silent = leg.heard.age_ns(now_ns) >= CONSENT_NS;
+            let is_silent = leg.heard.age_ns(now_ns) >= CONSENT_NS + news_late_ns;
             if is_silent && leg.flags.is_learned() && !leg.address.is_none() {
                 self.lapse(place, events);
             }

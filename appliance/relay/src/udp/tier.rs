@@ -35,7 +35,17 @@ pub enum WhyNot {
     NotAttached,
     /// A leg has no address yet; there is nothing to put into the map.
     LegUnknown,
-    /// A leg is reached through an interface without the program.
+    /// It is not known yet which of this machine's addresses an end sends to.
+    LocalUnknown,
+    /// The session has a rate of datagrams, which the program does not keep.
+    PacketRate,
+    /// No handshake of the tunnel has been seen, so the program would not know its data.
+    NoHandshake,
+    /// An end may have moved: until that is decided, everything has to be seen.
+    Roaming,
+    /// The program's map is being written.
+    Pending,
+    /// A leg is reached through an interface without the program, or is on this machine.
     OtherInterface,
     /// The program's map of sessions is full.
     MapFull,
@@ -52,6 +62,11 @@ impl WhyNot {
             Self::NotAllowed => "not_allowed",
             Self::NotAttached => "not_attached",
             Self::LegUnknown => "leg_unknown",
+            Self::LocalUnknown => "local_unknown",
+            Self::PacketRate => "packet_rate",
+            Self::NoHandshake => "no_handshake",
+            Self::Roaming => "roaming",
+            Self::Pending => "pending",
             Self::OtherInterface => "other_interface",
             Self::MapFull => "map_full",
             Self::Unsupported => "unsupported",
@@ -65,14 +80,9 @@ impl WhyNot {
 pub struct Facts {
     /// The fastest tier that the operator allows.
     pub fastest_allowed: Tier,
-    /// Whether the XDP program is attached to anything.
-    pub is_attached: bool,
-    /// Whether both legs have an address.
-    pub are_legs_known: bool,
-    /// Whether both legs are reached through interfaces that have the program.
-    pub are_interfaces_covered: bool,
-    /// Whether the session is in the program's map, or would fit.
-    pub has_map_room: bool,
+    /// What stands against the XDP program, as whoever fills its map has said; `None`: the session
+    /// is in the map.
+    pub against_xdp: Option<WhyNot>,
     /// Whether the kernel can segment.
     pub can_segment: bool,
     /// Whether a send with segmentation to either leg has failed.
@@ -110,19 +120,7 @@ impl TierChoice {
 }
 
 fn why_not_xdp(facts: &Facts) -> Option<WhyNot> {
-    if facts.fastest_allowed < Tier::Xdp {
-        Some(WhyNot::NotAllowed)
-    } else if !facts.is_attached {
-        Some(WhyNot::NotAttached)
-    } else if !facts.are_legs_known {
-        Some(WhyNot::LegUnknown)
-    } else if !facts.are_interfaces_covered {
-        Some(WhyNot::OtherInterface)
-    } else if !facts.has_map_room {
-        Some(WhyNot::MapFull)
-    } else {
-        None
-    }
+    if facts.fastest_allowed < Tier::Xdp { Some(WhyNot::NotAllowed) } else { facts.against_xdp }
 }
 
 fn why_not_gso(facts: &Facts) -> Option<WhyNot> {
@@ -143,10 +141,7 @@ mod tests {
 
     const ALL_WELL: Facts = Facts {
         fastest_allowed: Tier::Xdp,
-        is_attached: true,
-        are_legs_known: true,
-        are_interfaces_covered: true,
-        has_map_room: true,
+        against_xdp: None,
         can_segment: true,
         has_route_refused: false,
     };
@@ -165,12 +160,10 @@ mod tests {
     #[test]
     fn each_fact_against_xdp_leaves_trains() {
         type Change = fn(&mut Facts);
-        let cases: [(Change, WhyNot); 5] = [
+        let cases: [(Change, WhyNot); 3] = [
             (|facts| facts.fastest_allowed = Tier::Gso, WhyNot::NotAllowed),
-            (|facts| facts.is_attached = false, WhyNot::NotAttached),
-            (|facts| facts.are_legs_known = false, WhyNot::LegUnknown),
-            (|facts| facts.are_interfaces_covered = false, WhyNot::OtherInterface),
-            (|facts| facts.has_map_room = false, WhyNot::MapFull),
+            (|facts| facts.against_xdp = Some(WhyNot::NotAttached), WhyNot::NotAttached),
+            (|facts| facts.against_xdp = Some(WhyNot::MapFull), WhyNot::MapFull),
         ];
         for (change, why_not) in cases {
             let expected = TierChoice { tier: Tier::Gso, not_xdp: Some(why_not), not_gso: None };
@@ -181,14 +174,14 @@ mod tests {
     #[test]
     fn plain_says_what_is_against_both_faster_tiers() {
         let refused = choice(|facts| {
-            facts.is_attached = false;
+            facts.against_xdp = Some(WhyNot::NotAttached);
             facts.has_route_refused = true;
         });
         assert_eq!(refused.tier, Tier::Plain);
         assert_eq!(refused.not_xdp, Some(WhyNot::NotAttached));
         assert_eq!(refused.not_gso, Some(WhyNot::RouteRefused));
         let unsupported = choice(|facts| {
-            facts.has_map_room = false;
+            facts.against_xdp = Some(WhyNot::MapFull);
             facts.can_segment = false;
         });
         assert_eq!(unsupported.not_gso, Some(WhyNot::Unsupported));

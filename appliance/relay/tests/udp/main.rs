@@ -5,6 +5,7 @@
 
 mod ends;
 mod handing_over;
+mod offload;
 mod opening;
 mod packets;
 mod passing;

@@ -536,7 +536,10 @@ impl World {
                 Evidence::TakenBack => "rebound by taken_back",
             }),
             Event::Lapsed { .. } => self.reach("lapsed"),
-            Event::Opened { .. } | Event::Expired { .. } | Event::Closed { .. } => (),
+            Event::Opened { .. }
+            | Event::Changed { .. }
+            | Event::Expired { .. }
+            | Event::Closed { .. } => (),
         }
     }
 

@@ -10,6 +10,7 @@
 mod handing_over;
 mod listing;
 mod moves;
+mod paths;
 mod ports;
 
 pub use handing_over::{OpaqueHandOver, OpaqueSessionState, OpaqueTakeOver};
@@ -25,6 +26,7 @@ use crate::port::datagrams::{
 };
 use crate::statistics::CoreCounters;
 use moves::Moves;
+use paths::Paths;
 use ports::{Ports, SocketsOfPort};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -79,6 +81,7 @@ struct Carried {
     bytes: [u64; 2],
     /// Of both directions.
     datagrams_in_trains: u64,
+    datagrams_offloaded: u64,
     opened_ns: u64,
 }
 
@@ -98,6 +101,7 @@ pub(super) struct OpaqueSessions {
     /// What the table has told and nobody has acted upon.
     events: Vec<Event>,
     moves: Moves,
+    paths: Paths,
     /// When the table wants to look for sessions that have ended.
     sweep_ns: Option<u64>,
     opened: u64,
@@ -132,6 +136,7 @@ impl OpaqueSessions {
             tier: settings.tier,
             events: Vec::new(),
             moves: Moves::new(sessions_max),
+            paths: Paths::new(sessions_max),
             sweep_ns: None,
             opened: 0,
             has_more: false,
@@ -239,6 +244,7 @@ impl OpaqueSessions {
         self.carried[place] = Carried { ports, sockets: [a, b], opened_ns, ..Carried::default() };
         self.opened += 1;
         self.sweep_ns.get_or_insert(opened_ns);
+        self.begin_path(session, opened_ns);
         self.choose_tier(session);
         Ok(session)
     }
@@ -288,7 +294,7 @@ impl OpaqueSessions {
 
     /// When [`Self::attend`] has something to do.
     pub(super) fn next_deadline_ns(&self) -> Option<u64> {
-        let deadlines = [self.sweep_ns, self.moves.due_ns()];
+        let deadlines = [self.sweep_ns, self.moves.due_ns(), self.paths.due_ns()];
         deadlines.into_iter().flatten().min().filter(|_| !self.is_paused)
     }
 
@@ -305,6 +311,7 @@ impl OpaqueSessions {
         for session in self.moves.take_due(now_ns) {
             self.tell_move(session, fabric);
         }
+        self.report_paths(now_ns, fabric);
     }
 
     fn tell_move(&mut self, session: UdpSessionTag, fabric: &mut Fabric) {
@@ -330,8 +337,13 @@ impl OpaqueSessions {
                 Event::Opened { .. } => {}
                 Event::Learned { session, by, .. } | Event::Rebound { session, by, .. } => {
                     self.moves.note(session, Some(by), now_ns);
+                    self.paths.note(session.slot, now_ns);
                 }
-                Event::Lapsed { session, .. } => self.moves.note(session, None, now_ns),
+                Event::Lapsed { session, .. } => {
+                    self.moves.note(session, None, now_ns);
+                    self.paths.note(session.slot, now_ns);
+                }
+                Event::Changed { session } => self.paths.note(session.slot, now_ns),
                 Event::Expired { session } => {
                     self.finish(session, DropReason::UdpSessionIdle, now_ns, fabric);
                 }
@@ -351,6 +363,7 @@ impl OpaqueSessions {
         fabric: &mut Fabric,
     ) {
         self.moves.forget(session.slot);
+        self.paths.forget(session.slot);
         let Some(carried) = self.carried.get_mut(session.slot as usize) else { return };
         let carried = std::mem::take(carried);
         self.give_back(carried.ports);
@@ -376,10 +389,7 @@ impl OpaqueSessions {
         let can_trains = self.tier == UdpTier::Gso;
         TierChoice::new(&Facts {
             fastest_allowed: if can_trains { Tier::Xdp } else { Tier::Plain },
-            is_attached: false,
-            are_legs_known: path.is_some(),
-            are_interfaces_covered: false,
-            has_map_room: false,
+            against_xdp: self.against_xdp(session),
             can_segment: true,
             has_route_refused: can_trains
                 && path.is_some_and(|path| path.addresses.into_iter().any(is_refused)),
@@ -439,7 +449,8 @@ impl OpaqueSessions {
         let tell = &mut |event| events.push(event);
         match self.sessions.receive(now_ns, came.port, came.source, payload, tell) {
             Outcome::Forward { session, from, to, .. } => {
-                self.queue(session, from, to, came.local, place, fabric);
+                self.note_way_in(session, from, came.local, now_ns);
+                self.queue(session, from, to, place, fabric);
             }
             Outcome::Answer(answer) => {
                 self.note_local(told, came.local);
@@ -456,10 +467,26 @@ impl OpaqueSessions {
     /// An end that has proved where it is, which is told behind a place of the events, is sent to
     /// from the address that it sends to.
     fn note_local(&mut self, told: usize, local: Option<IpAddr>) {
+        // Its new address is told of in any case, and with it this.
         if let Some(Event::Learned { session, side, .. } | Event::Rebound { session, side, .. }) =
             self.events.get(told)
         {
             self.carried[session.slot as usize].local[side.index()] = local;
+        }
+    }
+
+    /// An end is answered from the address that it sends to.
+    fn note_way_in(
+        &mut self,
+        session: UdpSessionTag,
+        from: Side,
+        local: Option<IpAddr>,
+        now_ns: u64,
+    ) {
+        let known = &mut self.carried[session.slot as usize].local[from.index()];
+        if *known != local {
+            *known = local;
+            self.paths.note(session.slot, now_ns);
         }
     }
 
@@ -468,12 +495,10 @@ impl OpaqueSessions {
         session: UdpSessionTag,
         from: Side,
         to: SocketAddr,
-        local: Option<IpAddr>,
         payload: Range<usize>,
         fabric: &mut Fabric,
     ) {
         let carried = &mut self.carried[session.slot as usize];
-        carried.local[from.index()] = local;
         let leaving = from.other();
         let Some(socket) = carried.sockets[leaving.index()].to(to) else {
             fabric.count_drop(DropReason::UdpUnreachable, payload.len());

@@ -84,6 +84,11 @@ impl Ports {
         Some(self.inherited.swap_remove(place).1)
     }
 
+    /// The address of a family that the ports are on; unspecified: on all there are.
+    pub(super) fn address_of_family(&self, is_ipv6: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv6() == is_ipv6)
+    }
+
     /// The port of a socket.
     pub(super) fn of(&self, key: DatagramKey) -> Option<LocalPort> {
         *self.owners.get(key.slot as usize)?
