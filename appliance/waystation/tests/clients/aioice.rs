@@ -36,6 +36,14 @@ fn ice_pair_without_a_route_between_its_ends_is_connected_by_the_relay() {
 }
 
 #[test]
+fn ice_pair_without_a_route_between_its_ends_is_connected_by_xdp() {
+    if let Some(scene) = Scene::namespaces() {
+        scene.assert_apart();
+        connects(&scene.with_finished_checksums(), "all", "udp", Tier::Xdp);
+    }
+}
+
+#[test]
 fn ice_pair_in_namespaces_that_may_use_relays_alone_delivers_in_trains() {
     if let Some(scene) = Scene::namespaces() {
         connects(&scene, "relay", "udp", Tier::Gso);

@@ -32,6 +32,13 @@ fn pages_in_namespaces_without_a_route_between_them_talk_through_the_relay() {
     }
 }
 
+#[test]
+fn pages_in_namespaces_talk_through_xdp() {
+    if let Some(scene) = Scene::namespaces() {
+        pages_talk(&scene.with_finished_checksums(), PortName::Epoll, Tier::Xdp);
+    }
+}
+
 fn pages_talk(scene: &Scene, port: PortName, tier: Tier) {
     let program = PROGRAMS.iter().find_map(|name| found(name));
     if !given(program.is_some(), "chromium") {

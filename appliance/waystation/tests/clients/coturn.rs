@@ -84,6 +84,7 @@ fn in_namespaces(tier: Tier, cores: usize) {
         && let Some(scene) = Scene::namespaces()
     {
         scene.assert_apart();
+        let scene = if tier == Tier::Xdp { scene.with_finished_checksums() } else { scene };
         every_way(&scene, PortName::Epoll, tier, cores);
     }
 }
@@ -128,6 +129,11 @@ fn every_way(scene: &Scene, port: PortName, tier: Tier, cores: usize) {
     };
     let into_streams = clients(&mut cases.iter().filter(|case| case.is_over_tcp()));
     turn.expect_carried(clients(&mut cases.iter()), into_streams);
+}
+
+#[test]
+fn clients_in_a_namespace_reach_a_peer_in_another_through_xdp() {
+    in_namespaces(Tier::Xdp, 2);
 }
 
 #[test]

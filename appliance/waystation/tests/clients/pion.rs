@@ -66,6 +66,13 @@ fn payload_of_any_length_comes_back_from_another_namespace_in_trains() {
     }
 }
 
+#[test]
+fn payload_of_any_length_comes_back_from_another_namespace_through_xdp() {
+    if let Some(scene) = Scene::namespaces() {
+        comes_back(&scene.with_finished_checksums(), PortName::Epoll, Tier::Xdp);
+    }
+}
+
 fn comes_back(scene: &Scene, port: PortName, tier: Tier) {
     if !given(has_modules(), "Go, and the modules of pion, to build a client") {
         return;

@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use waystation_tuning::machine::{Machine, Target};
 
 /// One of the two who are relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +124,17 @@ impl Scene {
         }
     }
 
+    /// The same with checksums that senders finish, as they are when a network card sends: an XDP
+    /// program sees a packet before anybody else on this machine would.
+    pub(crate) fn with_finished_checksums(self) -> Self {
+        for name in [End::A, End::B].map(End::name) {
+            self.within(name, || finish_checksums("outer"));
+            let inner = format!("to-{name}");
+            self.within("relay", move || finish_checksums(&inner));
+        }
+        self
+    }
+
     fn namespace(&self, name: &str) -> String {
         match self {
             Self::Loopback => panic!("loopback has no namespaces"),
@@ -172,11 +184,17 @@ impl Scene {
         end: End,
         what: impl FnOnce() -> T + Send + 'static,
     ) -> T {
+        self.within(end.name(), what)
+    }
+
+    fn within<T: Send + 'static>(
+        &self,
+        name: &str,
+        what: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         let namespace = match self {
             Self::Loopback => None,
-            Self::Namespaces { .. } => {
-                Some(PathBuf::from("/run/netns").join(self.namespace(end.name())))
-            }
+            Self::Namespaces { .. } => Some(PathBuf::from("/run/netns").join(self.namespace(name))),
         };
         let thread = std::thread::spawn(move || {
             if let Some(path) = namespace {
@@ -221,6 +239,11 @@ impl Drop for Scene {
             }
         }
     }
+}
+
+fn finish_checksums(interface: &str) {
+    let (nic, feature) = (interface.to_owned(), "tx-checksum-ip-generic".to_owned());
+    Machine::this().write(&Target::Feature { nic, feature }, "off").unwrap();
 }
 
 fn ip(arguments: &str) {
