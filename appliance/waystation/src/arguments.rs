@@ -129,6 +129,8 @@ pub(crate) enum DemoScenario {
     All,
     /// Datagrams through the TURN server and through an opaque session
     Udp,
+    /// The same between network namespaces, relayed by the XDP program; needs root
+    Xdp,
 }
 
 /// A port by name.

@@ -67,6 +67,11 @@ pub(super) const BLOCK_MEMORY_MIB: u64 = 512;
 pub(super) const DATAGRAM_BYTES: usize = 1200;
 /// Datagrams under way at a time: what the least receive memory of a socket holds.
 pub(super) const DATAGRAMS_UNDER_WAY: u64 = 32;
+/// Time until the program relays a way: its next hops are asked for meanwhile, and on a busy machine
+/// the answers take their time.
+pub(super) const XDP_TIMEOUT: Duration = Duration::from_secs(20);
+/// When the program's counters have been read for sure: that happens every second.
+pub(super) const COUNTED_AFTER: Duration = Duration::from_millis(2500);
 /// Time for one of them to come before it counts as lost: nothing on loopback takes so long that is
 /// not lost, however busy the machine is.
 pub(super) const DATAGRAM_TIMEOUT: Duration = Duration::from_secs(15);

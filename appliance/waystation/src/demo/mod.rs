@@ -1,5 +1,5 @@
 //! `demo`: a real appliance and real client nodes in one process, over loopback TCP; or ends that
-//! exchange datagrams through it, over loopback UDP.
+//! exchange datagrams through it, over loopback UDP or between network namespaces.
 //!
 //! The main thread starts the appliance as `run` does, makes the nodes and conducts the scenarios;
 //! nodes are the peer library's blocking links with plain threads. The demo looks at the appliance
@@ -10,6 +10,7 @@ mod churn;
 mod clock;
 mod limits;
 mod message;
+mod namespaces;
 mod nodes;
 mod progress;
 mod report;
@@ -19,6 +20,7 @@ mod surroundings;
 mod tally;
 mod traffic;
 mod udp;
+mod xdp;
 
 use crate::appliance::{Appliance, Surroundings};
 use crate::arguments::{DemoArguments, DemoScenario};
@@ -28,6 +30,7 @@ use crate::state;
 use anyhow::Context;
 use clock::Clock;
 use limits::{GOALS_FROM, READY_TIMEOUT};
+use namespaces::Namespaces;
 use nodes::{Gateway, Nodes};
 use progress::Progress;
 use report::{Report, Seen};
@@ -71,16 +74,24 @@ pub(crate) fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
         on_life_sign: Box::new(|_| {}),
     };
     let mut config = surroundings::config(arguments);
-    if arguments.scenario == DemoScenario::Udp {
-        udp::configure(&mut config)?;
+    // Sockets, threads and the program are where this thread is; it goes on from inside.
+    let mut namespaces = None;
+    match arguments.scenario {
+        DemoScenario::Udp => udp::configure(&mut config)?,
+        DemoScenario::Xdp => {
+            namespaces = Some(Namespaces::make()?);
+            xdp::configure(&mut config)?;
+        }
+        DemoScenario::Route | DemoScenario::Connect | DemoScenario::Mixed | DemoScenario::All => {}
     }
     let appliance = Appliance::start(config, around)?;
     let stats = Stats::new(socket);
     let outcome = match became_ready.recv_timeout(READY_TIMEOUT) {
-        Ok(()) if arguments.scenario == DemoScenario::Udp => {
-            udp::run(arguments, &appliance, &stats)
-        }
-        Ok(()) => with_appliance(arguments, &appliance, identity, &stats),
+        Ok(()) => match (&namespaces, arguments.scenario) {
+            (Some(namespaces), _) => xdp::run(arguments, &appliance, &stats, namespaces),
+            (None, DemoScenario::Udp) => udp::run(arguments, &appliance, &stats),
+            (None, _) => with_appliance(arguments, &appliance, identity, &stats),
+        },
         Err(_timeout) => Err(Unmet("the appliance has not become ready".to_owned()).into()),
     };
     let gone = stats.is_gone();
@@ -155,7 +166,7 @@ fn run_scenarios(
         DemoScenario::Connect => &[Scenario::Connect],
         DemoScenario::Mixed => &[Scenario::Mixed],
         // Without nodes, and conducted by itself.
-        DemoScenario::Udp => &[],
+        DemoScenario::Udp | DemoScenario::Xdp => &[],
         DemoScenario::All => &[Scenario::Route, Scenario::Connect, Scenario::Mixed],
     };
     let shares = u32::try_from(scenarios.len()).unwrap_or(u32::MAX).max(1);

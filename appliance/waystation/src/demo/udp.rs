@@ -34,16 +34,22 @@ pub(super) fn configure(config: &mut Config) -> anyhow::Result<()> {
     let loopback = "127.0.0.0/8".parse().context("loopback")?;
     config.turn.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
     config.turn.allow_peers = vec![loopback];
-    let (name, password) = USER;
-    let users = [(name.to_owned(), password.to_owned().into())];
-    config.turn.found.credentials = Some(Arc::new(config.turn.credentials(&users, &[])?));
+    with_a_user(config)?;
     config.udp.addresses = vec![Ipv4Addr::LOCALHOST.into()];
     config.udp.allow_peers = vec![loopback];
     Ok(())
 }
 
+/// Lets the demo's user in.
+pub(super) fn with_a_user(config: &mut Config) -> anyhow::Result<()> {
+    let (name, password) = USER;
+    let users = [(name.to_owned(), password.to_owned().into())];
+    config.turn.found.credentials = Some(Arc::new(config.turn.credentials(&users, &[])?));
+    Ok(())
+}
+
 /// Two ends of a way through the appliance.
-trait Ends {
+pub(super) trait Ends {
     fn send(&mut self, from_a: bool, payload: &[u8]) -> anyhow::Result<()>;
 
     /// What has come to an end, or nothing in time.
@@ -51,24 +57,39 @@ trait Ends {
 }
 
 /// What one way came to.
-struct Outcome {
-    name: &'static str,
-    elapsed: Duration,
-    datagrams: u64,
-    lost: u64,
-    corrupt: u64,
-    tier: String,
+pub(super) struct Outcome {
+    pub(super) name: &'static str,
+    pub(super) elapsed: Duration,
+    pub(super) datagrams: u64,
+    pub(super) lost: u64,
+    pub(super) corrupt: u64,
+    pub(super) tier: String,
     in_trains: u64,
     cpu_ns: u64,
 }
 
 impl Outcome {
-    fn per_second(&self) -> f64 {
+    pub(super) fn per_second(&self) -> f64 {
         self.datagrams as f64 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
     fn cpu_ns_per_datagram(&self) -> Option<u64> {
         self.cpu_ns.checked_div(self.datagrams)
+    }
+
+    pub(super) fn document(&self) -> Value {
+        json!({
+            "way": self.name,
+            "seconds": self.elapsed.as_secs_f64(),
+            "datagrams": self.datagrams,
+            "datagrams_per_second": self.per_second(),
+            "datagram_bytes": DATAGRAM_BYTES,
+            "lost": self.lost,
+            "corrupt": self.corrupt,
+            "tier": self.tier,
+            "datagrams_in_trains": self.in_trains,
+            "data_core_cpu_ns_per_datagram": self.cpu_ns_per_datagram(),
+        })
     }
 }
 
@@ -86,10 +107,11 @@ pub(super) fn run(
     let Some(&server) = appliance.turn_listen().udp.first() else {
         return Err(Unmet("the TURN server listens nowhere".to_owned()).into());
     };
-    let mut turn = TurnEnds::make(server)?;
+    let (peer, address) = end()?;
+    let mut turn = TurnEnds::make(server, peer, address)?;
     let first = move_datagrams("turn", &mut turn, stats, share)?;
-    turn.client.refresh(0)?;
-    let mut session = SessionEnds::open(stats)?;
+    turn.give_up()?;
+    let mut session = SessionEnds::open(stats, [end()?, end()?], [Ipv4Addr::LOCALHOST; 2])?;
     let second = move_datagrams("opaque", &mut session, stats, share)?;
     let outcomes = [first, second];
     let drops = stats.drops()?;
@@ -108,7 +130,7 @@ pub(super) fn run(
 }
 
 /// Sends some datagrams one way, then as many the other way, and so on until the time is over.
-fn move_datagrams(
+pub(super) fn move_datagrams(
     name: &'static str,
     ends: &mut impl Ends,
     stats: &Stats,
@@ -182,19 +204,29 @@ fn tier(stats: &Stats, kind: &str) -> anyhow::Result<String> {
 }
 
 /// A TURN client, end A, and its peer.
-struct TurnEnds {
+pub(super) struct TurnEnds {
     client: TurnClient,
     peer: UdpSocket,
     relayed: SocketAddr,
 }
 
 impl TurnEnds {
-    fn make(server: SocketAddr) -> anyhow::Result<Self> {
-        let (peer, address) = end()?;
+    /// The client is where the calling thread is, the peer where it is known to be.
+    pub(super) fn make(
+        server: SocketAddr,
+        peer: UdpSocket,
+        address: SocketAddr,
+    ) -> anyhow::Result<Self> {
         let mut client = TurnClient::over_udp(server, USER)?;
         let relayed = client.allocate()?;
         client.bind(CHANNEL, address)?;
         Ok(Self { client, peer, relayed })
+    }
+
+    /// Ends the allocation.
+    pub(super) fn give_up(&mut self) -> anyhow::Result<()> {
+        self.client.refresh(0)?;
+        Ok(())
     }
 }
 
@@ -216,21 +248,25 @@ impl Ends for TurnEnds {
 }
 
 /// The ends of an opaque session, and where they send to.
-struct SessionEnds {
+pub(super) struct SessionEnds {
     ends: [UdpSocket; 2],
     to: [SocketAddr; 2],
 }
 
 impl SessionEnds {
-    /// Opens a session by command; end A proves its token, end B is where it is.
-    fn open(stats: &Stats) -> anyhow::Result<Self> {
-        let ((a, _), (b, at_b)) = (end()?, end()?);
+    /// Opens a session by command; end A proves its token, end B is where it is. They send to these
+    /// addresses.
+    pub(super) fn open(
+        stats: &Stats,
+        [(a, _), (b, at_b)]: [(UdpSocket, SocketAddr); 2],
+        relay: [Ipv4Addr; 2],
+    ) -> anyhow::Result<Self> {
         let opened = stats.order(&format!("/v1/udp/open?a=learn&b={at_b}"))?;
         let port = |leg: usize| {
             let port = opened["legs"][leg]["port"].as_u64();
             port.and_then(|port| u16::try_from(port).ok()).context("a session without ports")
         };
-        let to = [(Ipv4Addr::LOCALHOST, port(0)?).into(), (Ipv4Addr::LOCALHOST, port(1)?).into()];
+        let to = [(relay[0], port(0)?).into(), (relay[1], port(1)?).into()];
         let proof = first_proof(&opened).context("a session without a token")?;
         a.send_to(&proof, to[0])?;
         receive(&a).context("the proof of a token was not answered")?;
@@ -317,23 +353,7 @@ fn table(outcomes: &[Outcome], drops: &[(String, u64)]) -> anyhow::Result<String
 }
 
 fn document(outcomes: &[Outcome], drops: &[(String, u64)], port: &str) -> Value {
-    let ways: Vec<_> = outcomes
-        .iter()
-        .map(|outcome| {
-            json!({
-                "way": outcome.name,
-                "seconds": outcome.elapsed.as_secs_f64(),
-                "datagrams": outcome.datagrams,
-                "datagrams_per_second": outcome.per_second(),
-                "datagram_bytes": DATAGRAM_BYTES,
-                "lost": outcome.lost,
-                "corrupt": outcome.corrupt,
-                "tier": outcome.tier,
-                "datagrams_in_trains": outcome.in_trains,
-                "data_core_cpu_ns_per_datagram": outcome.cpu_ns_per_datagram(),
-            })
-        })
-        .collect();
+    let ways: Vec<_> = outcomes.iter().map(Outcome::document).collect();
     let drops: serde_json::Map<_, _> =
         drops.iter().map(|(reason, events)| (reason.clone(), json!(events))).collect();
     json!({ "port": port, "udp": ways, "drops": drops })
