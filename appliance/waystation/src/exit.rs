@@ -11,6 +11,7 @@
 
 use crate::bundle::BundleError;
 use crate::capture::CaptureFailure;
+use crate::demo::NeedsRoot;
 use crate::explain::PacketError;
 use crate::privileges::PrivilegeError;
 use crate::state::StateError;
@@ -174,6 +175,9 @@ fn code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<ConfigError>() {
             return CONFIGURATION;
+        }
+        if cause.is::<NeedsRoot>() {
+            return NO_PERMISSION;
         }
         if let Some(error) = cause.downcast_ref::<StateError>() {
             return match error {

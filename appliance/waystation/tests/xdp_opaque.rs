@@ -13,9 +13,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use support::appliance::{Appliance, PortName, Settings};
-use support::process::{binary, command, is_root, run};
+use support::process::{binary, command, is_root, run, run_within};
 use support::streets::{CLIENT, LAN, Streets, WAN, ip};
 use support::{eventually, given};
 use waystation_management::limits::CLIENT_TIMEOUT;
@@ -26,6 +27,8 @@ use waystation_relay::udp::proof::{LegName, Secret, prove};
 
 /// How long one look for a datagram takes; it is sent again if it does not come.
 const LOOK: Duration = Duration::from_millis(200);
+/// It takes 12 s, most of them to wait for what is counted every second.
+const DEMO_LIMIT: Duration = Duration::from_secs(120);
 
 /// A relay with the program, between two ends that have no other way to each other.
 struct Scene {
@@ -339,6 +342,28 @@ fn a_session_outlives_the_program_and_comes_back_to_it() {
     scene.reload("mode = \"off\"", "mode = \"native\"");
     scene.await_tier("xdp", None);
     scene.exchange_in_the_kernel(&pair, 8);
+}
+
+#[test]
+fn the_demo_relays_in_the_kernel_and_leaves_nothing() {
+    if !given_namespaces() {
+        return;
+    }
+    let mut demo = command(&binary());
+    demo.args(["demo", "--scenario", "xdp", "--seconds", "1", "--json"]);
+    let finished = run_within(&mut demo, DEMO_LIMIT);
+    assert_eq!(finished.code(), 0, "{}", finished.stderr);
+    let document: Value = serde_json::from_str(&finished.text()).unwrap();
+    for (at, name) in [(0, "turn"), (1, "opaque")] {
+        let way = &document["xdp"][at];
+        assert_eq!((&way["way"], &way["tier"]), (&name.into(), &"xdp".into()), "{way}");
+        assert_eq!((&way["lost"], &way["corrupt"]), (&0.into(), &0.into()), "{way}");
+        assert!(way["datagrams_by_program"].as_u64().unwrap() > 0, "{way}");
+        assert!(way["program_ns_per_frame"].as_u64().unwrap() > 0, "{way}");
+    }
+    // Its namespaces have no names, and its interfaces were in them.
+    let links = run(Command::new("ip").args(["-o", "link", "show"])).text();
+    assert!(!links.contains("wan@") && !links.contains("lan@"), "{links}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use support::appliance::{Appliance, PortName, Settings};
 use support::given;
-use support::process::{Ordinary, is_root};
+use support::process::{Ordinary, is_root, run};
 use support::streets::{LAN, Streets, WAN, switch};
 use tempfile::TempDir;
 use waystation_peer::TurnClient;
@@ -46,6 +46,18 @@ fn without_privileges_everything_works_without_the_program_and_says_why() {
     assert!(appliance.process.log().contains("no XDP program"));
     let server = appliance.status()["turn_listen"][0].as_str().unwrap().parse().unwrap();
     TurnClient::over_udp(server, ("alice", "pw")).unwrap().allocate().unwrap();
+}
+
+#[test]
+fn the_demo_says_what_it_needs() {
+    if !given(Ordinary::is_possible(), "setpriv") {
+        return;
+    }
+    let ordinary = Ordinary::new();
+    let finished = run(ordinary.command().args(["demo", "--scenario", "xdp", "--seconds", "1"]));
+    assert_eq!(finished.code(), 77, "{}", finished.stderr);
+    let complaint = finished.complaint();
+    assert!(complaint.contains("needs root") && complaint.contains("udp"), "{complaint}");
 }
 
 #[test]

@@ -31,6 +31,7 @@ use anyhow::Context;
 use clock::Clock;
 use limits::{GOALS_FROM, READY_TIMEOUT};
 use namespaces::Namespaces;
+pub(crate) use namespaces::NeedsRoot;
 use nodes::{Gateway, Nodes};
 use progress::Progress;
 use report::{Report, Seen};
