@@ -21,7 +21,8 @@ pub(super) const INTERFACES: Key<Config> = key(
     "names",
     Rule::Interfaces { at: |config| &mut config.xdp.interfaces },
     "Interfaces to put it on. Empty: all but loopback that have an address which [turn] or [dht] \
-        listens on, or [turn] relays from. One with another XDP program is left alone.",
+        listens on, [turn] relays from, or udp.addresses names; without [turn] and [dht] all that \
+        sessions are on. One with another XDP program is left alone.",
 );
 pub(super) const PIN_DIRECTORY: Key<Config> = key(
     "xdp",

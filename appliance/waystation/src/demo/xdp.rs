@@ -12,8 +12,8 @@ use super::udp::{Ends, Outcome, SessionEnds, TurnEnds, move_datagrams, with_a_us
 use crate::appliance::Appliance;
 use crate::arguments::DemoArguments;
 use crate::exit::Unmet;
+use crate::own_addresses;
 use crate::questions::print;
-use crate::turn_files;
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -37,9 +37,9 @@ pub(super) fn configure(config: &mut Config) -> anyhow::Result<()> {
     config.turn.relay_addresses = vec![RELAY[1].into()];
     config.turn.allow_peers.clone_from(&blocks);
     with_a_user(config)?;
-    config.turn.found.own_addresses = turn_files::own_addresses();
+    config.turn.found.own_addresses = own_addresses::read();
     config.udp.allow_peers = blocks;
-    config.udp.own_addresses = turn_files::own_addresses();
+    config.udp.own_addresses = own_addresses::read();
     config.xdp.mode = XdpMode::Auto;
     Ok(())
 }
