@@ -131,7 +131,7 @@ impl Sessions {
             let hot = self.leg_mut(LegPlace::new(slot, side));
             hot.heard = Tick::at(state.heard_ns);
             (hot.packets, hot.bytes) = (state.packets, state.bytes);
-            state.indices.iter().for_each(|index| hot.add_index(PeerIndex(*index)));
+            state.indices.iter().for_each(|index| _ = hot.add_index(PeerIndex(*index)));
         }
         let policy = Arc::clone(&self.policy);
         let Some(cold) = self.cold_at_mut(slot) else { return };
