@@ -8,6 +8,7 @@ pub mod aead;
 pub mod compare;
 pub mod control;
 pub mod datagrams;
+pub mod dht;
 pub mod flood;
 pub mod load;
 pub mod streets;
