@@ -27,7 +27,11 @@ fn loaded(capture: Capture) -> (Programs, Namespace) {
         None => Programs::load_with(None, capture).unwrap(),
     };
     programs.tables.ports.set(3478..=3478, Port::Turn).unwrap();
-    programs.tables.local_addresses.insert("198.51.100.1".parse().unwrap()).unwrap();
+    programs
+        .tables
+        .local_addresses
+        .insert("198.51.100.1".parse().unwrap(), &[Port::Turn, Port::Session])
+        .unwrap();
     programs.tables.settings.set(Settings::default()).unwrap();
     (programs, namespace)
 }
