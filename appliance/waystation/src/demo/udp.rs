@@ -14,6 +14,7 @@ use crate::exit::Unmet;
 use crate::questions::print;
 use anyhow::Context;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -145,11 +146,21 @@ pub(super) fn move_datagrams(
         for number in first..first + DATAGRAMS_UNDER_WAY {
             ends.send(from_a, &payload(number))?;
         }
-        for number in first..first + DATAGRAMS_UNDER_WAY {
-            match ends.receive(!from_a)? {
-                Some(came) if came == payload(number) => datagrams += 1,
-                Some(_) => corrupt += 1,
-                None => lost += 1,
+        // One that took the way through user space may come behind others that did not.
+        let mut awaited: BTreeSet<u64> = (first..first + DATAGRAMS_UNDER_WAY).collect();
+        while !awaited.is_empty() {
+            let Some(came) = ends.receive(!from_a)? else {
+                lost += awaited.len() as u64;
+                break;
+            };
+            let number = came.first_chunk().map(|number| u64::from_be_bytes(*number));
+            match number.filter(|number| came == payload(*number)) {
+                Some(number) if awaited.remove(&number) => datagrams += 1,
+                Some(_) | None => {
+                    // Which of them it was to be is anybody's guess.
+                    awaited.pop_last();
+                    corrupt += 1;
+                }
             }
         }
         from_a = !from_a;
