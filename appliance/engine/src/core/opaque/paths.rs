@@ -134,8 +134,10 @@ impl Paths {
         &mut self.said[place]
     }
 
+    /// What waits to be told is not in the map yet, whatever was answered before.
     fn against(&self, place: u32) -> Option<WhyNot> {
-        let answer = self.said.get(place as usize).and_then(|said| said.answer);
+        let said = self.said.get(place as usize).filter(|said| !said.is_waiting);
+        let answer = said.and_then(|said| said.answer);
         answer.map_or(Some(WhyNot::Pending), |answer| answer.against)
     }
 }
@@ -311,6 +313,9 @@ mod tests {
         assert_eq!(paths.against(3), Some(WhyNot::Pending));
         assert!(paths.take_answer(&answer(3, second, None)));
         assert_eq!(paths.against(3), None);
+        // Nor does it once something has changed.
+        paths.note(3, 0);
+        assert_eq!(paths.against(3), Some(WhyNot::Pending));
         // Begun anew, what was answered before says nothing.
         paths.want(false);
         paths.want(true);
