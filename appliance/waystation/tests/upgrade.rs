@@ -163,8 +163,17 @@ impl Echoing {
         });
     }
 
-    fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
+    /// Lets it end when dropped, also where a test fails.
+    fn stop_on_drop(&self) -> StopOnDrop<'_> {
+        StopOnDrop(&self.stop)
+    }
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
@@ -208,10 +217,11 @@ fn nobody_is_refused_and_links_of_the_old_process_finish() {
         };
         thread::scope(|scope| {
             let dialer = scope.spawn(dial);
+            let stop_on_drop = StopOnDrop(&stop);
             wait_for_dials(5);
             let took_over = upgrade.perform();
             wait_for_dials(5);
-            stop.store(true, Ordering::SeqCst);
+            drop(stop_on_drop);
             dialer.join().unwrap();
             println!("{}: {took_over}", port.name());
         });
@@ -257,11 +267,12 @@ fn turn_clients_go_on_with_the_next_process_and_lose_nothing() {
             let worker = scope.spawn(move || {
                 echoing.run(|number| echo_over_channel(client, peer, relayed, number))
             });
+            let stop_on_drop = echoing.stop_on_drop();
             echoing.wait_for_more();
             let usual = echoing.longest();
             upgrade.perform();
             echoing.wait_for_more();
-            echoing.stop();
+            drop(stop_on_drop);
             worker.join().unwrap();
             [usual, echoing.longest()]
         });
@@ -328,11 +339,12 @@ fn opaque_sessions_go_on_with_their_tokens_and_lose_nothing() {
         };
         let [usual, longest] = thread::scope(|scope| {
             let worker = scope.spawn(|| echoing.run(echo));
+            let stop_on_drop = echoing.stop_on_drop();
             echoing.wait_for_more();
             let usual = echoing.longest();
             upgrade.perform();
             echoing.wait_for_more();
-            echoing.stop();
+            drop(stop_on_drop);
             worker.join().unwrap();
             [usual, echoing.longest()]
         });
