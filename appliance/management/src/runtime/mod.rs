@@ -553,6 +553,10 @@ impl ManagementCore {
             // Reports may have come faster than one round takes; others have their turn first.
             tokio::task::yield_now().await;
         }
+        // If it is the next process's turn, what this one stops is no longer its own.
+        if let Ok(step @ Step::Yours { .. }) = steps.try_recv() {
+            self.on_hand_over(step);
+        }
         self.stop(doorbell).await
     }
 
