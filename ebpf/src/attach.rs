@@ -163,13 +163,41 @@ impl Attachment {
         Ok(Self { interface: interface.into(), mode, native_refusal, link, pin })
     }
 
+    /// Whether the interface runs the program of this number, and not one that another process has
+    /// put in its place. If the kernel does not tell, it does.
+    pub fn runs(&self, program: u32) -> bool {
+        self.link.info().map_or(true, |info| info.program_id() == program)
+    }
+
+    /// Puts this program where another process has put its own, without a packet missing both.
+    ///
+    /// # Errors
+    /// See [`AttachError`]. What is there then stays if it is pinned.
+    pub fn put_back(self, programs: &mut Programs) -> Result<Self, AttachError> {
+        let Self { interface, mode, native_refusal, link, pin } = self;
+        let refused = |error| AttachError::Refused { interface: interface.clone(), error };
+        let program = programs.xdp().ok_or_else(|| refused(ProgramError::NotLoaded))?;
+        let link = XdpLink::try_from(link).map_err(|error| AttachError::Earlier {
+            path: pin.clone().unwrap_or_default(),
+            error: link_error(error),
+        })?;
+        let taken = program.attach_to_link(link).and_then(|id| program.take_link(id));
+        let link = FdLink::try_from(taken.map_err(refused)?);
+        let link = link.map_err(|_no_link| AttachError::NoLinks)?;
+        Ok(Self { interface, mode, native_refusal, link, pin })
+    }
+
     /// Takes the program off the interface, pinned or not.
     ///
     /// # Errors
     /// When the pin cannot be removed; the program then stays.
     pub fn detach(self) -> io::Result<()> {
         if let Some(path) = &self.pin {
-            fs::remove_file(path)?;
+            match fs::remove_file(path) {
+                // Another process has wanted the interface no more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
         drop(self.link);
         Ok(())

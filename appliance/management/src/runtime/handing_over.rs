@@ -158,6 +158,10 @@ impl ManagementCore {
         let since_ns = clock::now().monotonic_ns;
         let pausing = Pausing { since_ns, missing, told: Vec::new(), reply };
         self.hand_over.phase = Phase::Pausing(pausing);
+        // Cores hear it before they tell what sessions have carried, and when they were heard.
+        for (core, command) in self.xdp.tell_all() {
+            self.command(core, command);
+        }
         for core in self.cores() {
             self.command(core, Command::HandOver);
         }
@@ -243,6 +247,7 @@ impl ManagementCore {
                 self.command(core, Command::GoOn { links, turn });
             }
         }
+        self.xdp.put_back();
         // It may be there already; whoever is to be next makes it anew.
         let _ = fs::remove_file(aside_of(&self.socket));
         let said = fields(json!({ "message": why }));

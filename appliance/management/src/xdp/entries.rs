@@ -103,6 +103,8 @@ pub(super) struct Entries {
     /// Addresses of this machine: what goes there does not leave it.
     own: BTreeSet<IpAddr>,
     refused: u64,
+    /// Whether the map may hold entries of the process before, to go on with.
+    adopts: bool,
     /// Opaque sessions.
     pub(super) udp: UdpEntries,
 }
@@ -130,6 +132,11 @@ impl Entries {
     /// The addresses of this machine.
     pub(super) fn set_own(&mut self, own: BTreeSet<IpAddr>) {
         self.own = own;
+    }
+
+    /// Whether what is in the map already is gone on with.
+    pub(super) fn set_adopting(&mut self, adopts: bool) {
+        self.adopts = adopts;
     }
 
     /// How many there are.
@@ -307,19 +314,43 @@ impl Entries {
                 self.replace(&key, map);
                 continue;
             }
+            if self.adopts
+                && let Some(there) = map.find(&key)
+            {
+                self.adopt(key, &there);
+                continue;
+            }
             let Some(entry) = self.known.get_mut(&key) else { continue };
             if map.insert(key, entry.session) {
-                entry.is_in_map = true;
-                let (core, role) = (entry.core, entry.role);
-                if let Some(account) = self.account(core, role) {
-                    account.directions += 1;
-                    account.is_dirty = true;
-                }
+                self.is_put_in(&key);
             } else {
                 // Its packets go to user space, as without the program.
                 self.known.remove(&key);
                 self.refused += 1;
             }
+        }
+    }
+
+    /// Goes on with an entry of the process before, where it is: what it has carried was told by
+    /// that one. One that differs is replaced, which has to be done one at a time.
+    fn adopt(&mut self, key: SessionKey, there: &Session) {
+        let Some(entry) = self.known.get_mut(&key) else { return };
+        (entry.packets_seen, entry.bytes_seen) = (there.packets, there.bytes);
+        entry.drops_seen = there.dropped_packets;
+        if entry.session.remembering(there) != *there {
+            entry.before = Some(*there);
+            self.wait(key);
+        }
+        self.is_put_in(&key);
+    }
+
+    fn is_put_in(&mut self, key: &SessionKey) {
+        let Some(entry) = self.known.get_mut(key) else { return };
+        entry.is_in_map = true;
+        let (core, role) = (entry.core, entry.role);
+        if let Some(account) = self.account(core, role) {
+            account.directions += 1;
+            account.is_dirty = true;
         }
     }
 
@@ -406,6 +437,12 @@ impl Entries {
         for key in keys {
             self.look_at(&key, map);
         }
+    }
+
+    /// Reads what all entries have carried.
+    pub(super) fn look_at_all(&mut self, map: &mut dyn SessionMap) {
+        self.looked_at = None;
+        self.look(SESSION_ENTRIES_MAX as usize + 1, map);
     }
 
     fn look_at(&mut self, key: &SessionKey, map: &mut dyn SessionMap) {

@@ -104,6 +104,42 @@ fn a_path_is_an_entry_each_way_and_the_client_one_more() {
 }
 
 #[test]
+fn entries_of_the_process_before_are_gone_on_with_where_they_are() {
+    let (same, other) = (path(0x4001, "203.0.113.9:6000"), path(0x4002, "203.0.113.9:6001"));
+    let (_, mut map) = bench(&[open(same, true), open(other, true)]);
+    let (there, back) = keys(&same);
+    for key in map.entries.clone().keys() {
+        map.relay(key, 10, 100);
+    }
+    let mut next = Entries::new(vec![4, 5]);
+    next.set_adopting(true);
+    next.apply(CORE, &open(same, true), &mut map);
+    let before = map.entries.clone();
+    next.insert_waiting(&mut map);
+    assert_eq!(map.entries, before, "nothing is written that is there already");
+    assert_eq!(next.counts().directions, 2);
+    map.relay(&there, 3, 100);
+    next.look_at_all(&mut map);
+    let told = notes(&mut next);
+    assert_eq!((told[0].to_peers.datagrams, told[0].to_client.datagrams), (3, 0));
+    assert!(next.knows(&there) && next.knows(&back));
+
+    // Other settings are put in one at a time, with what the program remembers.
+    let mut next = Entries::new(vec![4, 6]);
+    next.set_adopting(true);
+    next.apply(CORE, &open(same, true), &mut map);
+    next.apply(CORE, &open(other, true), &mut map);
+    next.insert_waiting(&mut map);
+    let replaced = |map: &Memory| map.entries.values().filter(|it| it.owner_cpu == 6).count();
+    for round in 1..=4 {
+        assert_eq!(replaced(&map), round);
+        next.insert_waiting(&mut map);
+    }
+    assert_eq!(map.entries[&there].packets, 13);
+    assert!(!next.has_waiting());
+}
+
+#[test]
 fn a_paused_path_goes_one_way_and_a_closed_one_none() {
     let path = path(0x4001, "203.0.113.9:6000");
     let (mut entries, mut map) = bench(&[open(path, true), open(path, false)]);

@@ -10,6 +10,7 @@ mod capture;
 mod document;
 mod entries;
 mod explain;
+mod handing_over;
 mod limits;
 mod settings;
 mod udp_entries;
@@ -24,7 +25,7 @@ use crate::clock::{self, Moment};
 use crate::config::{Config, XdpMode};
 use capture::Captures;
 use entries::Entries;
-use limits::{ENTRIES_READ_PER_S, SWEEP_AFTER_S};
+use limits::ENTRIES_READ_PER_S;
 use serde_json::Value;
 use settings::Served;
 use std::collections::BTreeSet;
@@ -132,9 +133,8 @@ pub struct Xdp {
     turn_listen: Vec<SocketAddr>,
     dht_listen: Vec<SocketAddr>,
     owners: Vec<u32>,
-    /// Whether what is in the map as the program starts is another process's that goes on with it
-    /// until this one does.
-    keeps_sessions: bool,
+    /// Whether what is in the map is another process's, which goes on with it until this one does.
+    is_next: bool,
     /// Seconds until what nobody has told of goes out of the map.
     sweep_in: Option<u32>,
 }
@@ -186,28 +186,17 @@ impl Xdp {
         turn_listen: &[SocketAddr],
         dht_listen: &[SocketAddr],
         cpus: &[Option<usize>],
-        keeps_sessions: bool,
+        is_next: bool,
     ) -> Self {
         let mut xdp = Self {
             turn_listen: turn_listen.to_vec(),
             dht_listen: without_wildcards(dht_listen),
             owners: owners(cpus),
-            keeps_sessions,
+            is_next,
             ..Self::default()
         };
         xdp.begin(config);
         xdp
-    }
-
-    /// Whether another process can take the program over.
-    pub(crate) fn can_be_handed_over(&self) -> bool {
-        self.at_work.as_ref().is_none_or(|at_work| at_work.pins.is_some())
-    }
-
-    /// Another process has the program now, and is told what this one was.
-    pub(crate) fn let_go(&mut self) {
-        self.at_work = None;
-        self.status = XdpStatus::default();
     }
 
     /// What there is to tell, as of the last second.
@@ -268,7 +257,7 @@ impl Xdp {
         let failed = |error: &dyn std::fmt::Display| format!("a map could not be filled: {error}");
         let before = counters(&programs).map_err(|error| failed(&error))?;
         // An earlier process's sessions are nobody's: its allocations went with it.
-        if !std::mem::take(&mut self.keeps_sessions) {
+        if !self.is_next {
             remove_others(&mut programs, |_| false).map_err(|error| failed(&error))?;
         }
         served.fill(&mut programs.tables).map_err(|error| failed(&error))?;
@@ -277,6 +266,7 @@ impl Xdp {
         }
         let switched_on = self.switch_forwarding_on();
         let mut entries = Entries::new(self.owners.clone());
+        entries.set_adopting(self.is_next);
         self.status.hints.extend(served.hint.clone());
         entries.set_own(served.own.clone());
         let attachments = self.attach_to(&mut programs, names, config.xdp.mode, pins.as_ref());
@@ -487,15 +477,20 @@ impl Xdp {
     /// Does what waits, and gives what cores have to hear of it. Called in every round of the
     /// management core, after [`Self::on_paths`] of the round before.
     pub(crate) fn work(&mut self) -> Vec<(CoreId, Command)> {
-        let Some(at_work) = &mut self.at_work else { return Vec::new() };
+        let Some(at_work) = self.at_work.as_mut().filter(|_| !self.is_next) else {
+            return Vec::new();
+        };
         at_work.entries.insert_waiting(&mut at_work.programs.tables.sessions);
         at_work.mark_ports();
-        at_work.entries.answer_udp(&mut at_work.programs.tables.sessions)
+        let answers = at_work.entries.answer_udp(&mut at_work.programs.tables.sessions);
+        // Last, since what is put in by the same round may not take the memory of what goes.
+        self.sweep();
+        answers
     }
 
     /// Whether [`Self::work`] has something to do.
     pub(crate) fn has_work(&self) -> bool {
-        self.at_work.as_ref().is_some_and(|at_work| {
+        self.at_work.as_ref().filter(|_| !self.is_next).is_some_and(|at_work| {
             at_work.entries.has_waiting() || at_work.entries.udp.has_unanswered()
         })
     }
@@ -503,7 +498,7 @@ impl Xdp {
     /// Once a second: reads what sessions have carried and how often each verdict was given, and
     /// gives what cores have to hear.
     pub(crate) fn tick(&mut self) -> Vec<(CoreId, Command)> {
-        self.sweep();
+        self.sweep_in = self.sweep_in.map(|seconds| seconds.saturating_sub(1));
         let Some(at_work) = &mut self.at_work else { return Vec::new() };
         at_work.entries.look(ENTRIES_READ_PER_S, &mut at_work.programs.tables.sessions);
         let notes = at_work.entries.notes();
@@ -515,25 +510,6 @@ impl Xdp {
         at_work.catch_up();
         self.read();
         notes
-    }
-
-    /// This process goes on with what another one had: what is told within a few seconds stays.
-    pub(crate) fn has_taken_over(&mut self) {
-        self.sweep_in = Some(SWEEP_AFTER_S);
-    }
-
-    fn sweep(&mut self) {
-        let Some(seconds) = self.sweep_in else { return };
-        self.sweep_in = seconds.checked_sub(1);
-        if self.sweep_in.is_some() {
-            return;
-        }
-        let Some(at_work) = &mut self.at_work else { return };
-        let entries = &at_work.entries;
-        let swept = remove_others(&mut at_work.programs, |key| entries.knows(key));
-        if let Err(error) = swept {
-            tracing::warn!(%error, "sessions of the process before stay in the XDP program's map");
-        }
     }
 
     fn read(&mut self) {
