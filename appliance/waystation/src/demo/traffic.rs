@@ -266,6 +266,14 @@ mod tests {
         Signals::new(Clock::start(), "test")
     }
 
+    /// Waits until something has happened, or until whoever does it has come to an end. It never
+    /// takes long, but on a busy machine a thread may not have begun for seconds.
+    fn wait_until(is_so: impl Fn() -> bool, doing: &thread::ScopedJoinHandle<'_, impl Sized>) {
+        while !is_so() && !doing.is_finished() {
+            pause(Duration::from_millis(1));
+        }
+    }
+
     fn moved(sent_flow: u32, expected_flow: u32, signals: &Signals) -> [anyhow::Result<()>; 2] {
         let links = links();
         let (sender, receiver) = sessions(&links);
@@ -273,7 +281,7 @@ mod tests {
             let sending = scope.spawn(|| send_bulk(sender, Pattern::new(sent_flow), signals));
             let receiving = scope
                 .spawn(|| receive_bulk(receiver, Pattern::new(expected_flow), signals).map(drop));
-            pause(Duration::from_millis(50));
+            wait_until(|| signals.tally.messages.get() > 1, &receiving);
             signals.set_stopping(true);
             [sending.join().unwrap(), receiving.join().unwrap()]
         })
@@ -316,7 +324,7 @@ mod tests {
                 asked
             });
             let answering = scope.spawn(|| answer_all(&far, &askers));
-            pause(Duration::from_millis(50));
+            wait_until(|| signals.tally.queries.get() >= BURST_QUERIES as u64, &asking);
             signals.set_stopping(true);
             asking.join().unwrap().unwrap();
             answering.join().unwrap().unwrap();
