@@ -11,10 +11,12 @@ use std::net::SocketAddr;
 use waystation_a2al::address::Address;
 use waystation_a2al::address_text;
 use waystation_a2al::node::{DropReason, Node, NodeRefusal, RefusalReason};
+use waystation_a2al::node_id::NodeId;
 use waystation_a2al::payload::{EndpointPayload, NatType, ProfilePayload, TopicPayload};
 use waystation_a2al::peers::Health;
 use waystation_a2al::query::Found;
 use waystation_a2al::record::{RecordType, SignedRecord};
+use waystation_a2al::store::{Store, Stored};
 use waystation_a2al::time::Now;
 
 /// Buckets that the estimate of the network's size rests on, at most.
@@ -160,17 +162,24 @@ pub(super) fn peers(node: &Node, limit: usize, now: Now) -> Value {
     table("peers", rows, total)
 }
 
-/// `/v1/dht/records`: what is kept for others and for itself, in the order of keys.
+/// `/v1/dht/records`: what is kept for others and for itself, in the order of keys. Where there is
+/// more, it is what was used last.
 pub(super) fn records(node: &Node, limit: usize) -> Value {
-    let row =
-        |(key, stored): (waystation_a2al::node_id::NodeId, &waystation_a2al::store::Stored)| {
-            let mut row = summary(&stored.record);
-            row["key"] = json!(key.to_string());
-            row["confirmed"] = json!(stored.is_confirmed());
-            row
-        };
-    let rows: Vec<_> = node.store().records().take(limit).map(row).collect();
+    let row = |(key, stored): (NodeId, &Stored)| {
+        let mut row = summary(&stored.record);
+        row["key"] = json!(key.to_string());
+        row["confirmed"] = json!(stored.is_confirmed());
+        row
+    };
+    let rows = listed(node.store(), limit).into_iter().map(row).collect();
     table("records", rows, node.store().len())
+}
+
+/// As many records as are asked for. Only these are gone through and sorted, however many there are.
+fn listed(store: &Store, limit: usize) -> Vec<(NodeId, &Stored)> {
+    let mut listed: Vec<_> = store.records_by_use().take(limit).collect();
+    listed.sort_by_key(|(key, _)| *key);
+    listed
 }
 
 fn table(name: &str, rows: Vec<Value>, total: usize) -> Value {
@@ -343,4 +352,46 @@ pub(crate) fn metric_numbers(figures: &DhtFigures) -> (Vec<NodeNumber>, Vec<Labe
         labelled("dht_lookups", "outcome", "Look-ups that have ended", ended.to_vec()),
     ];
     (numbers, labelled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waystation_a2al::keys::{Ed25519, SigningKey};
+    use waystation_a2al::record::Unsigned;
+    use waystation_a2al::store::StoreLimits;
+    use waystation_a2al::time::{Millis, UnixSeconds};
+
+    #[test]
+    fn records_that_were_used_last_are_listed_in_the_order_of_their_keys() {
+        const NOW_S: u64 = 1_800_000_000;
+        let mut store = Store::new(StoreLimits { keys_max: 100, bytes_max: 1 << 20 });
+        let now = Now { millis: Millis(0), unix: UnixSeconds(NOW_S) };
+        let mut keys = Vec::new();
+        for number in 1..=5 {
+            let signer = SigningKey::from_seed(&[number; 32]).unwrap();
+            let key = signer.address().node_id();
+            let unsigned = Unsigned {
+                address: signer.address(),
+                record_type: RecordType(0x20),
+                payload: vec![1],
+                sequence: 1,
+                timestamp: NOW_S,
+                ttl_s: 60,
+                delegation: Vec::new(),
+            };
+            store.put(key, unsigned.sign(&signer), &mut Ed25519, now).unwrap();
+            keys.push(key);
+        }
+        let listed = |limit| -> Vec<NodeId> {
+            listed(&store, limit).into_iter().map(|(key, _)| key).collect()
+        };
+        let mut last = keys.split_off(3);
+        last.sort_unstable();
+        assert_eq!(listed(2), last);
+        last.extend(keys);
+        last.sort_unstable();
+        assert_eq!(listed(10), last);
+        assert!(listed(0).is_empty());
+    }
 }

@@ -310,5 +310,5 @@ fn check(store: &mut Store, newest: &BTreeMap<[u8; 32], (Slot, Version, u64)>, s
         }
     }
     assert_eq!(store.len(), total);
-    assert_eq!(store.records().count(), total);
+    assert_eq!(store.records_by_use().count(), total);
 }

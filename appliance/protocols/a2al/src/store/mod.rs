@@ -242,18 +242,6 @@ impl Store {
         entries.into_iter().map(|(_, entry)| entry).collect()
     }
 
-    /// Every record with its key, in the order of keys.
-    pub fn records(&self) -> impl Iterator<Item = (NodeId, &Stored)> {
-        let mut keys: Vec<&NodeId> = self.touched.values().collect();
-        keys.sort_unstable();
-        keys.into_iter().flat_map(|key| {
-            self.shelves
-                .get(key)
-                .into_iter()
-                .flat_map(|shelf| shelf.records.iter().map(|stored| (*key, stored)))
-        })
-    }
-
     /// Every record with its key, keys touched last first. Nothing is sorted, however many there are.
     pub fn records_by_use(&self) -> impl Iterator<Item = (NodeId, &Stored)> {
         self.touched.values().rev().flat_map(|key| {
