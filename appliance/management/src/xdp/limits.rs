@@ -29,8 +29,9 @@ pub(super) const RATE_BURST: Duration = Duration::from_millis(250);
 /// neighbour: half of the least time that it takes one for reachable (`base_reachable_time`, 30 s).
 pub(super) const NEIGHBOUR_REFRESH: Duration = Duration::from_secs(15);
 
-/// How long a capture goes on without being asked for: a reader asks several times a second.
-pub(super) const CAPTURE_LEASE: Duration = Duration::from_secs(3);
+/// How long a capture goes on without being asked for: a reader asks several times a second, and one
+/// that a busy machine holds up has not gone.
+pub(super) const CAPTURE_LEASE: Duration = Duration::from_secs(10);
 /// Samples in one answer: 700 KiB of text.
 pub(super) const CAPTURES_PER_ANSWER_MAX: usize = 1024;
 
