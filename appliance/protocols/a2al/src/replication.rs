@@ -207,12 +207,15 @@ impl Published {
         }
     }
 
-    /// The nearest node of the last round that was not asked and does not have this version.
+    /// The nearest node of the last round that was not asked, does not have this version, and has not
+    /// fallen silent since.
     fn next_spare(&mut self) -> Option<NodeInfo> {
         let version = self.record.version();
         while let Some(info) = self.spare.pop_front() {
             let replica = self.find(&info.node_id);
-            if replica.is_none_or(|replica| replica.confirmed.0 != version) {
+            let is_wanted =
+                |replica: &Replica| replica.confirmed.0 != version && replica.bad_since.is_none();
+            if replica.is_none_or(is_wanted) {
                 return Some(info);
             }
         }
@@ -320,6 +323,19 @@ mod tests {
         published.confirmed(node(9), Millis(1));
         assert_eq!(published.refused(&node(2).node_id, Millis(2)), Some(node(10)));
         assert_eq!(published.missed(), None, "nobody else was found");
+    }
+
+    #[test]
+    fn a_replica_that_fell_silent_is_not_asked_in_its_own_place() {
+        let mut published = published();
+        (1..=8).for_each(|distance| published.confirmed(node(distance), Millis(0)));
+        published.replicas.push(Replica { info: node(9), ..published.replicas[0] });
+        published.record.sequence += 1;
+        let near: Vec<_> = (1..=10).map(node).collect();
+        assert_eq!(published.plan(&near, Millis(0)), near[..8]);
+        published.probed(&node(9).node_id, false, Millis(30_000));
+        let spare = published.probed(&node(9).node_id, false, Millis(60_000));
+        assert_eq!(spare, Some(node(10)));
     }
 
     #[test]
