@@ -36,15 +36,15 @@ pub(crate) fn bundle(arguments: &BundleArguments) -> anyhow::Result<()> {
     let now = clock::now();
     let name = format!("waystation-bundle-{}", stamp(now));
     let file = arguments.file.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.tar.gz")));
-    let collection = Collection::take(&socket(&arguments.socket)?, arguments.config.as_deref());
+    let mut collection = Collection::take(&socket(&arguments.socket)?, arguments.config.as_deref());
+    let missing = collection.missing.iter().map(|(name, why)| format!("{name}: {why}\n"));
+    let missing = Part::text("MISSING.txt", "what could not be had, and why", missing.collect());
+    collection.parts.push(missing);
     print(listing(&file, &collection, arguments.list).as_bytes())?;
     if arguments.list {
         return Ok(());
     }
-    let mut parts = collection.parts;
-    let missing = collection.missing.iter().map(|(name, why)| format!("{name}: {why}\n"));
-    parts.push(Part::text("MISSING.txt", "what could not be had, and why", missing.collect()));
-    let bytes = write(&file, &name, &parts, now)
+    let bytes = write(&file, &name, &collection.parts, now)
         .map_err(|source| BundleError { path: file.clone(), source })?;
     print(format!("\nwrote {}, {bytes} bytes\n", file.display()).as_bytes())
 }
