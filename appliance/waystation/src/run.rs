@@ -179,7 +179,7 @@ fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Res
         config.listen.addresses.clone_from(&arguments.listen);
     }
     config.turn.found = turn_files::read(&config.turn)?;
-    config.udp.own_addresses = own_addresses::read();
+    config.udp.own_addresses = own_addresses::read()?;
     config.udp.peers().context("udp.allow_peers cannot be used")?;
     Ok(config)
 }
@@ -188,7 +188,8 @@ fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Res
 /// would do with it. Files of users and secrets stay closed.
 pub(crate) fn served_config(file: &Path) -> anyhow::Result<Config> {
     let mut config = read_config(file, None)?;
-    config.turn.found.own_addresses = own_addresses::read();
+    config.turn.found.own_addresses = own_addresses::read()?;
+    config.udp.own_addresses.clone_from(&config.turn.found.own_addresses);
     Ok(config)
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn read(turn: &TurnConfig) -> anyhow::Result<TurnFound> {
         .context("turn.users_file and turn.secrets_file cannot be used")?;
     let found = TurnFound {
         credentials: Some(Arc::new(credentials)),
-        own_addresses: own_addresses::read(),
+        own_addresses: own_addresses::read()?,
     };
     let with_found = TurnConfig { found: found.clone(), ..turn.clone() };
     with_found.peers().context("turn.allow_peers cannot be used")?;

@@ -1,6 +1,6 @@
 //! Whether addresses of this machine have come or gone, as the kernel announces it (rtnetlink(7)).
 
-use crate::limits::{NETLINK_ANSWER_BYTES_MAX, NETLINK_CHANGES_MAX};
+use crate::limits::NETLINK_CHANGES_MAX;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -32,7 +32,8 @@ impl AddressChanges {
     /// Whether something was announced since the last call. Does not wait, and takes a bounded number
     /// of announcements; with more of them the next call says so again.
     pub fn take(&self) -> bool {
-        let mut buffer = vec![0; NETLINK_ANSWER_BYTES_MAX];
+        // What is announced is read anew, so the kernel may cut it off.
+        let mut buffer = [0; 1];
         let mut is_changed = false;
         for _ in 0..NETLINK_CHANGES_MAX {
             match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {

@@ -37,9 +37,9 @@ pub(super) fn configure(config: &mut Config) -> anyhow::Result<()> {
     config.turn.relay_addresses = vec![RELAY[1].into()];
     config.turn.allow_peers.clone_from(&blocks);
     with_a_user(config)?;
-    config.turn.found.own_addresses = own_addresses::read();
+    config.turn.found.own_addresses = own_addresses::read()?;
     config.udp.allow_peers = blocks;
-    config.udp.own_addresses = own_addresses::read();
+    config.udp.own_addresses = own_addresses::read()?;
     config.xdp.mode = XdpMode::Auto;
     Ok(())
 }
