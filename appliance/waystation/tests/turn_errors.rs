@@ -71,7 +71,10 @@ fn clients_hear_of_closed_ports_over_udp_and_tcp() {
         hears_of_closed_ports(&mut turn.client());
         hears_of_closed_ports(&mut turn.client_over_tcp());
         assert!(turn.appliance.total("turn_icmp_errors_told") >= 10);
-        assert_eq!(turn.appliance.document("/v1/drops")["events"], 0);
+        // A client that has to ask often may be told of too many in a second.
+        let mut drops = turn.appliance.drops();
+        drops.retain(|reason, events| reason != "turn_icmp_limit" && *events > 0);
+        assert!(drops.is_empty(), "{drops:?}");
     }
 }
 
