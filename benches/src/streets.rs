@@ -1,11 +1,12 @@
-//! A relay, its clients and its peers in three network namespaces, with nothing but the relay between.
+//! A relay, its clients and its peers in three network namespaces, with nothing but the relay
+//! between.
 //!
 //! ```text
 //!   clients 198.51.100.7 ── wan 198.51.100.1 │ relay │ lan 203.0.113.1 ── peers 203.0.113.7
 //! ```
 //!
-//! Owned by the thread that makes it, which is moved into the relay's namespace; what it starts from
-//! then on is there too. Namespaces and interfaces end with the sockets, threads and processes in
+//! Owned by the thread that makes it, which is moved into the relay's namespace; what it starts
+//! from then on is there too. Namespaces and interfaces end with the sockets, threads and processes in
 //! them. Every interface receives in a kernel thread of its own ("threaded NAPI", Linux 5.12), so
 //! that what the kernel does on behalf of a relay, an XDP program included, is the time of a thread
 //! that can be read and pinned: those of the relay's interfaces are on the relay's processor, those

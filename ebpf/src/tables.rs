@@ -3,13 +3,16 @@
 //! One writer: the management core. The programs read, and write what they remember of sessions.
 
 use crate::{abi, capture::CaptureTable, programs::LoadError};
-use abi::{Address, Counter, Port, PortKinds, Session, SessionKey, Settings, Verdict};
+use abi::{
+    Address, Counter, FramePlace, FrameSocket, Port, PortKinds, Session, SessionKey, Settings,
+    Verdict,
+};
 pub use aya::maps::MapError;
 use aya::{
     Ebpf,
     maps::{
         Array, CpuMap, DevMapHash, HashMap, LpmTrie, Map, MapData, PerCpuArray, ReusePortSockArray,
-        lpm_trie::Key, xdp::XdpMapError,
+        XskMap, lpm_trie::Key, xdp::XdpMapError,
     },
 };
 use std::{fmt, net::IpAddr, ops::RangeInclusive, os::fd::AsRawFd};
@@ -39,6 +42,8 @@ pub struct Tables {
     pub sockets: SocketTable,
     /// Samples of frames.
     pub captured: CaptureTable,
+    /// Their sockets for frames.
+    pub frame_sockets: FrameSocketTable,
 }
 
 impl Tables {
@@ -61,6 +66,11 @@ impl Tables {
                 typed(object, "CAPTURED")?,
                 typed(object, "CAPTURES_LOST")?,
             ),
+            frame_sockets: FrameSocketTable {
+                places: typed(object, "FRAME_PLACES")?,
+                sockets: typed(object, "FRAME_SOCKETS")?,
+                count: 0,
+            },
         })
     }
 }
@@ -82,15 +92,21 @@ pub struct SettingsTable {
 }
 
 impl SettingsTable {
-    /// Replaces all settings but the number of denied prefixes, which [`Self::deny`] keeps, and what
-    /// is captured, which [`Self::capture`] sets.
+    /// Replaces all settings but the number of denied prefixes, which [`Self::deny`] keeps, what is
+    /// captured, which [`Self::capture`] sets, and the number of sockets for frames.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn set(&mut self, settings: Settings) -> Result<(), MapError> {
-        let Settings { denied_v4, denied_v6, capture_every, capture_verdicts, .. } = self.current;
-        let kept = Settings { denied_v4, denied_v6, capture_every, capture_verdicts, ..settings };
-        self.store(kept)
+        let current = self.current;
+        self.store(Settings {
+            denied_v4: current.denied_v4,
+            denied_v6: current.denied_v6,
+            capture_every: current.capture_every,
+            capture_verdicts: current.capture_verdicts,
+            frame_sockets: current.frame_sockets,
+            ..settings
+        })
     }
 
     /// Samples one of so many frames, and hands over those with one of these verdicts, a bit for
@@ -102,6 +118,14 @@ impl SettingsTable {
         let settings =
             Settings { capture_every: every, capture_verdicts: verdicts, ..self.current };
         self.store(settings)
+    }
+
+    /// Has the program look for sockets that frames are brought to, of which there are so many.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_frame_sockets(&mut self, frame_sockets: u32) -> Result<(), MapError> {
+        self.store(Settings { frame_sockets, ..self.current })
     }
 
     /// Takes nothing any more from a prefix. Sessions of sources in it end with that.
@@ -335,6 +359,33 @@ impl SocketTable {
     }
 }
 
+/// Sockets that whole frames of sessions are brought to (AF_XDP).
+pub struct FrameSocketTable {
+    places: HashMap<MapData, FramePlace, FrameSocket>,
+    sockets: XskMap<MapData>,
+    count: u32,
+}
+
+impl FrameSocketTable {
+    /// Says that the socket at a place is that of the core on `owner_cpu`. The kernel takes it out of
+    /// the table when it is closed. Returns how many there are.
+    ///
+    /// # Errors
+    /// When the table is full or the kernel refuses.
+    pub fn insert(
+        &mut self,
+        place: FramePlace,
+        owner_cpu: u32,
+        socket: &impl AsRawFd,
+    ) -> Result<u32, MapError> {
+        let index = self.count;
+        self.sockets.set(index, socket.as_raw_fd(), 0)?;
+        self.places.insert(place, FrameSocket { index, owner_cpu }, 0)?;
+        self.count += 1;
+        Ok(self.count)
+    }
+}
+
 macro_rules! debug_by_name {
     ($($table:ident),*) => {$(
         impl fmt::Debug for $table {
@@ -348,6 +399,7 @@ macro_rules! debug_by_name {
 debug_by_name!(
     CounterTable,
     EgressTable,
+    FrameSocketTable,
     LocalAddressTable,
     PortTable,
     ProcessorTable,

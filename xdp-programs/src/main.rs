@@ -12,6 +12,7 @@
 
 mod capture;
 mod checksum;
+mod frames;
 mod limiter;
 mod maps;
 mod parse;
@@ -104,6 +105,12 @@ fn judge<const L3: usize>(
     // SAFETY: has no precondition.
     let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
     if let Some(session) = session_of(&flow.key()) {
+        // Sockets for frames take none with a tag.
+        if tagged.is_none()
+            && let Some(outcome) = frames::hand_over(ctx, settings, &flow, session, now_ns)
+        {
+            return outcome;
+        }
         if session.action != Action::Steer as u8 {
             return match relay::relay::<L3>(ctx, settings, &flow, session, tagged, now_ns) {
                 Ok(outcome) => outcome,
@@ -116,6 +123,11 @@ fn judge<const L3: usize>(
         // A channel that user space relays, of a client it knows.
         flow.channel = NetworkU16::new(0);
         if let Some(session) = session_of(&flow.key()) {
+            if tagged.is_none()
+                && let Some(outcome) = frames::hand_over(ctx, settings, &flow, session, now_ns)
+            {
+                return outcome;
+            }
             return steer(session, &flow, now_ns);
         }
     }

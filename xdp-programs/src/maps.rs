@@ -4,11 +4,12 @@ use aya_ebpf::{
     macros::map,
     maps::{
         Array, CpuMap, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray,
-        RingBuf,
+        RingBuf, XskMap,
     },
 };
 use waystation_ebpf_abi::{
-    Address, Captured, Counter, Session, SessionKey, Settings, Verdict, limits,
+    Address, Captured, Counter, FramePlace, FrameSocket, Session, SessionKey, Settings, Verdict,
+    limits,
 };
 
 /// What the operator wants; one entry.
@@ -75,3 +76,12 @@ pub static SAMPLE: PerCpuArray<Captured> = PerCpuArray::with_max_entries(1, 0);
 /// Samples that found no room, per processor.
 #[map]
 pub static CAPTURES_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where there are sockets for frames, and whose each is.
+#[map]
+pub static FRAME_PLACES: HashMap<FramePlace, FrameSocket> =
+    HashMap::with_max_entries(limits::FRAME_SOCKETS_MAX, 0);
+
+/// Those sockets.
+#[map]
+pub static FRAME_SOCKETS: XskMap = XskMap::with_max_entries(limits::FRAME_SOCKETS_MAX, 0);

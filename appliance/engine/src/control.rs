@@ -496,6 +496,8 @@ pub struct AllocationRow {
     pub bytes_to_client: u64,
     /// Of both directions.
     pub datagrams_in_trains: u64,
+    /// The same, as frames.
+    pub datagrams_in_frames: u64,
     /// Of both directions, those that the XDP program relayed; told about once a second.
     pub datagrams_offloaded: u64,
     /// Directions of its channels that the XDP program relays.

@@ -18,6 +18,7 @@ use crate::management_end::{CoreEnd, ManagementEnd};
 use crate::mesh::{self, MeshEnd};
 use crate::port::datagrams::UdpTier;
 use crate::port::epoll::EpollPort;
+use crate::port::frames::FrameSocket;
 use crate::port::uring::{UringError, UringPort};
 use crate::port::waker::Waker;
 use crate::port::{Port, PortKind, PortLimits};
@@ -201,6 +202,14 @@ impl BoundEngine {
     /// The addresses that TURN clients send to.
     pub fn turn_listen(&self) -> &TurnListen {
         &self.turn_listen
+    }
+
+    /// Gives a core sockets that frames come by, for its TURN server.
+    pub fn add_frame_socket(&mut self, core: CoreId, socket: FrameSocket) {
+        // The parts of the last core come first.
+        if let Some(parts) = self.turn_parts.iter_mut().rev().nth(core.index()) {
+            parts.frames.push(socket);
+        }
     }
 
     /// Starts all cores and returns the management core's end of their rings. Which port they use is

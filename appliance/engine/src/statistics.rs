@@ -278,6 +278,17 @@ pub struct CoreCounters {
     /// Trains that a route did not take; their datagrams were sent plainly.
     pub udp_trains_refused: u64,
     pub udp_syscalls: u64,
+    /// Datagrams that came in frames (AF_XDP), and those that left so.
+    pub udp_frames_received: u64,
+    pub udp_datagrams_sent_in_frames: u64,
+    /// Frames that were brought to a core, and that the kernel had no room for there.
+    pub udp_frames_lost: u64,
+    /// Those that left by a socket instead, by why: no next hop known to the kernel, or it is to look
+    /// for it again; an interface without a socket for frames; too long; no room.
+    pub udp_frames_no_hop: u64,
+    pub udp_frames_other_interface: u64,
+    pub udp_frames_too_long: u64,
+    pub udp_frames_no_room: u64,
     /// Times that the port had to begin watching UDP sockets anew after an error.
     pub udp_watch_failures: u64,
 }

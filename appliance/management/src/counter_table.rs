@@ -172,6 +172,20 @@ pub const FIELDS: &[CounterField] = &[
     field!(Counter udp_trains_refused as "udp_refused_trains" Things:
         "Trains that a route did not take, sent as single datagrams instead"),
     field!(Counter udp_syscalls as "udp_syscalls" Things: "System calls for UDP sockets"),
+    field!(Counter udp_frames_received as "udp_received_frames" Things:
+        "Datagrams that came in frames: tier af_xdp; the received ones count them too"),
+    field!(Counter udp_frames_lost as "udp_lost_frames" Things:
+        "Datagrams that came in frames and were lost, since the core's memory for them was full"),
+    field!(Counter udp_datagrams_sent_in_frames as "udp_af_xdp_datagrams" Things:
+        "Relayed datagrams sent as frames: tier af_xdp"),
+    field!(Counter udp_frames_no_hop as "udp_unframed_no_hop" Things:
+        "Datagrams that left by a socket, not as frames: the kernel knows no next hop, or is to look for it again"),
+    field!(Counter udp_frames_other_interface as "udp_unframed_other_interface" Things:
+        "Datagrams that left by a socket, not as frames: their way is by another interface"),
+    field!(Counter udp_frames_too_long as "udp_unframed_too_long" Things:
+        "Datagrams that left by a socket, not as frames: too long"),
+    field!(Counter udp_frames_no_room as "udp_unframed_no_room" Things:
+        "Datagrams that left by a socket, not as frames: no room"),
     field!(Counter udp_watch_failures as "udp_watch_failures" Things:
         "Times that UDP sockets had to be watched anew after an error"),
 ];
@@ -262,7 +276,14 @@ mod tests {
             udp_trains_sent: 75,
             udp_trains_refused: 76,
             udp_syscalls: 77,
-            udp_watch_failures: 78,
+            udp_frames_received: 78,
+            udp_frames_lost: 79,
+            udp_datagrams_sent_in_frames: 80,
+            udp_frames_no_hop: 81,
+            udp_frames_other_interface: 82,
+            udp_frames_too_long: 83,
+            udp_frames_no_room: 84,
+            udp_watch_failures: 85,
         }
     }
 

@@ -8,6 +8,7 @@ use crate::opaque::{Known, OpaqueTable};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use waystation_engine::control::{AllocationRow, OpaqueRow};
+use waystation_engine::port::datagrams::UdpTier;
 use waystation_relay::udp::Side;
 use waystation_relay::udp::tier::WhyNot;
 use waystation_turn::transport::Transport;
@@ -75,12 +76,18 @@ fn allocation(row: &AllocationRow) -> Value {
         "permissions": row.permissions,
         "channels": row.channels,
         "expires_in_ns": row.left_ns,
-        "tier": if row.directions_offloaded > 0 { "xdp" } else { row.tier.name() },
+        "tier": match row.tier {
+            // The program hands its packets to the core.
+            UdpTier::AfXdp => row.tier.name(),
+            _ if row.directions_offloaded > 0 => "xdp",
+            UdpTier::Gso | UdpTier::Plain => row.tier.name(),
+        },
         "datagrams_to_peers": row.datagrams_to_peers,
         "bytes_to_peers": row.bytes_to_peers,
         "datagrams_to_client": row.datagrams_to_client,
         "bytes_to_client": row.bytes_to_client,
         "datagrams_in_trains": row.datagrams_in_trains,
+        "datagrams_in_frames": row.datagrams_in_frames,
         "datagrams_offloaded": row.datagrams_offloaded,
         "directions_offloaded": row.directions_offloaded,
     })
@@ -92,7 +99,6 @@ mod tests {
     use crate::config::UdpProtocol;
     use crate::opaque::Wish;
     use waystation_engine::control::{Listing, OpaqueLegRow};
-    use waystation_engine::port::datagrams::UdpTier;
     use waystation_relay::ids::CoreId;
     use waystation_relay::udp::tier::TierChoice;
     use waystation_relay::udp::{LocalPort, RateLimit};
@@ -118,6 +124,7 @@ mod tests {
             datagrams_to_client: 20,
             bytes_to_client: 24_000,
             datagrams_in_trains: 25,
+            datagrams_in_frames: 2,
             datagrams_offloaded: 3,
             directions_offloaded: 0,
         };

@@ -94,7 +94,7 @@ impl Appliance {
         let owners = settings.cpus.clone();
         let (given, take_over) = around.taking.unzip();
         let Given { listening, metrics, a2al } = given.unwrap_or_default();
-        let bound = match take_over {
+        let mut bound = match take_over {
             Some(_) => BoundEngine::take_over(settings, listening)?,
             None => BoundEngine::bind(settings)?,
         };
@@ -102,7 +102,11 @@ impl Appliance {
         // It needs capabilities, and its maps are written later by threads that have none.
         let a2al = a2al_sockets::bind_with(&config, a2al)?;
         let put_on = if take_over.is_some() { Xdp::take_over } else { Xdp::start };
-        let xdp = put_on(&config, &bound.turn_listen().udp, &a2al.dht_addresses(), &owners);
+        let dht = a2al.dht_addresses();
+        let mut xdp = put_on(&config, &bound.turn_listen().udp, &dht, &owners);
+        for (core, socket) in xdp.open_frame_sockets(&config) {
+            bound.add_frame_socket(core, socket);
+        }
         let hand_over = match around.hands_over {
             true => Some(shared(&bound, metrics.as_ref(), &a2al, around.is_watched)?),
             false => None,

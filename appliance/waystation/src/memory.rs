@@ -5,6 +5,8 @@
 
 use waystation_a2al::limits::HUB_EARLY_BYTES_MAX;
 use waystation_engine::limits::{CONTROL_MAX_BYTES, EARLY_BYTES_MAX, MESH_RING_SOCKETS};
+use waystation_engine::port::datagrams::UdpTier;
+use waystation_engine::port::frames::{FRAME_SOCKETS_MAX, SOCKET_BYTES};
 use waystation_engine::statistics::{Stage, TrafficClass};
 use waystation_management::config::{Config, XdpMode};
 use waystation_management::dht::limits::TABLE_BYTES_MAX;
@@ -195,6 +197,13 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
         if samples > 0 {
             terms.push(term("samples of packets", samples, "xdp.capture_memory, in the kernel"));
         }
+    }
+    if config.turn.is_enabled() && config.turn.tier == UdpTier::AfXdp {
+        terms.push(term(
+            "frames of AF_XDP sockets",
+            FRAME_SOCKETS_MAX * SOCKET_BYTES,
+            "16 sockets of 1024 frames of 2 KiB, locked",
+        ));
     }
     terms
 }

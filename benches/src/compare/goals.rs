@@ -96,6 +96,7 @@ pub const TURN_RS: &str = "turn-rs";
 pub const PLAIN_TIER: &str = "waystation, tier plain";
 pub const GSO_TIER: &str = "waystation, tier gso";
 pub const XDP_TIER: &str = "waystation, tier xdp";
+pub const AF_XDP_TIER: &str = "waystation, tier af_xdp";
 pub const XDP_QUIET: &str = "waystation, tier xdp, quiet";
 pub const XDP_FLOODED: &str = "waystation, tier xdp, flooded";
 pub const GSO_QUIET: &str = "waystation, tier gso, quiet";

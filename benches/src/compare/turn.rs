@@ -55,6 +55,13 @@ pub enum Tier {
     Sockets(UdpTier),
 }
 
+impl Tier {
+    /// Whether it rests on the program.
+    fn needs_program(self) -> bool {
+        matches!(self, Self::Xdp | Self::Sockets(UdpTier::AfXdp))
+    }
+}
+
 /// Where clients, relay and peers are.
 #[derive(Clone, Debug)]
 pub enum Place {
@@ -69,9 +76,9 @@ impl Place {
     ///
     /// As [`Streets::new`].
     pub fn streets(tier: Option<Tier>, setting: &Setting) -> Result<Self> {
-        let checksums = match tier {
-            Some(Tier::Xdp) => Checksums::Finished,
-            Some(Tier::Sockets(_)) | None => Checksums::Offloaded,
+        let checksums = match tier.is_some_and(Tier::needs_program) {
+            true => Checksums::Finished,
+            false => Checksums::Offloaded,
         };
         let streets = Streets::new(checksums, setting.relay_cpu, setting.generator_cpu)?;
         Ok(Self::Streets(Rc::new(streets)))
@@ -212,14 +219,17 @@ impl AtWork {
 
     /// Makes sure that the program has relayed what it should have.
     pub(super) fn check_program(&self, messages: u64) -> Result<()> {
-        if self.tier != Tier::Xdp {
-            return Ok(());
-        }
+        let (what, counter) = match self.tier {
+            Tier::Xdp => ("datagrams relayed by the program", "udp_datagrams_offloaded"),
+            Tier::Sockets(UdpTier::AfXdp) => {
+                ("datagrams in frames", "udp_datagrams_sent_in_frames")
+            }
+            Tier::Sockets(UdpTier::Gso | UdpTier::Plain) => return Ok(()),
+        };
         let least = (messages as f64 * OFFLOADED_SHARE_MIN) as u64;
-        self.await_count("datagrams relayed by the program", least, || {
+        self.await_count(what, least, || {
             let status = self.appliance.document("/v1/status")?;
-            let counters = &status["totals"]["counters"];
-            counters["udp_datagrams_offloaded"].as_u64().context("an odd status")
+            status["totals"]["counters"][counter].as_u64().context("an odd status")
         })
     }
 
@@ -297,7 +307,7 @@ pub(super) fn appliance_flows(
     let flows = DatagramFlows::new(ways, shape, setting.clock)?;
     let watched = place.watched(appliance.process.watched());
     let kept = AtWork { appliance, server, place, tier, _users: directory };
-    if tier == Tier::Xdp {
+    if tier.needs_program() {
         kept.await_program(shape.flows)?;
     }
     Ok(TurnFlows { flows, watched, clients, kept })
@@ -321,7 +331,7 @@ fn relaying(tier: Tier, place: &Place, users: &str) -> String {
         },
         sockets.name(),
     );
-    if tier == Tier::Xdp {
+    if tier.needs_program() {
         text.push_str("[xdp]\nmode = \"native\"\n");
     }
     text

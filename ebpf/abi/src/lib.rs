@@ -7,6 +7,7 @@
 #![no_std]
 
 mod captured;
+mod frames;
 pub mod limits;
 #[cfg(feature = "user")]
 mod pod;
@@ -15,6 +16,7 @@ mod settings;
 mod verdict;
 
 pub use captured::{CAPTURED_HEAD_BYTES, Captured};
+pub use frames::{FramePlace, FrameSocket};
 pub use session::{Action, Address, NetworkU16, Session, SessionKey, family, stranger_of};
 pub use settings::{Port, PortKinds, Settings, Vlan};
 pub use verdict::{Counter, Verdict};

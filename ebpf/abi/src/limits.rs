@@ -34,6 +34,13 @@ pub const EGRESS_INTERFACES_MAX: u32 = 64;
 /// Sockets that the selecting program chooses among: one per data core.
 pub const SOCKETS_MAX: u32 = 256;
 
+/// Sockets that frames are brought to: of several queues of several interfaces, 2 MiB each.
+pub const FRAME_SOCKETS_MAX: u32 = 64;
+
+/// The longest IP packet that such a socket's memory takes, of 2 KiB less the 256 bytes that the
+/// kernel keeps in front of a frame and its Ethernet header. The kernel would drop a longer one.
+pub const FRAME_PACKET_BYTES_MAX: u16 = 2048 - 256 - 14;
+
 /// VLANs that the program may be told of. Each is compared with every tagged frame.
 pub const VLANS_MAX: usize = 4;
 

@@ -1,6 +1,6 @@
 //! Says of each type of the maps that it may be copied to and from the kernel as bytes.
 
-use crate::{Address, Counter, Session, SessionKey, Settings};
+use crate::{Address, Counter, FramePlace, FrameSocket, Session, SessionKey, Settings};
 
 // SAFETY: four integers; every pattern of bits is valid, and there is no padding
 // (`types_of_maps_have_no_hidden_bytes`).
@@ -18,3 +18,9 @@ unsafe impl aya::Pod for Settings {}
 
 // SAFETY: two integers of the same size.
 unsafe impl aya::Pod for Counter {}
+
+// SAFETY: two integers of the same size.
+unsafe impl aya::Pod for FramePlace {}
+
+// SAFETY: two integers of the same size.
+unsafe impl aya::Pod for FrameSocket {}

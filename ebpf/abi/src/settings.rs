@@ -33,6 +33,11 @@ pub struct Settings {
     /// Of samples, those with a verdict whose bit is set are handed over; 0 for none, which costs
     /// nothing. Nothing comes of it unless the object was loaded with a ring for samples.
     pub capture_verdicts: u64,
+    /// Sockets that frames of sessions are brought to past the kernel's network stack; 0 spares the
+    /// look-up.
+    pub frame_sockets: u32,
+    /// Makes the size the same on every target.
+    pub padding: u32,
 }
 
 /// One VLAN the program was told of.
@@ -102,8 +107,8 @@ mod tests {
 
     #[test]
     fn layouts_are_those_the_object_was_built_with() {
-        assert_eq!((size_of::<Settings>(), align_of::<Settings>()), (96, 8));
-        assert_eq!(size_of::<Settings>(), 6 * 8 + VLANS_MAX * 8 + 4 * 4);
+        assert_eq!((size_of::<Settings>(), align_of::<Settings>()), (104, 8));
+        assert_eq!(size_of::<Settings>(), 6 * 8 + VLANS_MAX * 8 + 6 * 4);
         assert_eq!(offset_of!(Settings, vlans), 40);
         assert_eq!(offset_of!(Settings, routing_interface), 72);
     }

@@ -858,7 +858,8 @@ fn watch_datagrams(
     if owners.is_empty() {
         return Ok(());
     }
-    port.watch_datagrams(datagrams::readiness_of(&owners)?)
+    let frames = turn.into_iter().flat_map(TurnServer::frame_descriptors).collect::<Vec<_>>();
+    port.watch_datagrams(datagrams::readiness_of(&owners, &frames)?)
 }
 
 /// A duration in nanoseconds, cut to some centuries so that sums with a time cannot overflow.

@@ -9,6 +9,7 @@ pub mod arena;
 pub mod datagrams;
 mod deadlines;
 pub mod epoll;
+pub mod frames;
 pub mod probe;
 #[cfg(test)]
 pub(crate) mod simulated;

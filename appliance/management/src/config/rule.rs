@@ -113,6 +113,8 @@ pub(super) enum Rule<C> {
         at: fn(&mut C) -> &mut Option<PathBuf>,
     },
     Tier {
+        /// Those there are for what it is about.
+        tiers: &'static [(&'static str, UdpTier)],
         at: fn(&mut C) -> &mut UdpTier,
     },
     Addresses {
@@ -177,8 +179,14 @@ const AEADS: [(&str, Option<AeadBackend>); 4] = [
     ("openssl", Some(AeadBackend::Openssl)),
     ("rustcrypto", Some(AeadBackend::RustCrypto)),
 ];
-const TIERS: [(&str, UdpTier); 2] =
-    [(UdpTier::Gso.name(), UdpTier::Gso), (UdpTier::Plain.name(), UdpTier::Plain)];
+const fn named(tier: UdpTier) -> (&'static str, UdpTier) {
+    (tier.name(), tier)
+}
+
+/// Ways of datagrams over sockets, and those that TURN has besides.
+pub(super) const SOCKET_TIERS: [(&str, UdpTier); 2] = [named(UdpTier::Gso), named(UdpTier::Plain)];
+pub(super) const TURN_TIERS: [(&str, UdpTier); 3] =
+    [named(UdpTier::Gso), named(UdpTier::Plain), named(UdpTier::AfXdp)];
 const UDP_PROTOCOLS: [(&str, UdpProtocol); 2] =
     [("opaque", UdpProtocol::Opaque), ("wireguard", UdpProtocol::Wireguard)];
 const XDP_MODES: [(&str, XdpMode); 4] = [
@@ -232,7 +240,7 @@ impl<C: Clone> Rule<C> {
             Self::Interfaces { at } => *at(config) = interfaces(value)?,
             Self::Xdp { at } => *at(config) = choice(value, &XDP_MODES)?,
             Self::FilePath { at } => *at(config) = path(value, FILE_PATH_BYTES_MAX)?,
-            Self::Tier { at } => *at(config) = choice(value, &TIERS)?,
+            Self::Tier { tiers, at } => *at(config) = choice(value, tiers)?,
             Self::OptionalAddress { dialable, at } => {
                 *at(config) = optional_address(value, dialable)?;
             }
@@ -279,7 +287,7 @@ impl<C: Clone> Rule<C> {
             Self::Blocks { at, .. } => at(to).clone_from(at(from)),
             Self::Interfaces { at } => at(to).clone_from(at(from)),
             Self::Xdp { at } => *at(to) = *at(from),
-            Self::Tier { at } => *at(to) = *at(from),
+            Self::Tier { at, .. } => *at(to) = *at(from),
             Self::OptionalAddress { at, .. } | Self::Proxy { at } => *at(to) = *at(from),
             Self::SocketPath { at } | Self::FilePath { at } => at(to).clone_from(at(from)),
             Self::Port { at } => *at(to) = *at(from),
@@ -323,7 +331,7 @@ impl<C: Clone> Rule<C> {
             Self::Blocks { at, .. } => list(at(config).iter().map(quoted)),
             Self::Interfaces { at } => list(at(config).iter().map(quoted)),
             Self::Xdp { at } => quoted(name_of(&XDP_MODES, *at(config))),
-            Self::Tier { at } => quoted(at(config).name()),
+            Self::Tier { at, .. } => quoted(at(config).name()),
             Self::OptionalAddress { at, .. } | Self::Proxy { at } => {
                 at(config).map_or_else(|| quoted(""), quoted)
             }
@@ -383,7 +391,7 @@ impl<C: Clone> Rule<C> {
             Self::FilePath { .. } => {
                 format!("an absolute path of up to {FILE_PATH_BYTES_MAX} bytes, or \"\"")
             }
-            Self::Tier { .. } => choices(&TIERS),
+            Self::Tier { tiers, .. } => choices(tiers),
             Self::OptionalAddress { .. } | Self::Proxy { .. } => {
                 "\"ADDRESS:PORT\" or \"\"".to_owned()
             }

@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::keys::{Key, key, live};
-use super::rule::Rule;
+use super::rule::{Rule, SOCKET_TIERS};
 use crate::limits::PEER_BLOCKS_MAX;
 use std::time::Duration;
 use waystation_relay::limits::UDP_SESSIONS_MAX;
@@ -69,6 +69,6 @@ pub(super) const TIER: Key<Config> = key(
     "udp",
     "tier",
     "name",
-    Rule::Tier { at: |config| &mut config.udp.tier },
-    "The best way datagrams may be sent, as turn.tier.",
+    Rule::Tier { tiers: &SOCKET_TIERS, at: |config| &mut config.udp.tier },
+    "The best way datagrams may be sent, as turn.tier, but for af_xdp.",
 );

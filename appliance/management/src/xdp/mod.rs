@@ -10,6 +10,7 @@ mod capture;
 mod document;
 mod entries;
 mod explain;
+mod frames;
 mod handing_over;
 mod limits;
 mod settings;
@@ -25,6 +26,7 @@ use crate::clock::{self, Moment};
 use crate::config::{Config, XdpMode};
 use capture::Captures;
 use entries::Entries;
+use frames::KnownSocket;
 use limits::ENTRIES_READ_PER_S;
 use serde_json::Value;
 use settings::Served;
@@ -41,6 +43,7 @@ use waystation_ebpf::tables::MapError;
 use waystation_ebpf::{interfaces, verdicts};
 use waystation_engine::control::Command;
 use waystation_engine::offload::{PathChange, UdpOffloaded, UdpPath};
+use waystation_engine::port::frames::FrameSocket;
 use waystation_relay::drop_reason::DropCounters;
 use waystation_relay::ids::{CoreId, UdpSessionTag};
 
@@ -137,6 +140,8 @@ pub struct Xdp {
     is_next: bool,
     /// Seconds until what nobody has told of goes out of the map.
     sweep_in: Option<u32>,
+    /// Sockets for frames that data cores have.
+    frame_sockets: Vec<KnownSocket>,
 }
 
 /// The loaded program with everything that belongs to it.
@@ -199,6 +204,40 @@ impl Xdp {
         xdp
     }
 
+    /// Opens sockets for frames, if they are wanted, and tells the program of them. They are the data
+    /// cores' then.
+    pub fn open_frame_sockets(&mut self, config: &Config) -> Vec<(CoreId, FrameSocket)> {
+        if !frames::are_wanted(config) {
+            return Vec::new();
+        }
+        let attached = self.at_work.iter().flat_map(|at_work| &at_work.attachments);
+        let interfaces: Vec<&str> = attached.map(|it| &*it.interface).collect();
+        let mut opened = frames::open(&interfaces, &self.owners);
+        if interfaces.is_empty() {
+            opened.hints.push(
+                "turn.tier = \"af_xdp\" needs the XDP program on an interface (xdp.mode): datagrams go \
+                 by tier gso"
+                    .to_owned(),
+            );
+        }
+        self.frame_sockets = opened.known;
+        for hint in opened.hints {
+            tracing::warn!(hint, "AF_XDP does less than it could");
+            self.status.hints.push(hint);
+        }
+        self.tell_frame_sockets();
+        opened.given
+    }
+
+    fn tell_frame_sockets(&mut self) {
+        let Some(at_work) = &mut self.at_work else { return };
+        if let Err(error) = frames::tell(&self.frame_sockets, &mut at_work.programs.tables) {
+            let hint = format!("not all frames are brought to data cores: {error}");
+            tracing::warn!(hint, "AF_XDP does less than it could");
+            self.status.hints.push(hint);
+        }
+    }
+
     /// What there is to tell, as of the last second.
     pub fn status(&self) -> &XdpStatus {
         &self.status
@@ -217,6 +256,7 @@ impl Xdp {
         match self.attach(config) {
             Ok(at_work) => {
                 self.at_work = Some(Box::new(at_work));
+                self.tell_frame_sockets();
                 self.status.state = XdpState::On;
                 self.read();
             }

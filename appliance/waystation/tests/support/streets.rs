@@ -77,12 +77,17 @@ impl Streets {
         result
     }
 
+    /// Does something where the peer is.
+    pub fn at_peer<T>(&self, act: impl FnOnce() -> T) -> T {
+        enter(&self.peer);
+        let result = act();
+        enter(&self.relay);
+        result
+    }
+
     /// The peer's socket.
     pub fn peer(&self) -> UdpSocket {
-        enter(&self.peer);
-        let socket = UdpSocket::bind((PEER, 0)).unwrap();
-        enter(&self.relay);
-        socket
+        self.at_peer(|| UdpSocket::bind((PEER, 0)).unwrap())
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::compare::contender::{Contender, Entry, Line, Outcome, Setting, alternate};
 use crate::compare::flooded;
 use crate::compare::goals::{
-    COTURN, FLOOD, FLOOR, FRAMES, GSO_FLOODED, GSO_QUIET, GSO_TIER, PLAIN_TIER, SINGLE_DATAGRAMS,
-    TRAINS, TURN_RS, WAYSTATION, XDP_FLOODED, XDP_QUIET, XDP_TIER,
+    AF_XDP_TIER, COTURN, FLOOD, FLOOR, FRAMES, GSO_FLOODED, GSO_QUIET, GSO_TIER, PLAIN_TIER,
+    SINGLE_DATAGRAMS, TRAINS, TURN_RS, WAYSTATION, XDP_FLOODED, XDP_QUIET, XDP_TIER,
 };
 use crate::compare::turn::{Place, Tier, TurnServer, floor, waystation};
 use crate::datagrams::flow::DatagramShape;
@@ -22,6 +22,7 @@ const FRAMES_SHAPE: DatagramShape = DatagramShape { in_flight: 32, ..SHAPE };
 
 const GSO: Tier = Tier::Sockets(UdpTier::Gso);
 const PLAIN: Tier = Tier::Sockets(UdpTier::Plain);
+const AF_XDP: Tier = Tier::Sockets(UdpTier::AfXdp);
 
 /// Row 18.
 pub(super) fn udp(setting: &Setting) -> Result<Outcome> {
@@ -42,7 +43,7 @@ pub(super) fn udp(setting: &Setting) -> Result<Outcome> {
 
 /// Row 19.
 pub(super) fn between_hosts(setting: &Setting) -> Result<Outcome> {
-    let names = [XDP_TIER, GSO_TIER, PLAIN_TIER, COTURN, TURN_RS, FLOOR];
+    let names = [XDP_TIER, AF_XDP_TIER, GSO_TIER, PLAIN_TIER, COTURN, TURN_RS, FLOOR];
     in_namespaces(FRAMES, &names, setting, |setting| {
         let ours = |tier| -> Result<Box<dyn Contender>> {
             waystation(tier, FRAMES_SHAPE, Place::streets(Some(tier), setting)?, setting)
@@ -52,6 +53,7 @@ pub(super) fn between_hosts(setting: &Setting) -> Result<Outcome> {
         };
         Ok(vec![
             (XDP_TIER, Ok(ours(Tier::Xdp).context(XDP_TIER)?)),
+            (AF_XDP_TIER, Ok(ours(AF_XDP).context(AF_XDP_TIER)?)),
             (GSO_TIER, Ok(ours(GSO).context(GSO_TIER)?)),
             (PLAIN_TIER, Ok(ours(PLAIN).context(PLAIN_TIER)?)),
             theirs(TurnServer::Coturn)?,

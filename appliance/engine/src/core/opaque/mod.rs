@@ -526,6 +526,7 @@ impl OpaqueSessions {
             match sent {
                 Sent::Plainly => counters.udp_datagrams_sent_plainly += 1,
                 Sent::InTrain => counters.udp_datagrams_sent_in_trains += 1,
+                Sent::Framed => counters.udp_datagrams_sent_in_frames += 1,
                 Sent::Not(failure) => {
                     fabric.count_drop(reason_of(failure), bytes);
                     return;

@@ -9,7 +9,7 @@ use crate::entropy::Entropy;
 use crate::limits::TURN_ERRORS_PER_S_MAX;
 use crate::offload::{OffloadPath, PathChange};
 use crate::port::StreamKey;
-use crate::port::datagrams::{DatagramKey, Role, Sockets, bind, send_unfragmented};
+use crate::port::datagrams::{DatagramKey, Role, Sent, Sockets, bind, send_unfragmented};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -44,19 +44,21 @@ pub(super) struct Tally {
     pub(super) datagrams_to_client: u64,
     pub(super) bytes_to_client: u64,
     pub(super) datagrams_in_trains: u64,
+    pub(super) datagrams_in_frames: u64,
     pub(super) datagrams_offloaded: u64,
     pub(super) directions_offloaded: u32,
 }
 
 impl Tally {
-    pub(super) fn count(&mut self, direction: Direction, bytes: usize, in_train: bool) {
+    pub(super) fn count(&mut self, direction: Direction, bytes: usize, sent: Sent) {
         let (datagrams, total) = match direction {
             Direction::ToPeer => (&mut self.datagrams_to_peers, &mut self.bytes_to_peers),
             Direction::ToClient => (&mut self.datagrams_to_client, &mut self.bytes_to_client),
         };
         *datagrams += 1;
         *total += bytes as u64;
-        self.datagrams_in_trains += u64::from(in_train);
+        self.datagrams_in_trains += u64::from(sent == Sent::InTrain);
+        self.datagrams_in_frames += u64::from(sent == Sent::Framed);
     }
 }
 
@@ -166,6 +168,12 @@ impl Hosting {
         *self.owners.get(key.slot as usize)?
     }
 
+    /// Whose a relayed address is, by where it is on this machine.
+    pub(super) fn owner_of(&self, local: SocketAddr) -> Option<Owner> {
+        let known = self.known_as(local);
+        self.relayed.contains_key(&known).then_some(Owner::Relayed(known))
+    }
+
     /// Takes up a policy. Returns whether it is another one.
     pub(super) fn set_peers(&mut self, peers: Arc<PeerPolicy>) -> bool {
         let is_other = self.peers != peers;
@@ -249,7 +257,7 @@ impl Hosting {
     /// Counts payload that went by itself.
     pub(super) fn count(&mut self, allocation: AllocationId, direction: Direction, bytes: usize) {
         if let Some(tally) = self.tallies.get_mut(allocation.index as usize) {
-            tally.count(direction, bytes, false);
+            tally.count(direction, bytes, Sent::Plainly);
         }
     }
 

@@ -42,6 +42,7 @@ impl TurnServer {
                 datagrams_to_client: tally.datagrams_to_client,
                 bytes_to_client: tally.bytes_to_client,
                 datagrams_in_trains: tally.datagrams_in_trains,
+                datagrams_in_frames: tally.datagrams_in_frames,
                 datagrams_offloaded: tally.datagrams_offloaded,
                 directions_offloaded: tally.directions_offloaded,
             });

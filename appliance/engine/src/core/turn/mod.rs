@@ -25,11 +25,13 @@ use crate::port::Port;
 use crate::port::datagrams::{
     BURST_MESSAGES, Burst, DatagramKey, Departure, Outgoing, SendFailure, Sent, Sockets, UdpTier,
 };
+use crate::port::frames::{FrameSocket, FrameSockets};
 use crate::snapshot::TurnSnapshot;
-use hosting::{Hosting, Owner};
+use hosting::{Hosting, Owner, Tally};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use streams::ClientStreams;
 use waystation_relay::drop_reason::DropReason;
@@ -62,6 +64,8 @@ pub struct TurnParts {
     pub behind: Vec<(IpAddr, IpAddr)>,
     /// The best way datagrams may be sent.
     pub tier: UdpTier,
+    /// Sockets that frames come by, for [`UdpTier::AfXdp`].
+    pub frames: Vec<FrameSocket>,
 }
 
 /// Why a core has no TURN server.
@@ -82,6 +86,15 @@ struct Listener {
     address: SocketAddr,
 }
 
+impl Listener {
+    /// Whether what is sent to an address comes to it, since it is on all of that family.
+    fn is_on_all_of(&self, server: SocketAddr) -> bool {
+        self.address.ip().is_unspecified()
+            && self.address.is_ipv4() == server.is_ipv4()
+            && self.address.port() == server.port()
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct TurnServer {
@@ -90,6 +103,7 @@ pub(super) struct TurnServer {
     listeners: Vec<Listener>,
     burst: Burst,
     outgoing: Outgoing,
+    frames: FrameSockets,
     answer: Box<[u8; ANSWER_BYTES_MAX]>,
     streams: ClientStreams,
     /// The kernel may have more.
@@ -122,6 +136,8 @@ impl TurnServer {
         let watched = parts.listeners.into_iter().map(|listener| port.add_listener(listener));
         let streams = ClientStreams::new(watched.collect::<io::Result<_>>()?, parts.stream_limits);
         let peers = Arc::clone(&snapshot.peers);
+        let frames = FrameSockets::new(parts.frames)?;
+        let tier = if frames.is_empty() { parts.tier.of_sockets() } else { parts.tier };
         Ok(Self {
             server,
             hosting: Hosting::new(
@@ -133,7 +149,8 @@ impl TurnServer {
             ),
             listeners,
             burst: Burst::new(),
-            outgoing: Outgoing::new(parts.tier),
+            outgoing: Outgoing::new(tier),
+            frames,
             answer: Box::new([0; ANSWER_BYTES_MAX]),
             streams,
             has_more: false,
@@ -146,14 +163,20 @@ impl TurnServer {
         &self.hosting.sockets
     }
 
+    /// The sockets that frames come by, to be watched as well.
+    pub(super) fn frame_descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.frames.descriptors()
+    }
+
     /// The kernel has said that there is something to receive.
     pub(super) fn note_ready(&mut self) {
         self.has_more = !self.is_paused;
     }
 
-    /// Whether there may be something to receive without the kernel saying so again.
+    /// Whether there may be something to receive, or to hand over once more, without the kernel
+    /// saying so again.
     pub(super) fn has_more(&self) -> bool {
-        self.has_more || self.streams.has_input()
+        self.has_more || self.streams.has_input() || self.frames.has_unsent()
     }
 
     /// Makes no new allocations from now on; those that are there go on and are refreshed.
@@ -175,11 +198,13 @@ impl TurnServer {
     /// relayed addresses do not keep a client from refreshing its allocation; the others have at
     /// least half of the bound and a burst.
     pub(super) fn serve(&mut self, now_ns: u64, fabric: &mut Fabric) {
+        self.frames.begin_turn(now_ns);
         if !self.has_more {
             return;
         }
         let now = Now { monotonic_ns: now_ns, unix_s: clock::unix_s() };
         let mut budget = Budget::TURN;
+        let has_frames = self.receive_frames(now, fabric);
         let share = Budget::of_listener(self.listeners.len());
         for index in 0..self.listeners.len() {
             let Some(&Listener { key, .. }) = self.listeners.get(index) else { break };
@@ -195,7 +220,7 @@ impl TurnServer {
         }
         loop {
             let Some(key) = self.hosting.sockets.next_ready() else {
-                self.has_more = false;
+                self.has_more = has_frames;
                 return;
             };
             if self.hosting.sockets.has_errors() {
@@ -208,6 +233,43 @@ impl TurnServer {
                 return;
             }
         }
+    }
+
+    /// Receives and relays what came in frames, up to half of a turn. Returns whether there may be
+    /// more.
+    fn receive_frames(&mut self, now: Now, fabric: &mut Fabric) -> bool {
+        let mut budget = Budget::of_listener(1);
+        while budget.is_left() {
+            let Some(received) = self.frames.receive(&mut self.burst) else { return false };
+            for _ in 0..received.malformed {
+                fabric.count_drop(DropReason::UdpMalformed, 0);
+            }
+            budget.spend((self.burst.len() + received.malformed) as u64);
+            let Some(local) = received.local else { continue };
+            match self.owner_of(local) {
+                Some(Owner::Listener(index)) => self.take_from_clients(index, now, fabric),
+                Some(Owner::Relayed(relayed)) => self.take_from_peers(relayed, now, fabric),
+                // Closed since the program was told of it.
+                None => (0..self.burst.len())
+                    .for_each(|_| fabric.count_drop(DropReason::TurnNoAllocation, 0)),
+            }
+            self.send(fabric);
+        }
+        true
+    }
+
+    /// Whose an address of ours is. Frames to a socket on all addresses are told to which.
+    fn owner_of(&mut self, local: SocketAddr) -> Option<Owner> {
+        if let Some(owner) = self.hosting.owner_of(local) {
+            return Some(owner);
+        }
+        let exactly = self.listeners.iter().position(|listener| listener.address == local);
+        if let Some(index) = exactly {
+            return Some(Owner::Listener(index));
+        }
+        let on_all = self.listeners.iter().position(|listener| listener.is_on_all_of(local))?;
+        self.burst.note_local(local.ip());
+        Some(Owner::Listener(on_all))
     }
 
     /// Receives a burst of a socket and relays it. Returns how many datagrams it had.
@@ -253,6 +315,14 @@ impl TurnServer {
         counters.udp_sockets_open = self.hosting.sockets.len() as u64;
         counters.udp_syscalls = self.hosting.sockets.syscalls();
         (counters.udp_trains_sent, counters.udp_trains_refused) = self.outgoing.trains();
+        let frames = self.frames.counts();
+        counters.udp_syscalls += frames.syscalls;
+        counters.udp_frames_received = frames.received;
+        counters.udp_frames_lost = self.frames.lost();
+        counters.udp_frames_no_hop = frames.no_hop;
+        counters.udp_frames_other_interface = frames.other_interface;
+        counters.udp_frames_too_long = frames.too_long;
+        counters.udp_frames_no_room = frames.no_room;
     }
 
     // From clients
@@ -384,11 +454,7 @@ impl TurnServer {
         let exactly = self.listeners.iter().find(|listener| listener.address == server);
         let exactly = exactly.map(|listener| (listener.key, None));
         exactly.or_else(|| {
-            let on_all = self.listeners.iter().find(|listener| {
-                listener.address.ip().is_unspecified()
-                    && listener.address.is_ipv4() == server.is_ipv4()
-                    && listener.address.port() == server.port()
-            })?;
+            let on_all = self.listeners.iter().find(|listener| listener.is_on_all_of(server))?;
             Some((on_all.key, Some(server.ip())))
         })
     }
@@ -397,43 +463,66 @@ impl TurnServer {
 
     /// Sends what is queued, and counts what became of it.
     fn send(&mut self, fabric: &mut Fabric) {
-        send_queued(&mut self.outgoing, &mut self.hosting, self.burst.memory(), fabric);
+        let Self { outgoing, hosting, frames, burst, .. } = self;
+        send_queued(outgoing, hosting, frames, burst.memory(), fabric);
     }
 
     /// The same for payload that lies elsewhere.
     fn send_from(&mut self, memory: &[u8], fabric: &mut Fabric) {
-        send_queued(&mut self.outgoing, &mut self.hosting, memory, fabric);
+        let Self { outgoing, hosting, frames, .. } = self;
+        send_queued(outgoing, hosting, frames, memory, fabric);
     }
 }
 
-fn send_queued(outgoing: &mut Outgoing, hosting: &mut Hosting, memory: &[u8], fabric: &mut Fabric) {
+/// Sends what is queued, as frames where that can be.
+fn send_queued(
+    outgoing: &mut Outgoing,
+    hosting: &mut Hosting,
+    frames: &mut FrameSockets,
+    memory: &[u8],
+    fabric: &mut Fabric,
+) {
     let Hosting { sockets, tallies, .. } = hosting;
+    if !frames.is_empty() {
+        outgoing.offer(
+            sockets,
+            memory,
+            |from, to, pieces| frames.send(from, to, pieces).is_ok(),
+            |tag, bytes, sent| count_sent(fabric, tallies, tag, bytes, sent),
+        );
+        frames.flush();
+    }
     outgoing.send(sockets, memory, |tag, bytes, sent| {
-        let (allocation, direction) = of_tag(tag);
-        let counters = &mut fabric.statistics.counters;
-        let tally = tallies.get_mut(allocation);
-        match sent {
-            Sent::Plainly => counters.udp_datagrams_sent_plainly += 1,
-            Sent::InTrain => counters.udp_datagrams_sent_in_trains += 1,
-            Sent::Not(failure) => {
-                fabric.count_drop(reason_of_failure(failure), bytes);
-                return;
-            }
-        }
-        let (datagrams_total, bytes_total) = match direction {
-            Direction::ToPeer => {
-                (&mut counters.turn_datagrams_to_peers, &mut counters.turn_bytes_to_peers)
-            }
-            Direction::ToClient => {
-                (&mut counters.turn_datagrams_to_clients, &mut counters.turn_bytes_to_clients)
-            }
-        };
-        *datagrams_total += 1;
-        *bytes_total += bytes as u64;
-        if let Some(tally) = tally {
-            tally.count(direction, bytes, sent == Sent::InTrain);
-        }
+        count_sent(fabric, tallies, tag, bytes, sent);
     });
+}
+
+/// Counts what became of a datagram.
+fn count_sent(fabric: &mut Fabric, tallies: &mut [Tally], tag: u32, bytes: usize, sent: Sent) {
+    let (allocation, direction) = of_tag(tag);
+    let counters = &mut fabric.statistics.counters;
+    match sent {
+        Sent::Plainly => counters.udp_datagrams_sent_plainly += 1,
+        Sent::InTrain => counters.udp_datagrams_sent_in_trains += 1,
+        Sent::Framed => counters.udp_datagrams_sent_in_frames += 1,
+        Sent::Not(failure) => {
+            fabric.count_drop(reason_of_failure(failure), bytes);
+            return;
+        }
+    }
+    let (datagrams_total, bytes_total) = match direction {
+        Direction::ToPeer => {
+            (&mut counters.turn_datagrams_to_peers, &mut counters.turn_bytes_to_peers)
+        }
+        Direction::ToClient => {
+            (&mut counters.turn_datagrams_to_clients, &mut counters.turn_bytes_to_clients)
+        }
+    };
+    *datagrams_total += 1;
+    *bytes_total += bytes as u64;
+    if let Some(tally) = tallies.get_mut(allocation) {
+        tally.count(direction, bytes, sent);
+    }
 }
 
 /// What may still be received, counted in both ways that cost time.

@@ -1,10 +1,12 @@
 //! Memory that messages of one socket are received into, and what is known of each.
 //!
-//! Owned by one data core, filled by [`super::Sockets::receive`]. Payload is sent from here, so
+//! Owned by one data core, filled by [`super::Sockets::receive`], or with datagrams out of frames
+//! ([`crate::port::frames`]). Payload is sent from here, so
 //! nothing is received into it before what was queued from it has been sent.
 
 use super::address::{Control, Name, last_error};
 use super::{BURST_MESSAGES, MESSAGE_BYTES_MAX};
+use arrayvec::ArrayVec;
 use rustix::io::Errno;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -50,6 +52,9 @@ pub struct Burst {
     slices: Box<[libc::iovec; BURST_MESSAGES]>,
     headers: Box<[libc::mmsghdr; BURST_MESSAGES]>,
     count: usize,
+    /// Datagrams that came in frames, of which a header says nothing. Either these are there, or
+    /// messages.
+    framed: ArrayVec<Arrival, BURST_MESSAGES>,
 }
 
 impl fmt::Debug for Burst {
@@ -75,21 +80,25 @@ impl Burst {
             slices: Box::new([slice; BURST_MESSAGES]),
             headers: Box::new([super::outgoing::EMPTY_HEADER; BURST_MESSAGES]),
             count: 0,
+            framed: ArrayVec::new(),
         }
     }
 
     /// How many messages there are.
     pub fn len(&self) -> usize {
-        self.count
+        self.count + self.framed.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.len() == 0
     }
 
     /// One of the messages; none if it was cut short or came from nowhere.
     pub fn arrival(&self, index: usize) -> Option<Arrival> {
+        if let Some(framed) = self.framed.get(index) {
+            return Some(framed.clone());
+        }
         let header = self.headers[..self.count].get(index)?;
         let source = self.names[index].address()?;
         if header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
@@ -111,13 +120,33 @@ impl Burst {
         &self.memory
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(in crate::port) fn clear(&mut self) {
         self.count = 0;
+        self.framed.clear();
+    }
+
+    /// Takes a datagram in; `false` if there is no room for it. What is there has to be of the same
+    /// kind.
+    pub(in crate::port) fn push(&mut self, source: SocketAddr, payload: &[u8]) -> bool {
+        let start = self.framed.len() * STRIDE_BYTES;
+        let place = start..start + payload.len();
+        if self.framed.is_full() || payload.len() > MESSAGE_BYTES_MAX {
+            return false;
+        }
+        self.memory[place.clone()].copy_from_slice(payload);
+        let segment_bytes = payload.len();
+        self.framed.push(Arrival { source, local: None, segment_bytes, place });
+        true
+    }
+
+    /// Says where the datagrams out of frames were sent to, for a socket that is on all addresses.
+    pub fn note_local(&mut self, local: IpAddr) {
+        self.framed.iter_mut().for_each(|arrival| arrival.local = Some(local));
     }
 
     /// Receives what is there, without waiting.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.count = 0;
+        self.clear();
         self.prepare();
         // SAFETY: each header points to a name, a slice and a control buffer of its own, of the
         // lengths it says, in boxes of this burst, and each slice to a piece of its memory that no
@@ -174,6 +203,27 @@ mod tests {
         assert_eq!(cut, [100..200, 200..300, 300..350]);
         let even: Vec<_> = arrival(0..200, 100).datagrams().collect();
         assert_eq!(even, [0..100, 100..200]);
+    }
+
+    #[test]
+    fn datagrams_out_of_frames_are_a_burst_like_any_other() {
+        let mut burst = Burst::new();
+        let source = SocketAddr::from(([192, 0, 2, 1], 9));
+        for number in 0..BURST_MESSAGES {
+            assert!(burst.push(source, &[number as u8; 100]));
+        }
+        assert!(!burst.push(source, b"one too many"));
+        assert_eq!(burst.len(), BURST_MESSAGES);
+        burst.note_local(IpAddr::from([198, 51, 100, 1]));
+        let last = burst.arrival(BURST_MESSAGES - 1).unwrap();
+        assert!(last.datagrams().eq([last.place.clone()]));
+        assert_eq!(burst.memory()[last.place], [BURST_MESSAGES as u8 - 1; 100]);
+        assert_eq!(last.local, Some(IpAddr::from([198, 51, 100, 1])));
+        assert_eq!(burst.arrival(BURST_MESSAGES), None);
+        burst.clear();
+        assert!(burst.is_empty() && burst.arrival(0).is_none());
+        assert!(burst.push(source, b""));
+        assert_eq!(burst.arrival(0).unwrap().datagrams().count(), 1);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use waystation_relay::slots::Slots;
 
 /// Messages of one receive call: what makes its fixed cost small, at 64 KiB of buffer each.
@@ -63,14 +63,27 @@ pub enum UdpTier {
     /// Equal datagrams to one destination as one message, where the route takes that.
     #[default]
     Gso,
+    /// Frames, past the kernel's network stack, where there is a socket for them; else as
+    /// [`Self::Gso`].
+    AfXdp,
 }
 
 impl UdpTier {
+    /// The tier of what goes by ordinary sockets.
+    #[must_use]
+    pub const fn of_sockets(self) -> Self {
+        match self {
+            Self::Plain => Self::Plain,
+            Self::Gso | Self::AfXdp => Self::Gso,
+        }
+    }
+
     /// The name in configuration, listings and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::Gso => "gso",
+            Self::AfXdp => "af_xdp",
         }
     }
 }
@@ -138,10 +151,11 @@ pub struct Sockets {
     is_watched: bool,
 }
 
-/// A socket, and how it sends.
+/// A socket, where it is, and how it sends.
 #[derive(Debug)]
 struct Watched {
     socket: UdpSocket,
+    address: SocketAddr,
     /// Whether what it sends leaves unfragmented or not at all.
     is_unfragmented: bool,
 }
@@ -198,11 +212,11 @@ impl Sockets {
     /// The kernel's refusal to watch it; it is closed then.
     pub fn add(&mut self, socket: UdpSocket) -> io::Result<DatagramKey> {
         self.syscalls += 3;
-        let is_wildcard = socket.local_addr().is_ok_and(|address| address.ip().is_unspecified());
+        let address = socket.local_addr()?;
         // Where the kernel has no UDP_GRO, each datagram comes as one message.
         let _ = address::set_option(&socket, address::SOL_UDP, address::UDP_GRO, 1);
-        if is_wildcard {
-            let (level, option) = match socket.local_addr()?.ip() {
+        if address.ip().is_unspecified() {
+            let (level, option) = match address.ip() {
                 IpAddr::V4(_) => (address::IPPROTO_IP, address::IP_PKTINFO),
                 IpAddr::V6(_) => (address::IPPROTO_IPV6, address::IPV6_RECVPKTINFO),
             };
@@ -213,7 +227,7 @@ impl Sockets {
         if self.is_watched {
             watch(&self.epoll, &socket, key)?;
         }
-        self.sockets.insert(Watched { socket, is_unfragmented: false });
+        self.sockets.insert(Watched { socket, address, is_unfragmented: false });
         Ok(key)
     }
 
@@ -379,6 +393,13 @@ impl Sockets {
         }
         Ok(watched.socket.as_raw_fd())
     }
+
+    /// The address that a datagram leaves from: the socket's, or that of ours which was chosen.
+    fn leaves_from(&self, key: DatagramKey, from: Option<IpAddr>) -> Option<SocketAddr> {
+        let address = self.sockets.get(key.slot, key.generation)?.address;
+        let ip = from.unwrap_or(address.ip());
+        (!ip.is_unspecified()).then(|| SocketAddr::new(ip, address.port()))
+    }
 }
 
 fn watch(epoll: &OwnedFd, socket: &UdpSocket, key: DatagramKey) -> io::Result<()> {
@@ -413,22 +434,23 @@ impl SendFailure {
     }
 }
 
-/// A descriptor that is readable while one of the sockets of several owners is, for
-/// [`super::Port::watch_datagrams`], which takes one.
+/// A descriptor that is readable while one of the sockets of several owners is, or one of those that
+/// frames come to, for [`super::Port::watch_datagrams`], which takes one.
 ///
 /// # Errors
 /// The kernel's refusal of a descriptor, or to watch one.
-pub fn readiness_of(owners: &[&Sockets]) -> io::Result<OwnedFd> {
-    if let [only] = owners {
+pub fn readiness_of(owners: &[&Sockets], frames: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    if let ([only], []) = (owners, frames) {
         return only.readiness();
     }
-    let both = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    for owner in owners {
+    let all = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let owners = owners.iter().map(|owner| owner.epoll.as_fd());
+    for watched in owners.chain(frames.iter().copied()) {
         // Nobody asks which of them it was: each owner asks the kernel about its own sockets.
         let nothing = epoll::EventData::new_u64(0);
-        epoll::add(&both, &owner.epoll, nothing, epoll::EventFlags::IN)?;
+        epoll::add(&all, watched, nothing, epoll::EventFlags::IN)?;
     }
-    Ok(both)
+    Ok(all)
 }
 
 /// Has what a socket sends leave unfragmented or not at all, by the Don't Fragment bit of IPv4 and

@@ -81,6 +81,8 @@ pub enum Sent {
     Plainly,
     /// It left in a train.
     InTrain,
+    /// It was handed over as a frame.
+    Framed,
     /// It is lost.
     Not(SendFailure),
 }
@@ -192,6 +194,29 @@ impl Outgoing {
         assert!(!self.is_full(), "a datagram too many was queued");
         debug_assert!(departure.padding_bytes <= PADDING.len());
         self.queue.push(departure);
+    }
+
+    /// Offers each datagram that is queued to another way out, which takes it or not, as frames do.
+    /// What it takes is reported as sent and is queued no more.
+    pub fn offer(
+        &mut self,
+        sockets: &Sockets,
+        memory: &[u8],
+        mut take: impl FnMut(SocketAddr, SocketAddr, [&[u8]; PIECES_MAX]) -> bool,
+        mut report: impl FnMut(u32, usize, Sent),
+    ) {
+        self.queue.retain(|departure| {
+            let Some(from) = sockets.leaves_from(departure.socket, departure.from) else {
+                return true;
+            };
+            let payload = &memory[departure.payload.clone()];
+            let pieces = [&departure.head[..], payload, &PADDING[..departure.padding_bytes]];
+            let is_taken = take(from, departure.to, pieces);
+            if is_taken {
+                report(departure.tag, departure.payload.len(), Sent::Framed);
+            }
+            !is_taken
+        });
     }
 
     /// Sends everything that is queued, with payload from `memory`, and reports what became of each
