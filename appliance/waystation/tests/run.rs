@@ -37,9 +37,10 @@ fn first_start_makes_a_key_that_only_its_owner_can_read_and_says_who_it_is() {
     assert_eq!(mode(&appliance.socket), 0o660);
     let names: Vec<_> =
         fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    let known = ["floor", "node_key", "waystation.sock"];
+    assert_eq!(mode(&state.join("waystation.sock.up")), 0o600, "where upgrades ask");
+    let known = ["floor", "node_key", "waystation.sock", "waystation.sock.up"];
     let only_known = names.iter().all(|name| known.iter().any(|known| name == known));
-    assert!(only_known, "the key, the socket, the floor and nothing else: {names:?}");
+    assert!(only_known, "the key, the sockets, the floor and nothing else: {names:?}");
     let log = appliance.process.log();
     assert!(log.contains("made a new key"), "{log}");
     assert!(log.contains(&appliance.identity.to_string()), "{log}");
