@@ -100,7 +100,7 @@ impl Bench {
         // Addresses of loopback that nobody else is on.
         let management = format!(
             "cpu = {}\n[turn]\nlisten = [\"127.0.0.1:0\"]\nrelay_addresses = [\"127.3.0.1\"]\n\
-             users_file = \"{}\"\nport_min = 1024\nallocations_max = {most}\n\
+             users_file = \"{}\"\nport_min = 30000\nallocations_max = {most}\n\
              allocations_per_user_max = {most}",
             options.generator_cpu,
             users.display(),
