@@ -5,6 +5,7 @@
 //! previous block.
 
 use crate::output::OutputTotals;
+use crate::port::datagrams::Sent;
 use hdrhistogram::Histogram;
 use waystation_relay::drop_reason::DropCounters;
 use waystation_relay::ids::CoreId;
@@ -313,6 +314,16 @@ impl CoreCounters {
         self.frames_out += sent.frames;
         self.records_sealed += sent.records;
         self.records_sealed_in_place += sent.records_in_place;
+    }
+
+    /// Counts a datagram by the way it left. One that is lost has none, and is counted as a drop.
+    pub fn count_way_out(&mut self, sent: Sent) {
+        match sent {
+            Sent::Plainly => self.udp_datagrams_sent_plainly += 1,
+            Sent::InTrain => self.udp_datagrams_sent_in_trains += 1,
+            Sent::Framed => self.udp_datagrams_sent_in_frames += 1,
+            Sent::Not(_) => {}
+        }
     }
 }
 

@@ -71,6 +71,7 @@ impl OpaqueSessions {
         for session in open {
             self.sessions.close(session, &mut |_closed| ());
             self.moves.forget(session.slot);
+            self.paths.forget(session.slot);
             let carried = self.carried.get_mut(session.slot as usize).map(std::mem::take);
             self.give_back(carried.unwrap_or_default().ports);
         }

@@ -7,6 +7,7 @@
 //! copied; opening, closing and changes of address do and may. Nothing here decides whose a
 //! datagram is.
 
+mod due;
 mod handing_over;
 mod listing;
 mod moves;
@@ -522,16 +523,12 @@ impl OpaqueSessions {
         let Self { outgoing, sockets, burst, carried, .. } = self;
         outgoing.send(sockets, burst.memory(), |tag, bytes, sent| {
             let (place, leaving) = of_tag(tag);
-            let counters = &mut fabric.statistics.counters;
-            match sent {
-                Sent::Plainly => counters.udp_datagrams_sent_plainly += 1,
-                Sent::InTrain => counters.udp_datagrams_sent_in_trains += 1,
-                Sent::Framed => counters.udp_datagrams_sent_in_frames += 1,
-                Sent::Not(failure) => {
-                    fabric.count_drop(reason_of(failure), bytes);
-                    return;
-                }
+            if let Sent::Not(failure) = sent {
+                fabric.count_drop(reason_of(failure), bytes);
+                return;
             }
+            let counters = &mut fabric.statistics.counters;
+            counters.count_way_out(sent);
             counters.opaque_datagrams += 1;
             counters.opaque_bytes += bytes as u64;
             if let Some(carried) = carried.get_mut(place) {

@@ -4,8 +4,9 @@
 //! datagram would otherwise be told of as often, so what is told is where the legs are now, after a
 //! short while in which further moves are only counted.
 
+use super::due::DueQueue;
 use crate::limits::{UDP_MOVES_AFTER_NS, UDP_MOVES_TOLD_MAX};
-use std::collections::VecDeque;
+use arrayvec::ArrayVec;
 use waystation_relay::ids::UdpSessionTag;
 use waystation_relay::udp::Evidence;
 
@@ -18,80 +19,52 @@ pub(super) struct Told {
     pub(super) by: Option<Evidence>,
 }
 
-/// See the module. A session waits at most once.
+/// See the module.
 #[derive(Debug)]
 pub(super) struct Moves {
-    /// In the order of their first move, with when to tell of it; none for one that has ended. Each
-    /// leaves when it is due, so these are the sessions that there are, and those that were ended
-    /// within [`UDP_MOVES_AFTER_NS`].
-    waiting: VecDeque<(u64, Option<UdpSessionTag>)>,
-    /// How many have left, which is the number of the first that waits.
-    left: u64,
-    /// By the place of a session; without moves it does not wait.
-    untold: Vec<Untold>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Untold {
-    told: Told,
-    /// Which of all that ever waited it is.
-    number: u64,
+    waiting: DueQueue<UdpSessionTag>,
+    /// By the place of a session.
+    untold: Vec<Told>,
 }
 
 impl Moves {
     pub(super) fn new(sessions_max: usize) -> Self {
-        Self { waiting: VecDeque::new(), left: 0, untold: Vec::with_capacity(sessions_max) }
+        let untold = Vec::with_capacity(sessions_max);
+        Self { waiting: DueQueue::new(sessions_max), untold }
     }
 
     /// A leg has another address, or none any more.
     pub(super) fn note(&mut self, session: UdpSessionTag, by: Option<Evidence>, now_ns: u64) {
         let place = session.slot as usize;
         if self.untold.len() <= place {
-            self.untold.resize(place + 1, Untold::default());
+            self.untold.resize(place + 1, Told::default());
         }
-        let untold = &mut self.untold[place];
-        if untold.told.moves == 0 {
-            untold.number = self.left + self.waiting.len() as u64;
-            self.waiting.push_back((now_ns + UDP_MOVES_AFTER_NS, Some(session)));
-        }
-        untold.told = Told { moves: untold.told.moves.saturating_add(1), by };
+        let moves = self.untold[place].moves.saturating_add(1);
+        self.untold[place] = Told { moves, by };
+        self.waiting.push(session.slot, session, now_ns + UDP_MOVES_AFTER_NS);
     }
 
     /// A session has ended; its place may be another's soon.
     pub(super) fn forget(&mut self, place: u32) {
-        let number = self.untold.get(place as usize).map_or(0, |untold| untold.number);
-        if self.told(place).is_some()
-            && let Some(ahead) = number.checked_sub(self.left)
-            && let Some((_, waiting)) = self.waiting.get_mut(ahead as usize)
-        {
-            *waiting = None;
-        }
+        self.told(place);
+        self.waiting.forget(place);
     }
 
     /// When the next session is to be told of.
     pub(super) fn due_ns(&self) -> Option<u64> {
-        self.waiting.front().map(|(due_ns, _)| *due_ns)
+        self.waiting.due_ns()
     }
 
     /// Sessions to be told of now; each has to be asked about with [`Self::told`].
-    pub(super) fn take_due(
-        &mut self,
-        now_ns: u64,
-    ) -> arrayvec::ArrayVec<UdpSessionTag, UDP_MOVES_TOLD_MAX> {
-        let mut due = arrayvec::ArrayVec::new();
-        while !due.is_full()
-            && let Some((_, session)) = self.waiting.pop_front_if(|(due, _)| *due <= now_ns)
-        {
-            self.left += 1;
-            due.extend(session);
-        }
-        due
+    pub(super) fn take_due(&mut self, now_ns: u64) -> ArrayVec<UdpSessionTag, UDP_MOVES_TOLD_MAX> {
+        let due = std::iter::from_fn(|| self.waiting.take_due(now_ns));
+        due.take(UDP_MOVES_TOLD_MAX).map(|(_, session)| session).collect()
     }
 
     /// What has happened to the session at a place since this was asked last, if anything.
     pub(super) fn told(&mut self, place: u32) -> Option<Told> {
         let untold = self.untold.get_mut(place as usize)?;
-        Some(std::mem::take(&mut untold.told)).filter(|told| told.moves > 0)
+        Some(std::mem::take(untold)).filter(|told| told.moves > 0)
     }
 }
 

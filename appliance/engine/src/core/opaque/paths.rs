@@ -7,6 +7,7 @@
 //! whatever is told or answered, so all of it may be late.
 
 use super::OpaqueSessions;
+use super::due::DueQueue;
 use crate::control::Report;
 use crate::fabric::Fabric;
 use crate::limits::{
@@ -15,7 +16,6 @@ use crate::limits::{
 use crate::offload::{UdpOffloaded, UdpPath, UdpPathAnswer, UdpPathLeg};
 use crate::port::datagrams::UdpTier;
 use crate::statistics::CoreCounters;
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use waystation_relay::ids::UdpSessionTag;
 use waystation_relay::udp::tier::WhyNot;
@@ -24,8 +24,6 @@ use waystation_relay::udp::{Offer, Side};
 /// What was said of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Said {
-    /// It waits to be told of.
-    is_waiting: bool,
     /// The number of the last word.
     serial: u32,
     /// What was answered to that.
@@ -37,23 +35,19 @@ struct Answer {
     against: Option<WhyNot>,
 }
 
-/// See the module. A session waits at most once.
+/// See the module.
 #[derive(Debug)]
 pub(super) struct Paths {
     is_wanted: bool,
-    /// In the order of their first change, with when to tell of it: places.
-    waiting: VecDeque<(u64, u32)>,
+    waiting: DueQueue<()>,
     /// By the place of a session.
     said: Vec<Said>,
 }
 
 impl Paths {
     pub(super) fn new(sessions_max: usize) -> Self {
-        Self {
-            is_wanted: false,
-            waiting: VecDeque::with_capacity(sessions_max),
-            said: Vec::with_capacity(sessions_max),
-        }
+        let said = Vec::with_capacity(sessions_max);
+        Self { is_wanted: false, waiting: DueQueue::new(sessions_max), said }
     }
 
     fn want(&mut self, is_wanted: bool) {
@@ -61,34 +55,28 @@ impl Paths {
         self.waiting.clear();
         for said in &mut self.said {
             // The numbers go on, so that no answer from before is taken for one to what follows.
-            *said = Said { serial: said.serial, ..Said::default() };
+            said.answer = None;
         }
     }
 
     /// Something that is to be told has changed.
     pub(super) fn note(&mut self, place: u32, now_ns: u64) {
-        if !self.is_wanted {
-            return;
-        }
-        let said = self.said_mut(place);
-        if !said.is_waiting {
-            said.is_waiting = true;
-            self.waiting.push_back((now_ns + UDP_PATHS_AFTER_NS, place));
+        if self.is_wanted {
+            self.waiting.push(place, (), now_ns + UDP_PATHS_AFTER_NS);
         }
     }
 
     /// A session has ended; its place may be another's soon.
     pub(super) fn forget(&mut self, place: u32) {
-        let Some(said) = self.said.get_mut(place as usize) else { return };
-        if said.is_waiting {
-            self.waiting.retain(|(_, waiting)| *waiting != place);
+        self.waiting.forget(place);
+        if let Some(said) = self.said.get_mut(place as usize) {
+            said.answer = None;
         }
-        *said = Said { serial: said.serial, ..Said::default() };
     }
 
     /// When the next session is to be told of.
     pub(super) fn due_ns(&self) -> Option<u64> {
-        self.waiting.front().map(|(due_ns, _)| *due_ns)
+        self.waiting.due_ns()
     }
 
     fn has_due(&self, now_ns: u64) -> bool {
@@ -96,16 +84,12 @@ impl Paths {
     }
 
     fn take_due(&mut self, now_ns: u64) -> Option<u32> {
-        let (_, place) = self.waiting.pop_front_if(|(due_ns, _)| *due_ns <= now_ns)?;
-        self.said_mut(place).is_waiting = false;
-        Some(place)
+        self.waiting.take_due(now_ns).map(|(place, ())| place)
     }
 
     /// There was no room to tell.
     fn put_off(&mut self, now_ns: u64) {
-        if let Some((due_ns, _)) = self.waiting.front_mut() {
-            *due_ns = now_ns + UDP_PATHS_RETRY_NS;
-        }
+        self.waiting.put_off(now_ns + UDP_PATHS_RETRY_NS);
     }
 
     /// The number of the next word on a session.
@@ -136,7 +120,7 @@ impl Paths {
 
     /// What waits to be told is not in the map yet, whatever was answered before.
     fn against(&self, place: u32) -> Option<WhyNot> {
-        let said = self.said.get(place as usize).filter(|said| !said.is_waiting);
+        let said = self.said.get(place as usize).filter(|_| !self.waiting.is_waiting(place));
         let answer = said.and_then(|said| said.answer);
         answer.map_or(Some(WhyNot::Pending), |answer| answer.against)
     }

@@ -34,6 +34,9 @@ impl TurnServer {
 
     /// Tells clients of datagrams that were too long to leave unfragmented since the last call.
     pub(super) fn tell_too_long(&mut self, now: Now, fabric: &mut Fabric) {
+        if !self.outgoing.has_too_long() {
+            return;
+        }
         let (mut at, mut lengths) = (None, DatagramErrors::new());
         for (key, to) in self.outgoing.take_too_long() {
             if !self.hosting.hears_errors(key) {

@@ -500,16 +500,12 @@ fn send_queued(
 /// Counts what became of a datagram.
 fn count_sent(fabric: &mut Fabric, tallies: &mut [Tally], tag: u32, bytes: usize, sent: Sent) {
     let (allocation, direction) = of_tag(tag);
-    let counters = &mut fabric.statistics.counters;
-    match sent {
-        Sent::Plainly => counters.udp_datagrams_sent_plainly += 1,
-        Sent::InTrain => counters.udp_datagrams_sent_in_trains += 1,
-        Sent::Framed => counters.udp_datagrams_sent_in_frames += 1,
-        Sent::Not(failure) => {
-            fabric.count_drop(reason_of_failure(failure), bytes);
-            return;
-        }
+    if let Sent::Not(failure) = sent {
+        fabric.count_drop(reason_of_failure(failure), bytes);
+        return;
     }
+    let counters = &mut fabric.statistics.counters;
+    counters.count_way_out(sent);
     let (datagrams_total, bytes_total) = match direction {
         Direction::ToPeer => {
             (&mut counters.turn_datagrams_to_peers, &mut counters.turn_bytes_to_peers)

@@ -175,6 +175,11 @@ impl Outgoing {
         (self.trains, self.failed_trains)
     }
 
+    /// Whether [`Self::take_too_long`] has something.
+    pub fn has_too_long(&self) -> bool {
+        !self.too_long.is_empty()
+    }
+
     /// Where datagrams went, since the last call, that were too long to leave unfragmented; in the
     /// order of their sockets within a [`Self::send`].
     pub fn take_too_long(&mut self) -> TooLong {
