@@ -92,7 +92,9 @@ impl<'d> Looks<'d> {
     /// What was dropped, each second.
     pub(super) fn drops_per_s(&self) -> Option<u64> {
         let rows = self.drops();
-        rows.iter().map(|row| row.per_s).try_fold(0_u64, |sum, rate| Some(sum + rate?))
+        rows.iter()
+            .map(|row| row.per_s)
+            .try_fold(0_u64, |sum, rate| Some(sum.saturating_add(rate?)))
     }
 
     /// Reasons that occurred: those that occur now first, then the most frequent.

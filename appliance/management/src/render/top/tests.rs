@@ -227,6 +227,13 @@ fn look_before_a_restart_gives_no_rates() {
 }
 
 #[test]
+fn drops_beyond_all_counting_are_no_more_than_a_number_holds() {
+    let (before, mut now) = (look(1), look(2));
+    now.status["drops"] = json!({ "unknown_query": u64::MAX, "mesh_full": u64::MAX });
+    assert_eq!(Looks::new(Some(&before), &now).drops_per_s(), Some(u64::MAX));
+}
+
+#[test]
 fn link_that_has_just_come_is_measured_from_its_beginning() {
     let (mut before, mut now) = (look(1), look(2));
     let without_third = before.links.as_mut().unwrap()["links"].as_array_mut().unwrap();
