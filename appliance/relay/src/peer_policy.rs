@@ -39,8 +39,7 @@ impl PeerPolicy {
     /// Whether a client may be permitted a peer with this address, on whatever port.
     pub fn admits(&self, peer: IpAddr) -> bool {
         let peer = canonical(peer);
-        !self.addresses.denies(peer)
-            && (self.relayed.contains(&peer) || self.addresses.check(peer).is_ok())
+        self.admits_at(peer, self.relayed.contains(&peer))
     }
 
     /// Whether a datagram may be sent to a peer.
@@ -48,7 +47,11 @@ impl PeerPolicy {
         let ip = canonical(peer.ip());
         let is_relayed = self.relayed.contains(&ip)
             && self.relayed_ports.as_ref().is_some_and(|ports| ports.contains(&peer.port()));
-        !self.addresses.denies(ip) && (is_relayed || self.addresses.check(ip).is_ok())
+        self.admits_at(ip, is_relayed)
+    }
+
+    fn admits_at(&self, peer: IpAddr, is_relayed: bool) -> bool {
+        if is_relayed { !self.addresses.denies(peer) } else { self.addresses.check(peer).is_ok() }
     }
 }
 

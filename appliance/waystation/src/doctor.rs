@@ -140,8 +140,7 @@ fn listen_udp(config: &Config) -> Vec<SocketAddr> {
 /// From the lowest to the highest port that datagrams are relayed from, if any are.
 fn relayed_ports(config: &Config) -> Option<(u16, u16)> {
     let turn = config.turn.is_enabled().then_some((config.turn.port_min, config.turn.port_max));
-    let has_udp = !config.udp.addresses.is_empty();
-    let udp = has_udp.then_some((config.udp.port_min, config.udp.port_max));
+    let udp = config.udp.is_enabled().then_some((config.udp.port_min, config.udp.port_max));
     let ends = [turn, udp].into_iter().flatten();
     let (from, to) = ends.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))?;
     u16::try_from(from).ok().zip(u16::try_from(to).ok())

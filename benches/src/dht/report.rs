@@ -4,6 +4,7 @@ use super::floor::Floor;
 use super::operation::Operation;
 use super::scene::{Cost, Scene, Size};
 use crate::load::clock::Clock;
+use crate::load::report::median;
 use anyhow::Result;
 use std::fmt;
 
@@ -107,7 +108,7 @@ impl fmt::Display for Report {
             writeln!(
                 formatter,
                 "floor by {name}: {:.1} µs, {verify:.1} to verify and {sign:.1} to sign",
-                verify + sign
+                median(floors.iter().map(|floor| floor.sum_us()))
             )?;
         }
         writeln!(
@@ -132,12 +133,6 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]

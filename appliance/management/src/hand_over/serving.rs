@@ -8,6 +8,7 @@ use super::{
     ANSWER_TIMEOUT, Ask, Channel, ChannelError, CoreMessage, Message, Offer, START_TIMEOUT, VERSION,
 };
 use crate::limits::STATS_ACCEPT_PAUSE;
+use crate::stats_socket::may_command;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -72,7 +73,7 @@ pub(crate) async fn serve(listener: UnixListener, steps: mpsc::Sender<Step>) {
                 continue;
             }
         };
-        if !may_take_over(&stream) {
+        if !may_command(&stream) {
             tracing::warn!("somebody who is neither this user nor root asked for a hand-over");
             continue;
         }
@@ -86,11 +87,6 @@ pub(crate) async fn serve(listener: UnixListener, steps: mpsc::Sender<Step>) {
             }
         }
     }
-}
-
-fn may_take_over(stream: &UnixStream) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
 }
 
 /// Returns whether this process has handed over; without an error, nothing has changed otherwise.

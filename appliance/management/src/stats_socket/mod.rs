@@ -19,6 +19,7 @@ mod support_routes;
 pub use asked::asked;
 pub use bind::{Aside, BindError, bind, bind_aside};
 pub use request::{Document, ListingRequest, Order, Question, StatsRequest};
+pub(crate) use server::may_command;
 pub use server::{StatsLimits, StatsServer, channel};
 
 #[cfg(test)]

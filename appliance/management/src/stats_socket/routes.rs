@@ -441,10 +441,7 @@ fn drain(given: &Parameters<'_>) -> Result<Question, Refusal> {
             .filter(|deadline| *deadline <= DRAIN_DEADLINE_MAX)
             .ok_or_else(|| refuse("deadline", text, wanted()))?,
     };
-    let until_links = match given.value("until_links") {
-        None => 0,
-        Some(_) => parsed(given, "until_links", "a number")?,
-    };
+    let until_links = optional(given, "until_links", "a number")?.unwrap_or(0);
     Ok(Question::Order(Order::Drain { deadline, until_links }))
 }
 

@@ -304,7 +304,7 @@ fn response(status: StatusCode, content_type: &'static str, body: Answer) -> Res
 }
 
 /// Whether the kernel says that the peer is the user that this program runs as, or root.
-fn may_command(stream: &UnixStream) -> bool {
+pub(crate) fn may_command(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
 }

@@ -5,8 +5,8 @@
 //! map does. Every change and every look at an entry is one system call, so each call does a
 //! bounded number of them. Opaque sessions are in `udp_entries`.
 
-use super::limits::{INSERTS_PER_CALL, NOTES_PER_COMMAND, WAITING_MAX};
-use super::udp_entries::UdpEntries;
+use super::limits::{INSERTS_PER_CALL, WAITING_MAX};
+use super::udp_entries::{UdpEntries, in_chunks};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
@@ -501,12 +501,7 @@ impl Entries {
             by_core.entry(core).or_default().push(note);
         }
         self.accounts.retain(|_, account| account.directions > 0);
-        let commands = by_core.into_iter().flat_map(|(core, notes)| {
-            let chunks: Vec<Box<[Offloaded]>> =
-                notes.chunks(NOTES_PER_COMMAND).map(Box::from).collect();
-            chunks.into_iter().map(move |offloaded| (core, Command::NoteOffloaded { offloaded }))
-        });
-        let mut commands: Vec<_> = commands.collect();
+        let mut commands = in_chunks(by_core, |offloaded| Command::NoteOffloaded { offloaded });
         commands.extend(self.udp.notes());
         commands
     }

@@ -39,7 +39,7 @@ pub(super) struct Around<'a> {
 /// The answer for a configuration alone: no sessions, and the addresses it names.
 pub fn explain_for(config: &Config, frame: &[u8]) -> Value {
     let dht = if config.dht.enabled { config.dht.listen.as_slice() } else { &[] };
-    let served = Served::of(config, &config.turn.listen, &super::without_wildcards(dht));
+    let served = Served::of(config, &config.turn.listen, dht);
     explain(
         &Around {
             served: &served,
@@ -205,11 +205,10 @@ fn row((_, _, channel): Route, entry: &Session) -> Value {
 }
 
 fn port_of(around: &Around<'_>, port: u16) -> Port {
-    if around.opaque_ports.contains(&port) {
-        return Port::Opaque;
-    }
     let of = around.served.ports.iter().rev().find(|(ports, _)| ports.contains(&port));
-    of.map_or(Port::Foreign, |(_, kind)| *kind)
+    let of_session = around.opaque_ports.contains(&port).then_some(Port::Opaque);
+    // What is served stays what it is, whatever sessions have the port on other addresses.
+    of.map(|(_, kind)| *kind).or(of_session).unwrap_or(Port::Foreign)
 }
 
 /// What user space does with it.

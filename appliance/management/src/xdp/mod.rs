@@ -195,7 +195,7 @@ impl Xdp {
     ) -> Self {
         let mut xdp = Self {
             turn_listen: turn_listen.to_vec(),
-            dht_listen: without_wildcards(dht_listen),
+            dht_listen: dht_listen.to_vec(),
             owners: owners(cpus),
             is_next,
             ..Self::default()
@@ -652,22 +652,6 @@ impl Xdp {
     }
 }
 
-/// The machine's addresses in place of those that stand for all of a family.
-fn without_wildcards(listen: &[SocketAddr]) -> Vec<SocketAddr> {
-    let (wildcards, mut named): (Vec<SocketAddr>, Vec<SocketAddr>) =
-        listen.iter().copied().partition(|at| at.ip().is_unspecified());
-    if wildcards.is_empty() {
-        return named;
-    }
-    // If the kernel does not tell them, it does not tell the program's interfaces either.
-    let found = interfaces::addresses().unwrap_or_default();
-    for at in wildcards {
-        let of_family = found.iter().filter(|it| it.address.is_ipv4() == at.is_ipv4());
-        named.extend(of_family.map(|it| SocketAddr::new(it.address, at.port())));
-    }
-    named
-}
-
 /// Takes sessions out of the map that are not known here.
 fn remove_others(
     programs: &mut Programs,
@@ -690,9 +674,13 @@ impl AtWork {
             self.overdue = Some(served);
             return;
         }
+        // The ports of sessions are marked among those that are served.
+        let are_anew = served.ports != self.served.ports;
         self.served = served;
-        let ports: Vec<_> = self.entries.udp.ports().collect();
-        ports.into_iter().for_each(|port| self.mark_port(port, true));
+        if are_anew {
+            let ports: Vec<_> = self.entries.udp.ports().collect();
+            ports.into_iter().for_each(|port| self.mark_port(port, true));
+        }
     }
 
     /// Tells the program which ports have become a session's, and which are no longer.

@@ -35,7 +35,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// What a configuration comes to. `dht_listen` has the machine's addresses in place of wildcards.
+    /// What a configuration comes to.
     pub(super) fn of(
         config: &Config,
         turn_listen: &[SocketAddr],
@@ -230,6 +230,18 @@ mod tests {
         let expected = [("192.0.2.1", vec![Port::Turn]), ("192.0.2.2", vec![Port::Session])];
         assert_eq!(kinds(&served), expected.map(|(ip, kinds)| (ip.parse().unwrap(), kinds)));
         assert_eq!(served.own, addresses(&machine));
+    }
+
+    #[test]
+    fn the_dht_on_all_addresses_is_on_those_that_there_are_now() {
+        let mut config = parse("[udp]\naddresses = []", "x").unwrap();
+        let listen = ["0.0.0.0:4121".parse().unwrap()];
+        for now in ["192.0.2.1", "192.0.2.9"] {
+            config.udp.own_addresses = vec![now.parse().unwrap()];
+            let served = Served::of(&config, &[], &listen);
+            assert_eq!(kinds(&served), [(now.parse().unwrap(), vec![Port::Session])]);
+            assert!(served.has_port(4121));
+        }
     }
 
     #[test]

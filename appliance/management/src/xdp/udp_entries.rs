@@ -271,7 +271,8 @@ fn relayed(path: &UdpPath, target: &UdpPathLeg, owner: u32) -> Session {
     }
 }
 
-fn in_chunks<T: Clone>(
+/// Commands that are each no longer than a core takes up in a turn.
+pub(super) fn in_chunks<T: Clone>(
     by_core: BTreeMap<CoreId, Vec<T>>,
     command: impl Fn(Box<[T]>) -> Command,
 ) -> Vec<(CoreId, Command)> {

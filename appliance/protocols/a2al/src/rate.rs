@@ -51,12 +51,6 @@ impl Rates {
     };
 }
 
-impl Default for Rates {
-    fn default() -> Self {
-        Self::MEMBER
-    }
-}
-
 /// How much of a rate is left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenBucket {
@@ -74,12 +68,6 @@ pub struct RateLimits {
     publishers: RecentMap<PublicKey, TokenBucket>,
     strangers: RecentMap<Prefix, TokenBucket>,
     validations: RecentMap<Prefix, TokenBucket>,
-}
-
-impl Default for RateLimits {
-    fn default() -> Self {
-        Self::new(Rates::MEMBER)
-    }
 }
 
 impl RateLimits {
@@ -158,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_then_the_rate() {
-        let mut limits = RateLimits::default();
+        let mut limits = RateLimits::new(Rates::MEMBER);
         let ip = "203.0.113.9".parse().unwrap();
         let mut passed = |from_ms: u64, count: usize| {
             (0..count).filter(|_| limits.allows_packet(ip, Millis(from_ms))).count()
@@ -170,7 +158,7 @@ mod tests {
 
     #[test]
     fn addresses_are_counted_apart_and_strangers_by_network() {
-        let mut limits = RateLimits::default();
+        let mut limits = RateLimits::new(Rates::MEMBER);
         let ip = |last: u8| IpAddr::from([203, 0, 113, last]);
         assert!((0..=255).all(|last| limits.allows_packet(ip(last), Millis(0))));
         let answers =

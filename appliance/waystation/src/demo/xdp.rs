@@ -39,7 +39,7 @@ pub(super) fn configure(config: &mut Config) -> anyhow::Result<()> {
     with_a_user(config)?;
     config.turn.found.own_addresses = own_addresses::read()?;
     config.udp.allow_peers = blocks;
-    config.udp.own_addresses = own_addresses::read()?;
+    config.udp.own_addresses.clone_from(&config.turn.found.own_addresses);
     config.xdp.mode = XdpMode::Auto;
     Ok(())
 }
