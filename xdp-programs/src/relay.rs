@@ -396,6 +396,7 @@ unsafe fn write_ipv4(ip: *mut u8, flow: &Flow, session: &Session, leaving: &Leav
     // pieces a moment ago.
     let words = [first, identification, u32::from(hops), source, destination];
     let checksum = !checksum::header_sum(words);
+    // SAFETY: the caller vouches for 20 bytes at `ip`, and nothing is written behind them.
     unsafe {
         write_word::<0>(ip, first);
         write_word::<4>(ip, identification);
@@ -412,6 +413,7 @@ unsafe fn write_ipv6(ip: *mut u8, flow: &Flow, session: &Session, leaving: &Leav
     let class = u32::from(flow.traffic_class);
     let hops = u16::from_ne_bytes([PROTOCOL_UDP, flow.hop_limit - 1]);
     let (source, destination) = (session.target_source.words, session.target_destination.words);
+    // SAFETY: the caller vouches for 40 bytes at `ip`, and nothing is written behind them.
     unsafe {
         // The flow label belongs to another source; none is what a sender without one says.
         write_word::<0>(ip, (0x6000_0000 | (class << 20)).to_be());
