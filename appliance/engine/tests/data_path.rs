@@ -9,8 +9,6 @@
 
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,55 +21,10 @@ use waystation_engine::port::Port;
 use waystation_engine::port::datagrams::UdpTier;
 use waystation_engine::port::epoll::EpollPort;
 use waystation_engine::port::uring::UringPort;
-
-// Counting allocations of one thread
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-    /// Bytes this thread has allocated and not freed.
-    static HELD_BYTES: Cell<isize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches a thread-local
-// cell that needs no allocation and no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        hold(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        hold(-(layout.size() as isize));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        hold(size as isize - layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
+use waystation_proving::allocator::{CountingAllocator, allocations, held_bytes};
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn hold(bytes: isize) {
-    HELD_BYTES.with(|held| held.set(held.get() + bytes));
-}
-
-fn held_bytes() -> isize {
-    HELD_BYTES.with(Cell::get)
-}
-
-fn allocations() -> u64 {
-    ALLOCATIONS.with(Cell::get)
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Links two peers from other threads while the core turns here, and joins a session from the
 /// first to the second.

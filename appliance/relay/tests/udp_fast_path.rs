@@ -8,43 +8,20 @@ mod packets;
 #[allow(dead_code, reason = "other tests need the rest")]
 mod world;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use packets::{KEYS, cookie_reply, initiation, response, transport};
+use waystation_proving::allocator::{CountingAllocator, allocations};
 use waystation_relay::udp::{LocalPort, Outcome, Protocol, Settings, Side};
 use world::{
     HOME, PORTS, World, address, by_handshake, by_proof, fixed, rate, settings, wireguard,
 };
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it came; counting touches a cell of this
-// thread that needs no memory of its own.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise about pointer and layout is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Counts what 200 rounds of the same datagrams take and what passes of them.
 fn rounds(world: &mut World, datagrams: &[(LocalPort, &str, Vec<u8>)]) -> (u64, u64) {
     let from: Vec<_> = datagrams.iter().map(|(_, from, _)| address(from)).collect();
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = allocations();
     let mut passed = 0;
     for _ in 0..200 {
         for ((port, _, payload), from) in datagrams.iter().zip(&from) {
@@ -54,7 +31,7 @@ fn rounds(world: &mut World, datagrams: &[(LocalPort, &str, Vec<u8>)]) -> (u64, 
         }
         world.sessions.sweep(world.now_ns, &mut |_| ());
     }
-    (ALLOCATIONS.with(Cell::get) - before, passed)
+    (allocations() - before, passed)
 }
 
 #[test]

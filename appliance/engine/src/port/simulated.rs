@@ -7,7 +7,7 @@
 
 mod network;
 
-pub(crate) use network::{Network, PeerEnd, Place, Random, SocketId};
+pub(crate) use network::{Network, PeerEnd, Place, SocketId};
 
 use super::arena::{Arena, ReceiveBuffer};
 use super::waker::Waker;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use waystation_astral::frame::Profile;
 use waystation_astral::identity::{Identity, SecretKey};
 use waystation_engine::control::{Command, LinkTotals, LinkUp, Network, Query, Report};
+use waystation_proving::random::Random;
 use waystation_relay::ids::{CoreId, LegTag, LinkTag, SocketTag};
 use waystation_relay::quota::Quota;
 
@@ -42,16 +43,12 @@ pub(crate) fn socket(core: u16, slot: u32) -> SocketTag {
     SocketTag { core: CoreId(core), slot, generation: 0 }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// A gateway, a clock, and a source of randomness that may be scripted.
 pub(crate) struct Bench {
     pub(crate) node: Node,
     pub(crate) now_ns: u64,
     pub(crate) scripted: VecDeque<u64>,
-    pub(crate) state: u64,
+    pub(crate) drawn: Random,
     pub(crate) legs: u32,
     /// The accounts of those who have one.
     pub(crate) quotas: BTreeMap<Identity, Arc<Quota>>,
@@ -67,7 +64,7 @@ impl Bench {
             node: Node::new(identity(GATEWAY), CORES, settings),
             now_ns: SECOND_NS,
             scripted: VecDeque::new(),
-            state: 1,
+            drawn: Random(1),
             legs: 0,
             quotas: BTreeMap::new(),
         }
@@ -75,15 +72,9 @@ impl Bench {
 
     pub(crate) fn tell(&mut self, report: &Report) -> Vec<Command> {
         let mut out = Vec::new();
-        let (scripted, state) = (&mut self.scripted, &mut self.state);
+        let (scripted, drawn) = (&mut self.scripted, &mut self.drawn);
         let quotas = &self.quotas;
-        let mut random = || {
-            scripted.pop_front().unwrap_or_else(|| {
-                *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb)
-            })
-        };
+        let mut random = || scripted.pop_front().unwrap_or_else(|| drawn.next());
         let mut context = Context {
             now_ns: self.now_ns,
             unix_now_s: UNIX_NOW_S,
@@ -248,7 +239,7 @@ pub(crate) fn bytes_of(command: &Command) -> &[u8] {
 /// The nonce of a `mod.gateway.socket` object: its last 8 bytes.
 pub(crate) fn nonce_of(command: &Command) -> u64 {
     let bytes = bytes_of(command);
-    assert!(bytes.starts_with(b"\x12mod.gateway.socket"), "{}", hex(bytes));
+    assert!(bytes.starts_with(b"\x12mod.gateway.socket"), "{}", hex::encode(bytes));
     u64::from_be_bytes(*bytes.last_chunk().unwrap())
 }
 

@@ -7,9 +7,6 @@
 #[path = "world/signatures.rs"]
 mod signatures;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use signatures::Scheme;
 use waystation_a2al::limits::{STORE_BYTES_DEFAULT, STORE_KEYS_DEFAULT};
 use waystation_a2al::node_id::NodeId;
@@ -18,45 +15,17 @@ use waystation_a2al::record::{RecordType, SignedRecord, Unsigned, topic_key};
 use waystation_a2al::sha256;
 use waystation_a2al::store::{Put, Store, StoreLimits};
 use waystation_a2al::time::{Millis, Now, UnixSeconds};
+use waystation_proving::allocator::{CountingAllocator, held_bytes};
 
 const NOW: Now = Now { millis: Millis(1_000), unix: UnixSeconds(1_800_000_000) };
 const MIB: usize = 1 << 20;
 
-thread_local! {
-    /// Bytes that this thread asked for and has not given back.
-    static LIVE_BYTES: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it came; counting touches a cell of this
-// thread that needs no memory of its own.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE_BYTES.with(|live| live.set(live.get().wrapping_add(layout.size())));
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // What another thread asked for may be given back here, so this wraps.
-        LIVE_BYTES.with(|live| live.set(live.get().wrapping_sub(layout.size())));
-        // SAFETY: the caller's promise about pointer and layout is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-fn live_bytes() -> usize {
-    LIVE_BYTES.with(Cell::get)
-}
-
-/// Bytes that this thread has taken since. What another thread had asked for may have been given back
-/// here before, so the count may have been below nothing.
-fn taken_since(before: usize) -> usize {
-    live_bytes().wrapping_sub(before)
+/// Bytes that this thread has taken since.
+fn taken_since(before: isize) -> usize {
+    (held_bytes() - before).try_into().unwrap()
 }
 
 /// The record of somebody else each time, as it comes out of a datagram.
@@ -106,7 +75,7 @@ fn put(store: &mut Store, (key, record): (NodeId, SignedRecord)) -> Put {
 
 #[test]
 fn a_hundred_thousand_records_take_no_more_than_a_hundred_mebibytes() {
-    let before = live_bytes();
+    let before = held_bytes();
     let limits = StoreLimits { keys_max: STORE_KEYS_DEFAULT, bytes_max: STORE_BYTES_DEFAULT };
     let mut store = Store::new(limits);
     for number in 0..100_000 {
@@ -123,7 +92,7 @@ fn a_hundred_thousand_records_take_no_more_than_a_hundred_mebibytes() {
 
 #[test]
 fn records_take_no_more_than_the_operator_allows() {
-    let before = live_bytes();
+    let before = held_bytes();
     let allowed = 8 * MIB;
     let mut store = Store::new(StoreLimits { keys_max: STORE_KEYS_DEFAULT, bytes_max: allowed });
     for number in 0..40_000 {

@@ -4,37 +4,14 @@
 
 mod world;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
+use waystation_proving::allocator::{CountingAllocator, allocations};
 use waystation_turn::attribute::AttributeType;
 use waystation_turn::server::{IcmpError, Outcome};
 
 use world::{World, channel_data, client, peer};
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it came; counting touches a cell of this
-// thread that needs no memory of its own.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise about pointer and layout is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[test]
 fn relaying_payload_takes_nothing_from_the_heap() {
@@ -50,7 +27,7 @@ fn relaying_payload_takes_nothing_from_the_heap() {
         writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
     });
     let icmp = IcmpError { kind: 3, code: 3, mtu_bytes: 0 };
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = allocations();
     let mut relayed_packets = 0;
     for _ in 0..1000 {
         for packet in [&sent, &denied, &bound, &unbound] {
@@ -66,6 +43,6 @@ fn relaying_payload_takes_nothing_from_the_heap() {
         // Strangers are kept nothing for either.
         world.receive(&world::tuple(2000), &stranger);
     }
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
+    assert_eq!(allocations() - before, 0);
     assert_eq!(relayed_packets, 6000);
 }

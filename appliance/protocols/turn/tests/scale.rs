@@ -7,10 +7,9 @@
 
 mod world;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::net::SocketAddr;
 
+use waystation_proving::allocator::{CountingAllocator, held_bytes};
 use waystation_turn::attribute::AttributeType;
 use waystation_turn::discard::Discard;
 use waystation_turn::message::Method;
@@ -19,36 +18,8 @@ use waystation_turn::transport::FiveTuple;
 
 use world::{Client, RELAYED_IPV4, World, channel_data, client, config, credentials, peer, tuple};
 
-thread_local! {
-    /// Bytes that this thread asked for and has not given back.
-    static LIVE_BYTES: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it came; counting touches a cell of this
-// thread that needs no memory of its own.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE_BYTES.with(|live| live.set(live.get().wrapping_add(layout.size())));
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // What another thread asked for may be given back here, so this wraps.
-        LIVE_BYTES.with(|live| live.set(live.get().wrapping_sub(layout.size())));
-        // SAFETY: the caller's promise about pointer and layout is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn live_bytes() -> usize {
-    LIVE_BYTES.with(Cell::get)
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// What somebody who knows no password sends: requests of every kind, without and with a forged
 /// integrity value and another client's nonce, and what is no request.
@@ -81,7 +52,7 @@ fn a_million_strangers_leave_nothing_behind() {
     let mut world = World::new();
     let packets = packets_of_strangers(&mut world);
     assert_eq!(world.server.entries(), Entries::default());
-    let (before, mut answers, mut limited) = (live_bytes(), 0, 0);
+    let (before, mut answers, mut limited) = (held_bytes(), 0, 0);
     for source in 0..SOURCES {
         let [_, a, b, c] = source.to_be_bytes();
         let from = SocketAddr::from(([10, a, b, c], 1000));
@@ -95,7 +66,7 @@ fn a_million_strangers_leave_nothing_behind() {
             Outcome::Relay(to_peer) => panic!("{to_peer:?} for a stranger"),
         }
     }
-    assert_eq!(live_bytes().wrapping_sub(before).cast_signed(), 0);
+    assert_eq!(held_bytes() - before, 0);
     assert_eq!(world.server.entries(), Entries::default());
     assert_eq!(world.server.next_deadline_ns(), None);
     assert_eq!(world.host.open.len() + world.host.allocated.len(), 0);
@@ -113,7 +84,7 @@ fn ten_thousand_allocations_are_held_in_two_kibibytes_each() {
     config.allocations_per_user_max = 65_536;
     config.stranger_replies_per_s = 1_000_000;
     config.stranger_replies_burst = 1_000_000;
-    let before = live_bytes();
+    let before = held_bytes();
     let mut world = World::with(config, credentials());
     for place in 0..ALLOCATIONS {
         let mut client = client(u16::try_from(1024 + place).unwrap());
@@ -127,7 +98,7 @@ fn ten_thousand_allocations_are_held_in_two_kibibytes_each() {
     assert_eq!(world.server.allocations_len(), ALLOCATIONS);
     // What the test itself notes is not the server's.
     world.host = world::Recorder::default();
-    let server_bytes = live_bytes().wrapping_sub(before);
+    let server_bytes = usize::try_from(held_bytes() - before).unwrap();
     let each = server_bytes / ALLOCATIONS;
     assert!(each <= 2048, "{each} bytes each, {server_bytes} in all");
 }

@@ -20,8 +20,9 @@ mod peers;
 mod session;
 mod world;
 
-use session::Random;
 use std::collections::BTreeMap;
+use waystation_proving::model::{SEED_VARIABLE, Seed, number};
+use waystation_proving::random::Random;
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use world::World;
 
@@ -103,22 +104,6 @@ struct Outcome {
     delivered: u64,
 }
 
-/// Says which seed failed.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("seed {} failed: WAYSTATION_MODEL_SEED={} repeats it", self.0, self.0);
-        }
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}")))
-}
-
 /// Runs one sequence and adds what it came to.
 fn run(seed: u64, outcome: &mut Outcome) {
     let _seed = Seed(seed);
@@ -145,7 +130,7 @@ fn run(seed: u64, outcome: &mut Outcome) {
 #[test]
 fn random_operations_keep_every_promise_of_the_switch() {
     let mut outcome = Outcome::default();
-    if let Some(seed) = number("WAYSTATION_MODEL_SEED") {
+    if let Some(seed) = number(SEED_VARIABLE) {
         run(seed, &mut outcome);
         return;
     }

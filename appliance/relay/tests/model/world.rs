@@ -3,10 +3,11 @@
 use crate::departures::Departure;
 use crate::inner::Inner;
 use crate::moves::Move;
-use crate::session::{Random, Session, State};
+use crate::session::{Session, State};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use waystation_astral::frame::{Frame, Profile};
+use waystation_proving::random::Random;
 use waystation_relay::ids::{CoreId, LegTag};
 use waystation_relay::leg::Signal;
 use waystation_relay::quota::{Quota, QuotaLimits};

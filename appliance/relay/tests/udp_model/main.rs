@@ -17,8 +17,10 @@ mod reference;
 mod world;
 
 use std::collections::BTreeMap;
+use waystation_proving::model::{SEED_VARIABLE, Seed, number};
+use waystation_proving::random::Random;
 use waystation_relay::drop_reason::{DropCounters, DropReason};
-use world::{Random, World};
+use world::World;
 
 /// Sequences of a plain `cargo test`: a few seconds without optimisation.
 const SEQUENCES: u64 = 300;
@@ -64,22 +66,6 @@ const STEPS: [&str; 17] = [
     "both legs learned by handshake",
 ];
 
-/// Says which seed failed.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("seed {} failed: WAYSTATION_MODEL_SEED={} repeats it", self.0, self.0);
-        }
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}")))
-}
-
 #[derive(Default)]
 struct Total {
     drops: DropCounters,
@@ -105,7 +91,7 @@ fn run(seed: u64, total: &mut Total) {
 #[test]
 fn random_operations_do_what_the_reference_does() {
     let mut total = Total::default();
-    if let Some(seed) = number("WAYSTATION_MODEL_SEED") {
+    if let Some(seed) = number(SEED_VARIABLE) {
         run(seed, &mut total);
         return;
     }

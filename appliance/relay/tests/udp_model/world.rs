@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use waystation_proving::random::Random;
 use waystation_relay::address_policy::{AddressPolicy, Block};
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, UdpSessionTag};
@@ -32,30 +33,6 @@ const ADDRESSES: [&str; 9] = [
     "10.0.0.1:1000",
     "8.8.4.4:0",
 ];
-
-/// Numbers from a seed (splitmix64).
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-
-    fn of<T: Clone>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize].clone()
-    }
-}
 
 pub(crate) struct World {
     pub(crate) random: Random,
@@ -178,7 +155,7 @@ impl World {
     }
 
     fn draw_leg(&mut self, is_wireguard: bool) -> (LocalPort, Kind, Option<SocketAddr>) {
-        let port = LocalPort(self.random.of(&PORTS));
+        let port = LocalPort(self.random.of(&PORTS).unwrap());
         let kind = match self.random.below(if is_wireguard { 6 } else { 3 }) {
             0 => Kind::Fixed,
             1 | 2 => Kind::Proof,
@@ -190,7 +167,7 @@ impl World {
 
     fn draw_address(&mut self) -> SocketAddr {
         let places = if self.random.one_in(6) { ADDRESSES.len() } else { 7 };
-        self.random.of(&ADDRESSES[..places]).parse().unwrap()
+        self.random.of(&ADDRESSES[..places]).unwrap().parse().unwrap()
     }
 
     /// Whether the reference would open such a session.
@@ -309,7 +286,7 @@ impl World {
             return;
         };
         let session = self.reference.sessions[at].clone();
-        let side = self.random.of(&Side::BOTH);
+        let side = self.random.of(&Side::BOTH).unwrap();
         let (sender, answer) = (self.draw_index(), self.draw_index());
         let mut from = [(); 2].map(|()| self.draw_address());
         for (from, leg) in from.iter_mut().zip(&session.legs) {
@@ -337,7 +314,7 @@ impl World {
         let Some(at) = self.draw_session() else {
             return;
         };
-        let side = self.random.of(&Side::BOTH);
+        let side = self.random.of(&Side::BOTH).unwrap();
         let (near, far) = (side.index(), side.other().index());
         let session = self.reference.sessions[at].clone();
         let from = self.draw_source(session.legs[near].address);
@@ -362,7 +339,7 @@ impl World {
         let Some(at) = self.draw_session() else {
             return;
         };
-        let side = self.random.of(&Side::BOTH);
+        let side = self.random.of(&Side::BOTH).unwrap();
         let leg = self.reference.sessions[at].legs[side.index()].clone();
         let tag = self.reference.sessions[at].tag;
         let session = self.gone.filter(|_| self.random.one_in(8)).unwrap_or(tag);
@@ -377,15 +354,15 @@ impl World {
 
     fn send_something(&mut self) {
         let Some(at) = self.draw_session() else {
-            let (port, from) = (LocalPort(self.random.of(&PORTS)), self.draw_address());
+            let (port, from) = (LocalPort(self.random.of(&PORTS).unwrap()), self.draw_address());
             return self.deliver(port, from, Packet::Junk, Side::A);
         };
-        let side = self.random.of(&Side::BOTH);
+        let side = self.random.of(&Side::BOTH).unwrap();
         let session = self.reference.sessions[at].clone();
         let from = self.draw_source(session.legs[side.index()].address);
         let packet = self.draw_packet(&session.legs[side.other().index()]);
         let port = if self.random.one_in(20) {
-            LocalPort(self.random.of(&PORTS))
+            LocalPort(self.random.of(&PORTS).unwrap())
         } else {
             session.legs[side.index()].port
         };
@@ -405,7 +382,7 @@ impl World {
         let asked = to.waiting.iter().map(|waiting| waiting.index);
         let meant: Vec<u32> = asked.chain(to.indices.iter().copied()).collect();
         let is_meant = !meant.is_empty() && !self.random.one_in(5);
-        let receiver = if is_meant { self.random.of(&meant) } else { self.draw_index() };
+        let receiver = if is_meant { self.random.of(&meant).unwrap() } else { self.draw_index() };
         let (sender, is_right) = (self.draw_index(), !self.random.one_in(6));
         match self.random.below(12) {
             0 | 1 => Packet::Initiation { sender, is_right },

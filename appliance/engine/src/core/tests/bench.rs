@@ -5,13 +5,14 @@ use crate::clock;
 use crate::control::{Command, Report};
 use crate::core::DataCore;
 use crate::management_end::ManagementEnd;
-use crate::port::simulated::{Network, PeerEnd, Random, SimulatedPort, SocketId};
+use crate::port::simulated::{Network, PeerEnd, SimulatedPort, SocketId};
 use crate::port::{CloseMode, Port, PortLimits};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use waystation_astral::gateway::idle;
+use waystation_proving::random::Random;
 use waystation_relay::drop_reason::DropReason;
 use waystation_relay::ids::{CoreId, SocketTag};
 

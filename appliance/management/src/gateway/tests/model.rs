@@ -3,6 +3,8 @@
 
 use super::*;
 use std::collections::BTreeSet;
+use waystation_proving::model::{SEED_VARIABLE, Seed, number};
+use waystation_proving::random::Random;
 
 const SEQUENCES: u64 = 10_000;
 const OPERATIONS: u32 = 40;
@@ -26,26 +28,8 @@ fn limits() -> GatewayLimits {
     }
 }
 
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) % sides
-    }
-
-    fn node(&mut self) -> u16 {
-        1 + u16::try_from(self.below(u64::from(NODES))).unwrap()
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
-        if from.is_empty() {
-            return None;
-        }
-        from.get(usize::try_from(self.below(from.len() as u64)).unwrap()).copied()
-    }
+fn node(random: &mut Random) -> u16 {
+    1 + u16::try_from(random.below(u64::from(NODES))).unwrap()
 }
 
 struct ModelRegistration {
@@ -80,7 +64,7 @@ enum Whereabouts {
 /// The gateway under test beside what it should have become.
 struct Run {
     bench: Bench,
-    dice: Dice,
+    random: Random,
     registrations: Vec<ModelRegistration>,
     idle: Vec<ModelIdle>,
     reservations: Vec<ModelReservation>,
@@ -96,7 +80,7 @@ impl Run {
     fn new(seed: u64) -> Self {
         Self {
             bench: Bench::new(limits()),
-            dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            random: Random(seed),
             registrations: Vec::new(),
             idle: Vec::new(),
             reservations: Vec::new(),
@@ -109,7 +93,7 @@ impl Run {
     }
 
     fn step(&mut self) {
-        match self.dice.below(16) {
+        match self.random.below(16) {
             0..=1 => self.register(),
             2 => self.unregister(),
             3..=5 => self.connect(),
@@ -138,8 +122,8 @@ impl Run {
     }
 
     fn register(&mut self) {
-        let node = self.dice.node();
-        let is_public = self.dice.below(2) == 0;
+        let node = node(&mut self.random);
+        let is_public = self.random.below(2) == 0;
         let visibility = if is_public { "public" } else { "private" };
         let text = format!("gateway.node_register?visibility={visibility}");
         let (answer, others) = self.ask(node, &text);
@@ -168,7 +152,7 @@ impl Run {
     }
 
     fn unregister(&mut self) {
-        let node = self.dice.node();
+        let node = node(&mut self.random);
         let (answer, others) = self.ask(node, "gateway.node_unregister");
         if !self.registrations.iter().any(|known| known.node == node) {
             assert_eq!(bytes_of(&answer), object::error_message("node not registered"));
@@ -191,7 +175,7 @@ impl Run {
     }
 
     fn connect(&mut self) {
-        let (caller, target) = (self.dice.node(), self.dice.node());
+        let (caller, target) = (node(&mut self.random), node(&mut self.random));
         let text = format!("gateway.node_connect?target={}", identity(target));
         let (answer, others) = self.ask(caller, &text);
         assert!(others.is_empty());
@@ -218,14 +202,14 @@ impl Run {
 
     fn present_registration(&mut self) {
         let nonces: Vec<_> = self.registrations.iter().map(|known| known.nonce).collect();
-        if let Some(nonce) = self.dice.pick(&nonces) {
+        if let Some(nonce) = self.random.of(&nonces) {
             self.present(nonce);
         }
     }
 
     fn present_reservation(&mut self) {
         let nonces: Vec<_> = self.reservations.iter().map(|held| held.nonce).collect();
-        if let Some(nonce) = self.dice.pick(&nonces) {
+        if let Some(nonce) = self.random.of(&nonces) {
             self.present(nonce);
         }
     }
@@ -233,14 +217,14 @@ impl Run {
     /// Any nonce ever given out, or one that never was.
     fn present_anything(&mut self) {
         let nonces: Vec<_> = self.nonces.iter().copied().chain([1]).collect();
-        if let Some(nonce) = self.dice.pick(&nonces) {
+        if let Some(nonce) = self.random.of(&nonces) {
             self.present(nonce);
         }
     }
 
     fn present(&mut self, nonce: u64) {
         self.slots += 1;
-        let core = self.dice.node();
+        let core = node(&mut self.random);
         let presented = socket(core, self.slots);
         let commands = self.bench.present(presented, nonce);
         if let Some(known) = self.registrations.iter().find(|known| known.nonce == nonce) {
@@ -292,7 +276,7 @@ impl Run {
     /// Any socket ends: one the gateway holds, or one that it has let go of.
     fn close(&mut self) {
         let sockets: Vec<_> = self.whereabouts.keys().copied().collect();
-        let Some(socket) = self.dice.pick(&sockets) else { return };
+        let Some(socket) = self.random.of(&sockets) else { return };
         self.bench.close(socket);
         self.whereabouts.insert(socket, Whereabouts::Closed);
         let Some(place) = self.idle.iter().position(|idle| idle.tag == socket) else { return };
@@ -310,8 +294,8 @@ impl Run {
     }
 
     fn toggle_link(&mut self) {
-        let node = self.dice.node();
-        let toggled = link(node, u32::from(self.dice.below(2) == 0));
+        let node = node(&mut self.random);
+        let toggled = link(node, u32::from(self.random.below(2) == 0));
         if self.links.remove(&(node, toggled)) {
             self.bench.unlink(node, toggled);
         } else {
@@ -321,7 +305,7 @@ impl Run {
     }
 
     fn pass_time(&mut self) {
-        let passed_ns = match self.dice.below(4) {
+        let passed_ns = match self.random.below(4) {
             0 => 1,
             1 => TIMEOUT_NS / 2,
             2 => TIMEOUT_NS,
@@ -344,8 +328,8 @@ impl Run {
     }
 
     fn route_or_noise(&mut self) {
-        let (caller, target) = (self.dice.node(), self.dice.node());
-        match self.dice.below(3) {
+        let (caller, target) = (node(&mut self.random), node(&mut self.random));
+        match self.random.below(3) {
             0 => {
                 let (answer, _) = self.ask(caller, "nodes.close_link?id=1");
                 assert!(matches!(answer, Command::Reject { code: 1, .. }));
@@ -447,27 +431,32 @@ fn closed_socket(command: &Command) -> SocketTag {
     *socket
 }
 
+/// Runs one sequence; returns what it reached.
+fn run(seed: u64) -> [u64; 4] {
+    let _seed = Seed(seed);
+    let mut run = Run::new(seed);
+    for _ in 0..OPERATIONS {
+        run.step();
+    }
+    let counts = run.bench.node.counts();
+    [
+        counts.joins_total,
+        counts.reservations_expired_total,
+        counts.registrations_expired_total,
+        counts.refusals.events(DropReason::ManagementBusy),
+    ]
+}
+
 #[test]
 fn sockets_nonces_and_answers_are_conserved_in_every_sequence() {
+    if let Some(seed) = number(SEED_VARIABLE) {
+        run(seed);
+        return;
+    }
     let mut reached = [0_u64; 4];
-    let told = std::env::var("WAYSTATION_MODEL_SEQUENCES").ok();
-    let sequences = told.map_or(SEQUENCES, |number| number.parse().unwrap());
+    let sequences = number("WAYSTATION_MODEL_SEQUENCES").unwrap_or(SEQUENCES);
     for seed in 0..sequences {
-        let mut run = Run::new(seed);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..OPERATIONS {
-                run.step();
-            }
-            let counts = run.bench.node.counts();
-            [
-                counts.joins_total,
-                counts.reservations_expired_total,
-                counts.registrations_expired_total,
-                counts.refusals.events(DropReason::ManagementBusy),
-            ]
-        }));
-        let Ok(counts) = outcome else { panic!("seed {seed}") };
-        for (sum, count) in reached.iter_mut().zip(counts) {
+        for (sum, count) in reached.iter_mut().zip(run(seed)) {
             *sum += count;
         }
     }

@@ -4,6 +4,8 @@
 use super::*;
 use crate::node::limits::{FORWARDS_PER_TARGET_MAX, PREPARATION_LIFETIME_NS};
 use std::collections::BTreeSet;
+use waystation_proving::model::{SEED_VARIABLE, Seed, number};
+use waystation_proving::random::Random;
 
 const SEQUENCES: u64 = 2000;
 const OPERATIONS: u32 = 60;
@@ -14,28 +16,17 @@ const FORWARD: u16 = 5;
 /// Somebody who never has a link.
 const STRANGER: u16 = 9;
 
-struct Dice(u64);
+fn peer(random: &mut Random) -> u16 {
+    1 + u16::try_from(random.below(u64::from(PEERS))).unwrap()
+}
 
-impl Dice {
-    fn below(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) % sides
-    }
-
-    fn peer(&mut self) -> u16 {
-        1 + u16::try_from(self.below(u64::from(PEERS))).unwrap()
-    }
-
-    /// A peer, this node, or a stranger; `None` as often as not.
-    fn somebody(&mut self) -> Option<u16> {
-        match self.below(8) {
-            0 => Some(STRANGER),
-            1 => Some(GATEWAY),
-            2..=3 => Some(self.peer()),
-            _ => None,
-        }
+/// A peer, this node, or a stranger; `None` as often as not.
+fn somebody(random: &mut Random) -> Option<u16> {
+    match random.below(8) {
+        0 => Some(STRANGER),
+        1 => Some(GATEWAY),
+        2..=3 => Some(peer(random)),
+        _ => None,
     }
 }
 
@@ -49,7 +40,7 @@ struct Prepared {
 
 struct Run {
     bench: Bench,
-    dice: Dice,
+    random: Random,
     prepared: Vec<Prepared>,
     links: BTreeSet<(u16, u32)>,
     expired: u64,
@@ -67,7 +58,7 @@ impl Run {
         };
         Self {
             bench: Bench::with(NodeSettings { relay, ..NodeSettings::default() }),
-            dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            random: Random(seed),
             prepared: Vec::new(),
             links: BTreeSet::new(),
             expired: 0,
@@ -77,7 +68,7 @@ impl Run {
     }
 
     fn step(&mut self) {
-        match self.dice.below(10) {
+        match self.random.below(10) {
             0..=3 => self.prepare(),
             4..=6 => self.query(),
             7..=8 => self.toggle_link(),
@@ -105,8 +96,8 @@ impl Run {
     }
 
     fn prepare(&mut self) {
-        let (peer, nonce) = (self.dice.peer(), 1 + self.dice.below(4));
-        let (caller, target) = (self.dice.somebody(), self.dice.somebody());
+        let (peer, nonce) = (peer(&mut self.random), 1 + self.random.below(4));
+        let (caller, target) = (somebody(&mut self.random), somebody(&mut self.random));
         let set = |key: &str, who: Option<u16>| {
             who.map_or_else(String::new, |who| format!("&set_{key}={}", identity(who)))
         };
@@ -127,7 +118,7 @@ impl Run {
 
     /// A query with a nonce that may have been prepared; it is used up either way.
     fn query(&mut self) {
-        let (peer, nonce) = (self.dice.peer(), 1 + self.dice.below(4));
+        let (peer, nonce) = (peer(&mut self.random), 1 + self.random.below(4));
         let answer = self.ask(peer, nonce, "conform.relay");
         let place =
             self.prepared.iter().position(|known| (known.peer, known.nonce) == (peer, nonce));
@@ -164,7 +155,7 @@ impl Run {
     }
 
     fn toggle_link(&mut self) {
-        let (peer, slot) = (self.dice.peer(), u32::from(self.dice.below(2) == 0));
+        let (peer, slot) = (peer(&mut self.random), u32::from(self.random.below(2) == 0));
         if self.links.remove(&(peer, slot)) {
             self.bench.unlink(peer, link(peer, slot));
         } else {
@@ -176,7 +167,7 @@ impl Run {
     fn pass_time(&mut self) {
         // The least that lets forwarded queries be forgotten, or a good part of a preparation.
         self.bench.now_ns +=
-            [SECOND_NS, PREPARATION_LIFETIME_NS / 3][usize::from(self.dice.below(2) == 0)];
+            [SECOND_NS, PREPARATION_LIFETIME_NS / 3][usize::from(self.random.below(2) == 0)];
         let now_ns = self.bench.now_ns;
         self.bench.tick(now_ns);
         self.forwarded.clear();
@@ -186,22 +177,29 @@ impl Run {
     }
 }
 
+/// Runs one sequence.
+fn run(seed: u64) -> Run {
+    let _seed = Seed(seed);
+    let mut run = Run::new(seed);
+    for _ in 0..OPERATIONS {
+        run.step();
+    }
+    run.bench.now_ns += PREPARATION_LIFETIME_NS;
+    run.bench.tick(run.bench.now_ns);
+    assert_eq!(run.bench.node.query_counts().prepared, 0, "nothing is left behind");
+    run
+}
+
 #[test]
 fn preparations_are_conserved_and_every_query_has_one_verdict_in_every_sequence() {
-    let told = std::env::var("WAYSTATION_MODEL_SEQUENCES").ok();
-    let sequences = told.map_or(SEQUENCES, |number| number.parse().unwrap());
+    if let Some(seed) = number(SEED_VARIABLE) {
+        run(seed);
+        return;
+    }
+    let sequences = number("WAYSTATION_MODEL_SEQUENCES").unwrap_or(SEQUENCES);
     let (mut reached, mut expired) = ([0; 4], 0);
     for seed in 0..sequences {
-        let mut run = Run::new(seed);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..OPERATIONS {
-                run.step();
-            }
-            run.bench.now_ns += PREPARATION_LIFETIME_NS;
-            run.bench.tick(run.bench.now_ns);
-            assert_eq!(run.bench.node.query_counts().prepared, 0, "nothing is left behind");
-        }));
-        assert!(outcome.is_ok(), "seed {seed}");
+        let run = run(seed);
         for (sum, count) in reached.iter_mut().zip(run.reached) {
             *sum += count;
         }

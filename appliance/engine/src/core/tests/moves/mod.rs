@@ -8,6 +8,7 @@
 mod peer;
 mod world;
 
+use waystation_proving::model::{SEED_VARIABLE, Seed, number};
 use world::World;
 
 /// Moves of a plain `cargo test`: a few seconds without optimisation.
@@ -39,22 +40,6 @@ const REACHED: [&str; 11] = [
 /// What happens once in a thousand moves or so.
 const SELDOM: [&str; 3] = ["came back", "stayed: query_pending", "stayed: no_such_link"];
 
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}")))
-}
-
-/// Says which seed failed.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("seed {} failed: WAYSTATION_MODEL_SEED={} repeats it", self.0, self.0);
-        }
-    }
-}
-
 fn run(seed: u64, moves: u64) -> World {
     let _seed = Seed(seed);
     let mut world = World::new(seed);
@@ -71,7 +56,7 @@ fn run(seed: u64, moves: u64) -> World {
 
 #[test]
 fn links_that_move_lose_nothing_and_keep_its_order() {
-    if let Some(seed) = number("WAYSTATION_MODEL_SEED") {
+    if let Some(seed) = number(SEED_VARIABLE) {
         run(seed, MOVES_PER_WORLD);
         return;
     }

@@ -11,12 +11,13 @@ use crate::core::{CoreLimits, DataCore};
 use crate::limits::MOVE_TIMEOUT;
 use crate::management_end::ManagementEnd;
 use crate::port::PortLimits;
-use crate::port::simulated::{Network, PeerEnd, Random, SimulatedPort};
+use crate::port::simulated::{Network, PeerEnd, SimulatedPort};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use waystation_astral::frame::Frame;
+use waystation_proving::random::Random;
 use waystation_relay::ids::{CoreId, LegTag, LinkTag};
 
 const CORES: usize = 3;

@@ -11,6 +11,7 @@ mod peers;
 mod world;
 
 use std::collections::BTreeMap;
+use waystation_proving::model::{SEED_VARIABLE, Seed, number};
 use waystation_relay::drop_reason::{DropCounters, DropReason};
 use world::World;
 
@@ -73,22 +74,6 @@ struct Outcome {
     delivered_bytes: u64,
 }
 
-/// Says which seed failed.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("seed {} failed: WAYSTATION_MODEL_SEED={} repeats it", self.0, self.0);
-        }
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}")))
-}
-
 /// Runs the sequences with seeds from `first` up to `last` on the same cores, and adds what they
 /// came to.
 fn run(first: u64, last: u64, outcome: &mut Outcome) {
@@ -114,7 +99,7 @@ fn run(first: u64, last: u64, outcome: &mut Outcome) {
 #[test]
 fn random_operations_keep_every_promise_of_raw_pipes() {
     let mut outcome = Outcome::default();
-    if let Some(seed) = number("WAYSTATION_MODEL_SEED") {
+    if let Some(seed) = number(SEED_VARIABLE) {
         run(seed - seed % SEQUENCES_PER_WORLD, seed, &mut outcome);
         return;
     }

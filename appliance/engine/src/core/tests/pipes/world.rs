@@ -8,12 +8,13 @@ use crate::core::DataCore;
 use crate::core::tests::{SECOND_NS, START_NS, data_cores, snapshot};
 use crate::management_end::ManagementEnd;
 use crate::port::PortLimits;
-use crate::port::simulated::{Network, Random, SimulatedPort};
+use crate::port::simulated::{Network, SimulatedPort};
 use crate::snapshot::CoreSnapshot;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use waystation_proving::random::Random;
 use waystation_relay::ids::{CoreId, SocketTag};
 use waystation_relay::quota::{Quota, QuotaLimits};
 
