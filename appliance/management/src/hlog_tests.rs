@@ -3,6 +3,8 @@
 use super::*;
 use crate::documents::{self, HistogramSelection, PERCENTILES};
 use crate::fixtures::{moment, observed};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -24,7 +26,7 @@ fn read(log: &[u8]) -> (Vec<Duration>, BTreeMap<String, Line>) {
         match entry.unwrap() {
             LogEntry::StartTime(time) | LogEntry::BaseTime(time) => times.push(time),
             LogEntry::Interval(interval) => {
-                let bytes = decode_base64(interval.encoded_histogram());
+                let bytes = STANDARD.decode(interval.encoded_histogram()).unwrap();
                 let histogram = Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
                 let (start, length) = (interval.start_timestamp(), interval.duration());
                 let line = Line { start, length, histogram };
@@ -34,22 +36,6 @@ fn read(log: &[u8]) -> (Vec<Duration>, BTreeMap<String, Line>) {
         }
     }
     (times, lines)
-}
-
-fn decode_base64(text: &str) -> Vec<u8> {
-    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = Vec::new();
-    let (mut bits, mut held) = (0_u32, 0);
-    for letter in text.bytes().filter(|letter| *letter != b'=') {
-        let value = alphabet.iter().position(|known| *known == letter).unwrap();
-        bits = bits << 6 | value as u32;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-        }
-    }
-    bytes
 }
 
 fn all(window: Window) -> LogSelection {

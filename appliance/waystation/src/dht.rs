@@ -5,7 +5,6 @@ use crate::arguments::{
 };
 use crate::questions::{print, show, socket};
 use serde_json::Value;
-use std::fmt::Write;
 use waystation_a2al::payload::TopicPayload;
 use waystation_a2al::record::{RecordType, topic_key};
 use waystation_management::dht::limits::LOOK_UP_TIMEOUT;
@@ -66,7 +65,8 @@ fn publish(arguments: &DhtPublishArguments) -> anyhow::Result<()> {
     };
     payload.check()?;
     let (key, kind) = (topic_key(topic), RecordType::TOPIC.0);
-    let uri = format!("/v1/dht/publish?key={key}&type={kind}&payload={}", hex(&payload.encode()));
+    let uri =
+        format!("/v1/dht/publish?key={key}&type={kind}&payload={}", hex::encode(payload.encode()));
     post(&uri, &arguments.socket)?;
     print(format!("published under {key}\n").as_bytes())
 }
@@ -87,13 +87,4 @@ fn query(place: &DhtPlace) -> String {
         (None, None) => String::new(),
     };
     format!("key={key}&type={kind}")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut digits = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a string does not fail.
-        let _ = write!(digits, "{byte:02x}");
-    }
-    digits
 }

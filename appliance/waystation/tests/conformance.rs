@@ -75,17 +75,13 @@ fn dials(client: &Path, profile: &str, port: PortName) {
             .arg("--peer")
             .arg(appliance.identity.to_string())
             .args(["--listen", &address.to_string()])
-            .args(["--listen-key", &hex(key.expose_bytes())])
+            .args(["--listen-key", &hex::encode(key.expose_bytes())])
             .args(["--profile", profile, "--scenario", "dialed"]),
         RUN_LIMIT,
     );
     let text = finished.text();
     assert_eq!(finished.code(), 0, "{}\n{}", failures(&text), finished.stderr);
     println!("dialed as {profile}: {}", text.trim_end().lines().next_back().unwrap());
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn conforms(port: PortName, cores: usize, more: &[&str]) {

@@ -5,6 +5,8 @@
 
 mod support;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -323,7 +325,7 @@ fn read_log(log: &str) -> BTreeMap<String, Histogram<u64>> {
         match entry.unwrap() {
             LogEntry::StartTime(_) | LogEntry::BaseTime(_) => times += 1,
             LogEntry::Interval(interval) => {
-                let bytes = decode_base64(interval.encoded_histogram());
+                let bytes = STANDARD.decode(interval.encoded_histogram()).unwrap();
                 let histogram = Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
                 let tag = interval.tag().unwrap().as_str().to_owned();
                 assert!(histograms.insert(tag, histogram).is_none(), "each tag once");
@@ -332,22 +334,6 @@ fn read_log(log: &str) -> BTreeMap<String, Histogram<u64>> {
     }
     assert_eq!(times, 2, "start and base time:\n{log}");
     histograms
-}
-
-fn decode_base64(text: &str) -> Vec<u8> {
-    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = Vec::new();
-    let (mut bits, mut held) = (0_u32, 0);
-    for letter in text.bytes().filter(|letter| *letter != b'=') {
-        let value = alphabet.iter().position(|known| *known == letter).unwrap();
-        bits = bits << 6 | value as u32;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-        }
-    }
-    bytes
 }
 
 fn expect_equal(tag: &str, histogram: &Histogram<u64>, entry: &Value) {

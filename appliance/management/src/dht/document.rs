@@ -247,7 +247,7 @@ fn record(record: &SignedRecord) -> Value {
         _ => None,
     };
     row["says"] = said.unwrap_or_default();
-    row["payload"] = json!(hex(payload));
+    row["payload"] = json!(hex::encode(payload));
     row
 }
 
@@ -273,10 +273,6 @@ fn nat_name(nat: NatType) -> &'static str {
 
 fn texts(addresses: impl Iterator<Item = SocketAddr>) -> Vec<String> {
     addresses.map(|address| address.to_string()).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The entries of `/v1/histograms` about look-ups, from the start on.

@@ -186,15 +186,10 @@ mod tests {
     fn mac1_is_that_of_another_implementation() {
         let key = Mac1Key::new(&PublicKey(core::array::from_fn(|at| at as u8)));
         let mut initiation: Vec<u8> = (0..148).map(|at| (at * 7) as u8).collect();
-        initiation[116..132].copy_from_slice(&hex(MAC1_OF_THE_EXAMPLE));
+        initiation[116..132].copy_from_slice(&hex::decode(MAC1_OF_THE_EXAMPLE).unwrap());
         assert!(key.verifies(&initiation));
         initiation[0] ^= 1;
         assert!(!key.verifies(&initiation));
-    }
-
-    fn hex(text: &str) -> Vec<u8> {
-        let digits = text.as_bytes().chunks(2);
-        digits.map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
     }
 
     const MAC1_OF_THE_EXAMPLE: &str = "03a55c329de13c8e850faad2618d1d34";

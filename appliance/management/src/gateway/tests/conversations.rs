@@ -13,7 +13,7 @@ fn worked_trace_of_g2_is_followed_to_the_byte() {
 
     let registered = bench.ask(B, "gateway.node_register?visibility=public");
     assert_eq!(
-        hex(bytes_of(&registered)),
+        hex::encode(bytes_of(&registered)),
         "126d6f642e676174657761792e736f636b657400000020106d6f642e7463702e656e64706f696e74\
          04c633640907031122334455667788"
     );
@@ -24,7 +24,7 @@ fn worked_trace_of_g2_is_followed_to_the_byte() {
 
     let connected = bench.ask(A, &format!("gateway.node_connect?target={b}"));
     assert_eq!(
-        hex(bytes_of(&connected)),
+        hex::encode(bytes_of(&connected)),
         "126d6f642e676174657761792e736f636b657400000020106d6f642e7463702e656e64706f696e74\
          04c633640907032233445566778899"
     );
@@ -46,7 +46,7 @@ fn worked_trace_of_g1_is_followed_to_the_byte() {
     bench.link(B, link_of(B), false);
     bench.link(A, link_of(A), false);
     assert_eq!(
-        hex(bytes_of(&bench.ask(B, ".gateway.subscribe"))),
+        hex::encode(bytes_of(&bench.ask(B, ".gateway.subscribe"))),
         "7b22537461747573223a226f6b222c22657870697265735f6174223a22323032352d31302d32315431323a\
          30303a30305a227d0a"
     );
@@ -372,7 +372,11 @@ fn node_that_dialed_a_private_address_registers_and_is_told_that_one_port() {
             assert_eq!(bytes_of(&command), object::eos(), "it asked not to be listed");
         } else {
             let address = "106d6f642e7463702e656e64706f696e7404c0a8070106ff";
-            assert!(hex(bytes_of(&command)).contains(address), "{}", hex(bytes_of(&command)));
+            assert!(
+                hex::encode(bytes_of(&command)).contains(address),
+                "{}",
+                hex::encode(bytes_of(&command))
+            );
         }
     }
 }

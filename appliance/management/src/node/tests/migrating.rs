@@ -58,7 +58,7 @@ fn switched(bench: &mut Bench) -> LegTag {
 
 fn assert_written(commands: &[Command], leg: LegTag, wanted: &[u8], ends: bool) {
     let [.., Command::Write { leg: to, bytes, end }] = commands else { panic!("{commands:?}") };
-    assert_eq!((*to, hex(bytes), *end), (leg, hex(wanted), ends));
+    assert_eq!((*to, hex::encode(bytes), *end), (leg, hex::encode(wanted), ends));
 }
 
 fn assert_lost(commands: &[Command], leg: LegTag) {
@@ -69,7 +69,7 @@ fn assert_lost(commands: &[Command], leg: LegTag) {
     };
     let [Command::Write { leg: to, bytes, end: true }] = rest else { panic!("{rest:?}") };
     assert_eq!(*to, leg);
-    assert!(bytes.starts_with(b"\x0derror_message"), "{}", hex(bytes));
+    assert!(bytes.starts_with(b"\x0derror_message"), "{}", hex::encode(bytes));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn core_that_cannot_move_a_session_leaves_it_and_the_peer_is_told() {
     say(&mut bench, leg, &bytes_of(Migration::Ready, 777));
     let commands = step(&mut bench, leg, MigrationStep::Refused);
     let [Command::Write { bytes, end: true, .. }] = &commands[..] else { panic!("{commands:?}") };
-    assert!(bytes.starts_with(b"\x0derror_message"), "{}", hex(bytes));
+    assert!(bytes.starts_with(b"\x0derror_message"), "{}", hex::encode(bytes));
 }
 
 #[test]

@@ -229,7 +229,7 @@ fn prepared_query_is_relayed_once() {
     linked(&mut bench, A, 0, Profile::P2);
     linked(&mut bench, B, 0, Profile::P2);
     let ack = raw(&mut bench, A, 0, 7, &preparation(0xabc, None, Some(B)));
-    assert_eq!(hex(bytes_of(&ack)), "0361636b00000000");
+    assert_eq!(hex::encode(bytes_of(&ack)), "0361636b00000000");
     assert_eq!(offered(&raw(&mut bench, A, 0, 0xabc, TEXT)), (link_of(B), names(A, B)));
     let refused = raw(&mut bench, A, 0, 0xabc, TEXT);
     assert_code_1(&bench, &refused, DropReason::UnknownQuery, 1);
@@ -243,7 +243,7 @@ fn p0_peer_gets_its_ack_as_it_was_framed_then() {
     let mut query = bench.query(A, link_of(A), &preparation(1, None, Some(B)));
     query.profile = Profile::P0;
     let ack = one(bench.ask_as(query).1);
-    assert_eq!(hex(bytes_of(&ack)), "00040361636b");
+    assert_eq!(hex::encode(bytes_of(&ack)), "00040361636b");
 }
 
 #[test]
@@ -316,12 +316,12 @@ fn preparations_are_bounded_for_each_peer_and_in_total() {
         raw(bench, who, 0, nonce, &preparation(nonce + 1, None, Some(B)))
     };
     for _ in 0..PREPARATIONS_PER_PEER_MAX {
-        assert_eq!(hex(bytes_of(&ask(&mut bench, A))), "0361636b00000000");
+        assert_eq!(hex::encode(bytes_of(&ask(&mut bench, A))), "0361636b00000000");
     }
     let full = waystation_astral::object::error_message("too many prepared queries");
     assert_eq!(bytes_of(&ask(&mut bench, A)), full);
     let again = raw(&mut bench, A, 0, 1, &preparation(3, None, Some(B)));
-    assert_eq!(hex(bytes_of(&again)), "0361636b00000000", "one that replaces its like");
+    assert_eq!(hex::encode(bytes_of(&again)), "0361636b00000000", "one that replaces its like");
     let peers = PREPARATIONS_MAX / PREPARATIONS_PER_PEER_MAX;
     for who in 1..peers {
         let who = 0x100 + u16::try_from(who).unwrap();

@@ -40,7 +40,7 @@ fn objects(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
         found.push((object.type_name.to_owned(), object.payload.to_vec()));
         rest = &rest[object.bytes..];
     }
-    assert!(rest.is_empty(), "{}", hex(rest));
+    assert!(rest.is_empty(), "{}", hex::encode(rest));
     found
 }
 
@@ -145,7 +145,7 @@ fn own_endpoints_are_resolved_in_the_words_of_each_era() {
     assert_eq!(found[2].0, "eos");
     let old = one(ask_as(&mut bench, Profile::P0, &text));
     let bare = "0018106d6f642e7463702e656e64706f696e7404c63364090703";
-    assert!(hex(bytes_of(&old)).starts_with(bare), "{}", hex(bytes_of(&old)));
+    assert!(hex::encode(bytes_of(&old)).starts_with(bare), "{}", hex::encode(bytes_of(&old)));
     assert_eq!(bytes_of(&old).len(), 2 * 26, "no end, which its era does not know");
 }
 
