@@ -1,9 +1,8 @@
 //! The package in a fresh Debian root: the guide word for word, an upgrade, and a purge.
 //!
-//! Needs root, and three things that `.ci/run` makes: a root directory (`WAYSTATION_DEBIAN_ROOT`,
-//! by `debootstrap --variant=minbase --include=systemd`), the package (`WAYSTATION_DEB`), and the
-//! same one with a higher version (`WAYSTATION_DEB_NEXT`). Everything runs in a chroot with
-//! namespaces of its own; what it has started ends with it, and the root it was given stays as it is.
+//! Needs root, and what `.ci/run` makes: a root and the package, as in `support/debian.rs`, and the
+//! same package with a higher version (`WAYSTATION_DEB_NEXT`). Everything runs in a chroot; the same
+//! under systemd is in `booted.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,22 +15,10 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use support::debian::{Debian, expect_end_of_guide, guide, package};
 use support::given;
-use support::process::{Finished, command, is_root, run_within};
-use tempfile::TempDir;
 
-/// Bound of one script in the root: apt and dpkg take a while on a busy machine.
-const SCRIPT: Duration = Duration::from_secs(300);
-/// What shells run before a script of a test.
-const ENTER: &str = r#"
-ip link set lo up
-mount -t proc proc "$1/proc"
-mount -t sysfs -o ro sysfs "$1/sys"
-exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
-    DEBIAN_FRONTEND=noninteractive chroot "$1" bash -e /script
-"#;
 /// Where an installation may leave its traces: what apt, dpkg and the tools for users keep.
 const KEPT_BY_OTHERS: &[&str] = &[
     "/etc/.pwd.lock",
@@ -51,66 +38,11 @@ const KEPT_BY_OTHERS: &[&str] = &[
     "/var/log",
 ];
 
-/// A Debian root of the test's own.
-struct Debian {
-    scratch: TempDir,
-    root: PathBuf,
-}
-
-impl Debian {
-    /// A copy of the one that there is, unless there is none.
-    fn fresh() -> Option<Self> {
-        let base = std::env::var_os("WAYSTATION_DEBIAN_ROOT").map(PathBuf::from);
-        let is_given = base.is_some() && package("WAYSTATION_DEB").is_some();
-        if !given(is_root() && is_given, "root, WAYSTATION_DEBIAN_ROOT and WAYSTATION_DEB") {
-            return None;
-        }
-        let scratch = TempDir::new().unwrap();
-        let root = scratch.path().join("root");
-        let copied =
-            run_within(command(Path::new("cp")).arg("-a").arg(base.unwrap()).arg(&root), SCRIPT);
-        assert_eq!(copied.code(), 0, "{}", copied.stderr);
-        Some(Self { scratch, root })
-    }
-
-    /// Runs a script in it, with nothing around.
-    fn run(&self, script: &str) -> Finished {
-        fs::write(self.root.join("script"), script).unwrap();
-        let mut unshare = command(Path::new("unshare"));
-        unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", ENTER]);
-        run_within(unshare.arg("sh").arg(&self.root).current_dir(self.scratch.path()), SCRIPT)
-    }
-
-    /// What a script that succeeds prints.
-    fn output(&self, script: &str) -> String {
-        let finished = self.run(script);
-        let said = finished.text();
-        assert_eq!(finished.code(), 0, "{script}\nprinted:\n{said}\n{}", finished.stderr);
-        said
-    }
-
-    /// Brings a package to where an operator would have copied it.
-    fn bring(&self, variable: &str) -> String {
-        let package = package(variable).unwrap();
-        let name = package.file_name().unwrap().to_str().unwrap().to_owned();
-        fs::copy(&package, self.root.join("root").join(&name)).unwrap();
-        name
-    }
-
-    /// Every path in it that no other package has to do with.
-    fn paths(&self) -> BTreeSet<String> {
-        let mut paths = BTreeSet::new();
-        collect(&self.root, &self.root, &mut paths);
-        paths
-    }
-
-    fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-    }
-}
-
-fn package(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable).map(PathBuf::from)
+/// Every path in a root that no other package has to do with.
+fn paths(debian: &Debian) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    collect(&debian.root, &debian.root, &mut paths);
+    paths
 }
 
 fn collect(root: &Path, directory: &Path, paths: &mut BTreeSet<String>) {
@@ -131,36 +63,13 @@ fn collect(root: &Path, directory: &Path, paths: &mut BTreeSet<String>) {
     }
 }
 
-/// The shell blocks of the guide that are for a machine which systemd has not started.
-fn guide() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/install.md");
-    let text = fs::read_to_string(path).unwrap();
-    let mut script = String::from("cd /root\n");
-    let mut is_meant = false;
-    for line in text.lines() {
-        match line.strip_prefix("```") {
-            Some(kind) => is_meant = ["sh", "sh without systemd"].contains(&kind),
-            None if is_meant => script.push_str(&format!("{line}\n")),
-            None => {}
-        }
-    }
-    script
-}
-
 #[test]
 fn first_time_reader_who_follows_the_guide_ends_with_a_relay_and_a_histogram() {
     let Some(debian) = Debian::fresh() else { return };
     debian.bring("WAYSTATION_DEB");
-    let screen = debian.output(&guide());
+    let screen = debian.output(&guide(&["sh", "sh without systemd"]));
     println!("{screen}");
-    let (before, histogram) = screen.rsplit_once("STAGE ").expect("no histogram");
-    assert!(before.contains("CORE CPU PORT"), "no status:\n{before}");
-    let identity = before
-        .lines()
-        .find(|line| line.len() == 66 && line.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    assert!(identity.is_some(), "no identity:\n{before}");
-    let turns = histogram.lines().find(|line| line.starts_with("turn "));
-    assert!(turns.is_some(), "no row of a stage:\n{histogram}");
+    expect_end_of_guide(&screen);
 }
 
 #[test]
@@ -169,10 +78,10 @@ fn package_installs_upgrades_and_is_gone_after_a_purge() {
     if !given(package("WAYSTATION_DEB_NEXT").is_some(), "WAYSTATION_DEB_NEXT") {
         return;
     }
-    let before = debian.paths();
+    let before = paths(&debian);
     let first = debian.bring("WAYSTATION_DEB");
     debian.output(&format!("apt-get install -y /root/{first}"));
-    let installed = debian.paths();
+    let installed = paths(&debian);
     for path in [
         "/usr/bin/waystation",
         "/usr/lib/systemd/system/waystation.service",
@@ -219,11 +128,11 @@ fn package_installs_upgrades_and_is_gone_after_a_purge() {
     let version = "dpkg-query --showformat='${Version}' --show waystation";
     assert!(next.contains(&debian.output(version)), "{next} is not what is installed");
     assert!(debian.read("etc/waystation/waystation.toml").ends_with("# mine\n"));
-    assert!(debian.paths().contains("/etc/waystation/hw-profiles.d/own.toml"));
+    assert!(paths(&debian).contains("/etc/waystation/hw-profiles.d/own.toml"));
     assert_eq!(debian.output(identity), known_as);
 
     debian.output("apt-get purge -y waystation");
-    let after = debian.paths();
+    let after = paths(&debian);
     let left: Vec<_> = after.difference(&before).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
     let lost: Vec<_> = before.difference(&after).collect();

@@ -12,6 +12,8 @@
 )]
 
 pub mod appliance;
+pub mod control_group;
+pub mod debian;
 pub mod hand_link;
 pub mod held;
 pub mod measure;

@@ -13,7 +13,8 @@ use std::time::Duration;
 use waystation_astral::gateway::Visibility;
 use waystation_astral::identity::{Identity, SecretKey};
 use waystation_peer::{
-    Close, Duplex, Halves, IdlePool, Link, LinkOptions, ReadHalf, RouteForm, Session, secret_key,
+    Close, Duplex, Halves, IdlePool, Link, LinkOptions, PeerError, ReadHalf, RouteForm, Session,
+    secret_key,
 };
 
 /// Window of the sessions that nodes accept.
@@ -37,14 +38,27 @@ impl Node {
     /// As [`Node::dial`], with a key of the test's choice. The appliance may ask the node in the
     /// name of others.
     pub fn dial_as(appliance: &Appliance, key: SecretKey, options: &LinkOptions) -> Self {
-        let options = LinkOptions { trusts_relay: true, ..options.clone() };
         let stream = TcpStream::connect_timeout(&appliance.address, STEP).unwrap();
+        Self::over(stream, key, &appliance.identity, options)
+            .unwrap_or_else(|error| panic!("{error}\n{}", appliance.process.log()))
+    }
+
+    /// The same over a connection that there is already.
+    ///
+    /// # Errors
+    /// The handshake or the negotiation fails.
+    pub fn over(
+        stream: TcpStream,
+        key: SecretKey,
+        appliance: &Identity,
+        options: &LinkOptions,
+    ) -> Result<Self, PeerError> {
+        let options = LinkOptions { trusts_relay: true, ..options.clone() };
         let wire = Wire::new(stream);
-        let link = Link::dial_over(wire.clone(), &key, &appliance.identity, &options)
-            .unwrap_or_else(|error| panic!("{error}\n{}", appliance.process.log()));
+        let link = Link::dial_over(wire.clone(), &key, appliance, &options)?;
         link.list_registered().unwrap();
         link.ping(STEP).unwrap();
-        Self { key, link, wire }
+        Ok(Self { key, link, wire })
     }
 
     pub fn identity(&self) -> Identity {

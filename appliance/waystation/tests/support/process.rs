@@ -206,6 +206,11 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
+    /// Whether it has not ended yet; it is not waited for.
+    pub fn is_alive(&self) -> bool {
+        Path::new(&format!("/proc/{}/exe", self.id())).read_link().is_ok()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();

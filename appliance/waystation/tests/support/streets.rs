@@ -110,7 +110,8 @@ pub fn new_namespace() -> File {
     File::open("/proc/thread-self/ns/net").unwrap()
 }
 
-fn enter(namespace: &File) {
+/// Puts the calling thread into a network namespace.
+pub fn enter(namespace: &File) {
     setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
 }
 
