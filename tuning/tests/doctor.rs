@@ -271,6 +271,21 @@ fn memory_is_judged_by_what_the_machine_or_its_group_has() {
 }
 
 #[test]
+fn memory_is_judged_by_groups_of_the_first_kind_too() {
+    let tree = good();
+    tree.put("proc/self/cgroup", "5:cpu,cpuacct:/\n4:memory:/relay\n1:name=systemd:/\n0::/\n");
+    let with_group = |bytes: u64| {
+        tree.put("sys/fs/cgroup/memory/relay/memory.limit_in_bytes", &format!("{bytes}\n"));
+        check(&examined(&tree, needs()), "memory").clone()
+    };
+    let unlimited = with_group(9_223_372_036_854_771_712);
+    assert_eq!(unlimited.verdict, Verdict::Ok);
+    assert!(unlimited.seen.contains("64000.0 MiB"), "{unlimited:?}");
+    assert_eq!(with_group(512 * MEBIBYTE).verdict, Verdict::Warn);
+    assert_eq!(with_group(200 * MEBIBYTE).verdict, Verdict::Fail);
+}
+
+#[test]
 fn processors_are_judged() {
     let one = Tree::new("unknown-nic.toml");
     one.put("sys/devices/system/cpu/online", "0\n");

@@ -14,7 +14,7 @@ use waystation_management::gateway::GatewayLimits;
 use waystation_management::hub::limits::{
     CONNECTION_BYTES as HUB_CONNECTION_BYTES, OUTGOING_BYTES_ALL_MAX, OUTGOING_BYTES_MAX,
 };
-use waystation_management::limits::{EVENTS_KEPT_MAX, STATS_CONNECTIONS_MAX};
+use waystation_management::limits::{EVENTS_KEPT_MAX, LISTING_ROWS_MAX, STATS_CONNECTIONS_MAX};
 use waystation_management::xdp::{SESSION_ENTRIES_MAX, STRANGERS_MAX};
 use waystation_tuning::doctor::MemoryTerm;
 
@@ -48,13 +48,28 @@ const XDP_MIRROR_BYTES: usize = 250;
 /// Sources without a session that are remembered, and what each takes.
 const XDP_STRANGERS_MAX: usize = STRANGERS_MAX as usize;
 const XDP_STRANGER_BYTES: usize = 90;
-/// The largest answer of the stats socket (`management::limits::LISTING_ROWS_MAX`).
-const LISTING_BYTES: usize = 20 << 20;
+/// A row of a listing in JSON, and any other answer of the stats socket.
+const LISTING_ROW_BYTES: usize = 420;
+const ANSWER_BYTES: usize = 1 << 20;
+/// A row that is remembered to tell how fast it grows (`management::limits::RECENT_AGE_MAX`).
+const RECENT_ROW_BYTES: usize = 260;
+/// The program itself: what of it runs, its threads, tables of the start, and what the allocator
+/// keeps of what was given back. Measured: 12 MiB.
+const PROGRAM_BYTES: usize = 16 << 20;
+/// What a TURN server receives datagrams into, and lists of what is to be sent.
+const TURN_BUFFERS_BYTES: usize = 1434 * 1024;
+/// An allocation without peers, and what each permission and channel adds to lists that grow by
+/// doubling (`tests/scale.rs` of waystation-turn: 2 KiB with eight of both).
+const TURN_ALLOCATION_BYTES: usize = 820;
+const TURN_PEER_BYTES: usize = 160;
+/// A connection of a TURN client; what waits in it is in blocks.
+const TURN_STREAM_BYTES: usize = 1024;
 
 /// All parts, for so many data cores.
 pub(crate) fn terms(config: &Config, cores: usize) -> Vec<MemoryTerm> {
     let mut terms = pools(config, cores);
     terms.extend(peers(config, cores));
+    terms.extend(turn(config, cores));
     terms.extend(management(config, cores));
     terms.extend(dht(config));
     terms
@@ -71,6 +86,12 @@ fn pools(config: &Config, cores: usize) -> Vec<MemoryTerm> {
         is_pool: true,
     };
     vec![
+        MemoryTerm {
+            what: "the program itself",
+            bytes: PROGRAM_BYTES as u64,
+            derivation: "what runs of it, its threads, and what its allocator keeps".to_owned(),
+            is_pool: true,
+        },
         pool(
             "receive buffers",
             engine.receive_buffers.saturating_mul(engine.receive_buffer_size.as_usize()),
@@ -132,12 +153,55 @@ fn peers(config: &Config, cores: usize) -> Vec<MemoryTerm> {
     ]
 }
 
+/// What users of a TURN server make the data cores keep.
+fn turn(config: &Config, cores: usize) -> Vec<MemoryTerm> {
+    let turn = &config.turn;
+    if !turn.is_enabled() {
+        return Vec::new();
+    }
+    let peers = turn.permissions_max.saturating_add(turn.channels_max);
+    let allocation = peers.saturating_mul(TURN_PEER_BYTES).saturating_add(TURN_ALLOCATION_BYTES);
+    let term = |what, bytes: usize, derivation: &str, is_pool| MemoryTerm {
+        what,
+        bytes: bytes.saturating_mul(cores) as u64,
+        derivation: format!("{derivation}{}", on(cores)),
+        is_pool,
+    };
+    vec![
+        term("datagrams of TURN", TURN_BUFFERS_BYTES, "1434 KiB", true),
+        term(
+            "TURN allocations",
+            turn.allocations_max.saturating_mul(allocation),
+            "turn.allocations_max of 820 B, and 160 B for each of permissions_max and channels_max",
+            false,
+        ),
+        term(
+            "connections of TURN clients",
+            turn.streams_room().saturating_mul(TURN_STREAM_BYTES),
+            "turn.streams_max of 1 KiB",
+            false,
+        ),
+    ]
+}
+
+/// Rows of the longest listing that there can be.
+fn listing_rows_max(config: &Config, cores: usize) -> usize {
+    let (engine, limits) = (&config.engine, &config.limits);
+    let turn = if config.turn.is_enabled() { config.turn.allocations_max } else { 0 };
+    let on_a_core = [engine.links_max, engine.sockets_max, config.relay.sessions_max, turn];
+    let on_a_core = on_a_core.into_iter().max().unwrap_or_default();
+    // Identities are known by their links or remembered without.
+    let peers = engine.links_max.saturating_mul(cores).saturating_add(limits.accounts_kept_max);
+    on_a_core.saturating_mul(cores).max(peers).min(LISTING_ROWS_MAX)
+}
+
 fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
     let gateway = GatewayLimits {
         registrations_max: config.gateway.registrations_max,
         idle_per_registration_max: config.gateway.idle_per_registration_max,
         ..GatewayLimits::default()
     };
+    let rows = listing_rows_max(config, cores);
     let raw_sockets = config.engine.sockets_max.saturating_mul(cores);
     let accounts = config.limits.accounts_kept_max;
     let term = |what, bytes: usize, derivation: &str| MemoryTerm {
@@ -163,8 +227,13 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
         term("events", EVENTS_KEPT_MAX * EVENT_BYTES, "4096 of 256 B"),
         term(
             "answers of the stats socket",
-            STATS_CONNECTIONS_MAX * LISTING_BYTES,
-            "16 readers of the largest listing",
+            STATS_CONNECTIONS_MAX * (ANSWER_BYTES + rows * LISTING_ROW_BYTES),
+            &format!("16 readers of 1 MiB and {rows} rows of 420 B"),
+        ),
+        term(
+            "rows remembered between listings",
+            rows * RECENT_ROW_BYTES,
+            &format!("{rows} of 260 B, for a minute"),
         ),
         term(
             "connections to the signalling hub",

@@ -23,10 +23,9 @@ fn hardware(machine: &Machine, now_s: u64) -> Option<Check> {
     let of_zone_s = away_s % ZONE_STEP_S;
     let of_zone_s = of_zone_s.min(ZONE_STEP_S - of_zone_s);
     let is_local_time = away_s <= ZONE_MAX_S + RTC_AWAY_MAX_S && of_zone_s <= RTC_AWAY_MAX_S;
-    let seen = match (away_s <= RTC_AWAY_MAX_S, is_local_time) {
-        (true, _) => format!("{away_s} s from the hardware's clock"),
-        (false, true) => "the hardware's clock is set to local time".to_owned(),
-        (false, false) => format!("{away_s} s from the hardware's clock"),
+    let seen = match away_s > RTC_AWAY_MAX_S && is_local_time {
+        true => "the hardware's clock is set to local time".to_owned(),
+        false => format!("{away_s} s from the hardware's clock"),
     };
     Some(
         Check::new("clock", away_s <= RTC_AWAY_MAX_S || is_local_time, Verdict::Warn)

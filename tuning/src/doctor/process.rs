@@ -78,11 +78,21 @@ fn memory(machine: &Machine, needs: &Needs) -> Option<Check> {
     )
 }
 
-/// What the control group allows, if it is of the second kind and sets anything.
+/// What the control group allows, if it sets anything: of the second kind, or the memory controller
+/// of the first, which says so with a number beyond any machine if it does not.
 fn group_limit(machine: &Machine) -> Option<u64> {
     let groups = machine.text("proc/self/cgroup")?;
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    machine.number(&format!("sys/fs/cgroup/{group}/memory.max"))
+    let limits = groups.lines().filter_map(|line| {
+        let (controllers, group) = line.split_once(':')?.1.split_once(":/")?;
+        if controllers.is_empty() {
+            machine.number(&format!("sys/fs/cgroup/{group}/memory.max"))
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            machine.number(&format!("sys/fs/cgroup/memory/{group}/memory.limit_in_bytes"))
+        } else {
+            None
+        }
+    });
+    limits.min()
 }
 
 fn ports(needs: &Needs) -> Check {
