@@ -178,8 +178,9 @@ fn configuration(arguments: &RunArguments, own: Option<Identity>) -> anyhow::Res
     if !arguments.listen.is_empty() {
         config.listen.addresses.clone_from(&arguments.listen);
     }
-    config.turn.found = turn_files::read(&config.turn)?;
-    config.udp.own_addresses = own_addresses::read()?;
+    let own_addresses = own_addresses::read()?;
+    config.turn.found = turn_files::read(&config.turn, &own_addresses)?;
+    config.udp.own_addresses = own_addresses;
     config.udp.peers().context("udp.allow_peers cannot be used")?;
     Ok(config)
 }

@@ -3,10 +3,10 @@
 //! Read on the main thread at start-up and on the management thread with every reload. Nothing of a
 //! file is kept but the keys that are made of it.
 
-use crate::own_addresses;
 use anyhow::Context;
 use std::fs::File;
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +14,9 @@ use waystation_management::config::{TurnConfig, TurnFound};
 use waystation_management::limits::TURN_FILE_BYTES_MAX;
 use zeroize::Zeroizing;
 
-/// Reads everything that the configuration names. Without a TURN server that is nothing.
-pub(crate) fn read(turn: &TurnConfig) -> anyhow::Result<TurnFound> {
+/// Reads everything that the configuration names, for a machine with these addresses. Without a TURN
+/// server that is nothing.
+pub(crate) fn read(turn: &TurnConfig, own_addresses: &[IpAddr]) -> anyhow::Result<TurnFound> {
     if !turn.is_enabled() {
         return Ok(TurnFound::default());
     }
@@ -32,7 +33,7 @@ pub(crate) fn read(turn: &TurnConfig) -> anyhow::Result<TurnFound> {
         .context("turn.users_file and turn.secrets_file cannot be used")?;
     let found = TurnFound {
         credentials: Some(Arc::new(credentials)),
-        own_addresses: own_addresses::read()?,
+        own_addresses: own_addresses.to_vec(),
     };
     let with_found = TurnConfig { found: found.clone(), ..turn.clone() };
     with_found.peers().context("turn.allow_peers cannot be used")?;
@@ -94,16 +95,16 @@ mod tests {
     #[test]
     fn users_are_lines_with_a_colon_and_the_rest_is_said_without_its_text() {
         let good = file("# names\nalice:wonder:land\n\nbob:builder\n", 0o640);
-        assert!(read(&config(good.path())).unwrap().credentials.is_some());
+        assert!(read(&config(good.path()), &[]).unwrap().credentials.is_some());
         let bad = file("alice:wonderland\nhunter2\n", 0o600);
-        let error = format!("{:#}", read(&config(bad.path())).unwrap_err());
+        let error = format!("{:#}", read(&config(bad.path()), &[]).unwrap_err());
         assert!(error.contains(":2:") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]
     fn a_file_that_everybody_can_read_is_refused() {
         let open = file("alice:wonderland\n", 0o644);
-        let error = format!("{:#}", read(&config(open.path())).unwrap_err());
+        let error = format!("{:#}", read(&config(open.path()), &[]).unwrap_err());
         assert!(error.contains("chmod"), "{error}");
     }
 }
