@@ -1,7 +1,13 @@
 //! A drain of the running program: nobody new comes in, what is relayed goes on to its end, and the
 //! program ends by itself then, or at the deadline.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test that fails says where, one that passes says what it saw, and it may look at \
+              the clock"
+)]
 
 mod support;
 
@@ -10,16 +16,24 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 use support::appliance::{Appliance, PortName, Settings};
-use support::process::{Process, binary, command, run};
+use support::hand_link::HandLink;
+use support::process::{Process, binary, command, fast_binary, run};
 use support::streams::Pump;
-use support::{STEP, eventually, nodes};
+use support::{STEP, eventually, eventually_within, nodes};
 use tempfile::TempDir;
 use waystation_astral::frame::Profile;
 use waystation_peer::{RouteForm, TurnClient, TurnClientError};
 
 /// What every stream has moved, both ways, before and after the drain has begun.
 const PUMPED_BYTES: u64 = 300_000;
+/// Links of a full appliance, and sessions of them that end before the deadline.
+const LINKS: usize = 1000;
+const ENDING: usize = 5;
+/// Threads that dial.
+const DIALERS: usize = 4;
 
 fn drain(appliance: &Appliance, arguments: &[&str]) -> Command {
     let mut command = command(&binary());
@@ -81,6 +95,53 @@ fn what_is_left_at_the_deadline_is_closed() {
     pump.wait_broken();
     assert!(appliance.process.wait(STEP).success());
     assert!(appliance.process.log().contains("the deadline of the drain has come"));
+}
+
+/// F2.
+#[test]
+fn a_drain_of_a_thousand_links_waits_for_sessions_and_ends_at_its_deadline() {
+    let mut appliance = Appliance::start(&Settings::new_auto(2).quiet().running(fast_binary()));
+    let pairs: Vec<_> =
+        (0..=ENDING).map(|_| [Profile::P4, Profile::P0].map(|p| appliance.node(p))).collect();
+    let mut pumps: Vec<_> = pairs
+        .iter()
+        .map(|[caller, target]| {
+            let (near, far) = nodes::route(caller, target, RouteForm::G2);
+            Pump::start("session", near, far)
+        })
+        .collect();
+    let idle = dial(&appliance, LINKS - 2 * pairs.len());
+    assert_eq!(appliance.total("links_open"), LINKS as u64);
+    begin(&appliance, &["--deadline", "1h"]);
+    wait_until_closed(appliance.address);
+    eventually_within("links without sessions are closed", 3 * STEP, || {
+        (appliance.total("links_open") == 2 * pairs.len() as u64).then_some(())
+    });
+    Pump::wait_for(&pumps.iter().collect::<Vec<_>>(), PUMPED_BYTES);
+    let stays = pumps.pop().unwrap();
+    pumps.into_iter().for_each(Pump::finish);
+    let told = Instant::now();
+    begin(&appliance, &["--deadline", "2s"]);
+    stays.wait_broken();
+    assert!(appliance.process.wait(STEP).success(), "{}", appliance.process.log());
+    let ended = told.elapsed();
+    assert!(ended >= Duration::from_secs(2), "ended after {ended:?}");
+    println!("F2: {LINKS} links, {ENDING} sessions ended whole; told 2 s, ended after {ended:?}");
+    drop(idle);
+}
+
+/// Links that say nothing.
+fn dial(appliance: &Appliance, links: usize) -> Vec<HandLink> {
+    thread::scope(|scope| {
+        let dialers: Vec<_> = (0..DIALERS)
+            .map(|dialer| {
+                let share = (dialer..links).step_by(DIALERS);
+                let one = |_| HandLink::dial(appliance, Profile::P4);
+                scope.spawn(move || share.map(one).collect::<Vec<_>>())
+            })
+            .collect();
+        dialers.into_iter().flat_map(|dialer| dialer.join().unwrap()).collect()
+    })
 }
 
 #[test]
