@@ -1,7 +1,5 @@
-//! Flows of numbered and checked datagrams, one by one or in trains, through whatever relays them;
-//! the floor, a thread that only forwards them; and a flood of
-//! what nobody asked for.
+//! Flows of numbered and checked datagrams, one by one or in trains, through whatever relays them,
+//! and the floor, a thread that only forwards them.
 
-pub mod flood;
 pub mod flow;
 pub mod forwarder;

@@ -10,6 +10,7 @@ pub mod control;
 pub mod datagrams;
 pub mod dht;
 pub mod flood;
+pub mod frames;
 pub mod load;
 pub mod streets;
 pub mod swarm;

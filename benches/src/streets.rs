@@ -53,6 +53,35 @@ pub enum Checksums {
     Offloaded,
 }
 
+/// Who a relay is between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Clients,
+    Peers,
+}
+
+impl Side {
+    pub const BOTH: [Self; 2] = [Self::Clients, Self::Peers];
+
+    /// The address of those who are there.
+    pub fn address(self) -> IpAddr {
+        match self {
+            Self::Clients => CLIENTS,
+            Self::Peers => PEERS,
+        }
+    }
+}
+
+/// The far end of one of the relay's interfaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Its interface's name, in its namespace.
+    pub name: String,
+    /// Its own Ethernet address, and that of the relay's interface.
+    pub station: [u8; 6],
+    pub relay_station: [u8; 6],
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Streets {
@@ -61,8 +90,10 @@ pub struct Streets {
     relay: File,
     /// Names of the interfaces: the relay's two, then the clients' and the peers'.
     names: [String; 4],
-    /// Threads of the kernel that receive what comes to the relay.
+    checksums: Checksums,
+    /// Threads of the kernel that receive what comes to the relay, and to the others.
     receiving: Vec<u32>,
+    receiving_ends: Vec<u32>,
 }
 
 /// Why there can be none, in the words of a table.
@@ -81,14 +112,10 @@ impl Streets {
         let peers = new_namespace()?;
         let relay = new_namespace()?;
         let names = fresh_names();
-        join(&names[0], &names[2], WAN, &clients)?;
-        join(&names[1], &names[3], LAN, &peers)?;
-        let homes = [
-            (&relay, &names[0], relay_cpu),
-            (&relay, &names[1], relay_cpu),
-            (&clients, &names[2], generator_cpu),
-            (&peers, &names[3], generator_cpu),
-        ];
+        join(&names, Side::Clients, WAN, &clients)?;
+        join(&names, Side::Peers, LAN, &peers)?;
+        let homes = [(&relay, &names[0]), (&relay, &names[1])];
+        let far_homes = [(&clients, &names[2]), (&peers, &names[3])];
         for (home, address, gateway, name) in
             [(&clients, CLIENTS, WAN, &names[2]), (&peers, PEERS, LAN, &names[3])]
         {
@@ -101,19 +128,20 @@ impl Streets {
         ip(&format!("route add local {STRANGERS} dev lo"))?;
         enter(&relay)?;
         ip(&format!("route add {STRANGERS} via {CLIENTS}"))?;
-        let mut receiving = Vec::new();
-        for (home, name, cpu) in homes {
-            enter(home)?;
-            let thread = receive_in_a_thread(name, cpu)?;
-            if checksums == Checksums::Finished {
-                switch_off(name, "tx-checksum-ip-generic")?;
-            }
-            if cpu == relay_cpu && receiving.len() < 2 {
-                receiving.push(thread);
-            }
-        }
+        let receive = |homes: [(&File, &String); 2], cpu| -> Result<Vec<u32>> {
+            let begin = |(home, name): (&File, &String)| {
+                enter(home)?;
+                if checksums == Checksums::Finished {
+                    switch_off(name, "tx-checksum-ip-generic")?;
+                }
+                receive_in_a_thread(name, cpu)
+            };
+            homes.into_iter().map(begin).collect()
+        };
+        let receiving = receive(homes, relay_cpu)?;
+        let receiving_ends = receive(far_homes, generator_cpu)?;
         enter(&relay)?;
-        Ok(Self { clients, peers, relay, names, receiving })
+        Ok(Self { clients, peers, relay, names, checksums, receiving, receiving_ends })
     }
 
     /// Moves the calling thread to the relay.
@@ -125,29 +153,34 @@ impl Streets {
         enter(&self.relay)
     }
 
-    /// Does something where the clients are.
+    /// Does something on a side.
     ///
     /// # Errors
     ///
     /// What it fails with, or when the kernel refuses to move the thread.
-    pub fn at_clients<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.at(&self.clients, act)
-    }
-
-    /// Does something where the peers are.
-    ///
-    /// # Errors
-    ///
-    /// As [`Streets::at_clients`].
-    pub fn at_peers<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.at(&self.peers, act)
-    }
-
-    fn at<T>(&self, home: &File, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        enter(home)?;
+    pub fn at<T>(&self, side: Side, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        enter(match side {
+            Side::Clients => &self.clients,
+            Side::Peers => &self.peers,
+        })?;
         let done = act();
         enter(&self.relay)?;
         done
+    }
+
+    /// What is at the far end of the relay's interface to a side.
+    pub fn end(&self, side: Side) -> End {
+        let [relay_station, station] = stations(side);
+        let name = match side {
+            Side::Clients => &self.names[2],
+            Side::Peers => &self.names[3],
+        };
+        End { name: name.clone(), station, relay_station }
+    }
+
+    /// Whether whoever sends finishes checksums.
+    pub fn checksums_are_finished(&self) -> bool {
+        self.checksums == Checksums::Finished
     }
 
     /// A relay together with what receives for it.
@@ -156,14 +189,10 @@ impl Streets {
         Watched::Beside { relay: Box::new(relay), kernel_threads }
     }
 
-    /// Has the clients' side send no trains: each datagram is a frame of its own from there on, as
-    /// on a cable.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn no_trains_from_clients(&self) -> Result<()> {
-        self.at_clients(|| switch_off(&self.names[2], "tx-udp-segmentation"))
+    /// What receives for the clients and the peers.
+    pub fn watched_ends(&self) -> Watched {
+        let kernel_threads = self.receiving_ends.clone();
+        Watched::Beside { relay: Box::new(Watched::Nobody), kernel_threads }
     }
 }
 
@@ -184,10 +213,31 @@ fn enter(namespace: &File) -> Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWNET).context("entering a network namespace")
 }
 
+/// Ethernet addresses of the relay's interface to a side, and of its far end.
+fn stations(side: Side) -> [[u8; 6]; 2] {
+    let number = match side {
+        Side::Clients => 1,
+        Side::Peers => 2,
+    };
+    // Of the kind that nobody assigns.
+    [[2, 0, 0, 0, number, 1], [2, 0, 0, 0, number, 7]]
+}
+
 /// A pair of interfaces, one here and one in a home.
-fn join(here: &str, there: &str, address: IpAddr, home: &File) -> Result<()> {
+fn join(names: &[String; 4], side: Side, address: IpAddr, home: &File) -> Result<()> {
     let home = format!("/proc/{}/fd/{}", std::process::id(), home.as_raw_fd());
-    ip(&format!("link add {here} type veth peer name {there} netns {home}"))?;
+    let (here, there) = match side {
+        Side::Clients => (&names[0], &names[2]),
+        Side::Peers => (&names[1], &names[3]),
+    };
+    let [station, far_station] = stations(side).map(|station| {
+        let parts = station.map(|byte| format!("{byte:02x}"));
+        parts.join(":")
+    });
+    ip(&format!(
+        "link add {here} address {station} type veth peer name {there} address {far_station} \
+         netns {home}"
+    ))?;
     ip(&format!("addr add {address}/24 dev {here}"))?;
     ip(&format!("link set {here} up"))
 }

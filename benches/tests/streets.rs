@@ -7,7 +7,7 @@ use std::env;
 use std::net::UdpSocket;
 use std::time::Duration;
 use waystation_benches::load::processor::Watched;
-use waystation_benches::streets::{CLIENTS, Checksums, Streets, WAN, missing};
+use waystation_benches::streets::{CLIENTS, Checksums, Side, Streets, WAN, missing};
 
 fn given_root() -> bool {
     let Some(needs) = missing() else { return true };
@@ -25,7 +25,7 @@ fn what_the_kernel_does_for_the_relay_is_the_time_of_threads() {
     let at_relay = UdpSocket::bind((WAN, 0)).unwrap();
     let to = at_relay.local_addr().unwrap();
     at_relay.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let client = streets.at_clients(|| Ok(UdpSocket::bind((CLIENTS, 0))?)).unwrap();
+    let client = streets.at(Side::Clients, || Ok(UdpSocket::bind((CLIENTS, 0))?)).unwrap();
     let watched = streets.watched(Watched::Nobody);
     let before = watched.read().unwrap();
     let mut buffer = [0; 64];
@@ -37,7 +37,6 @@ fn what_the_kernel_does_for_the_relay_is_the_time_of_threads() {
     let spent = watched.read().unwrap().since(&before);
     assert!(spent.forwarding_ns > 0 && !spent.has_data_cores, "{spent:?}");
     // Others may be built by the same thread, and it may go back and forth.
-    streets.no_trains_from_clients().unwrap();
     let other = Streets::new(Checksums::Offloaded, 0, 0).unwrap();
     let here = UdpSocket::bind((WAN, to.port())).unwrap();
     assert_eq!(here.local_addr().unwrap(), to, "the same port of another namespace");

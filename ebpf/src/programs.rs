@@ -208,7 +208,10 @@ fn select(object: &mut Ebpf) -> Option<&mut SkReuseport> {
 /// Loads a program, again if the kernel's verifier gave up because it was interrupted. The verifier
 /// does so for any signal the thread has yet to take, and in a process of many threads that may be
 /// one it would ignore, such as news of a child that another thread waits for: so none is taken.
-fn persistently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), LoadError> {
+///
+/// # Errors
+/// What the last attempt failed with.
+pub fn persistently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), LoadError> {
     let _held_back = SignalsHeldBack::on_this_thread();
     let mut attempts = 1;
     loop {

@@ -2,11 +2,9 @@
 
 use crate::compare::contender::{Contender, Schedule, Setting};
 use crate::compare::figures::{Measure, Sample};
-use crate::compare::turn::{AtWork, Place, Tier, TurnFlows, appliance_flows, of_round};
-use crate::datagrams::flood::Flood;
+use crate::compare::turn::{AtWork, Generator, Place, Tier, TurnFlows, appliance_flows, of_round};
 use crate::datagrams::flow::DatagramShape;
-use anyhow::{Result, ensure};
-use std::net::{Ipv4Addr, UdpSocket};
+use anyhow::{Result, bail, ensure};
 
 /// Datagrams of the sessions per second, of all of them together: a fraction of what any tier
 /// carries, so that what is lost is lost to the flood.
@@ -18,7 +16,7 @@ const FLOOD_PER_SECOND: u64 = 1_000_000;
 #[derive(Debug)]
 struct Flooded {
     turn: TurnFlows<AtWork>,
-    flood: Option<Flood>,
+    is_flooded: bool,
 }
 
 /// Sessions at a steady rate through an appliance of their own in namespaces, with a flood or in
@@ -34,25 +32,25 @@ pub fn waystation(
     setting: &Setting,
 ) -> Result<Box<dyn Contender>> {
     let place = Place::streets(Some(tier), setting)?;
-    let turn = appliance_flows(tier, shape, place, setting)?;
-    let mut flood = None;
-    if let Place::Streets(streets) = &turn.kept.place {
-        streets.no_trains_from_clients()?;
-        if is_flooded {
-            let bind = || Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?);
-            let socket = streets.at_clients(bind)?;
-            flood = Some(Flood::new(socket, turn.kept.server, FLOOD_PER_SECOND)?);
-        }
-    }
-    Ok(Box::new(Flooded { turn, flood }))
+    let mut turn = appliance_flows(tier, shape, place, setting)?;
+    let (Place::Streets(streets), Generator::Frames(flows)) = (&turn.kept.place, &mut turn.flows)
+    else {
+        bail!("a flood needs namespaces");
+    };
+    flows.aim_flood(turn.kept.server, streets)?;
+    Ok(Box::new(Flooded { turn, is_flooded }))
 }
 
 impl Contender for Flooded {
     fn round(&mut self, schedule: &Schedule) -> Result<Sample> {
         self.turn.renew()?;
         let times = (schedule.warm_up, schedule.measured);
-        let TurnFlows { flows, watched, .. } = &mut self.turn;
-        let round = flows.steady_round(SESSIONS_PER_SECOND, &mut self.flood, times, watched)?;
+        let TurnFlows { flows: Generator::Frames(flows), watched, .. } = &mut self.turn else {
+            bail!("a flood needs namespaces");
+        };
+        let flood = self.is_flooded.then_some(FLOOD_PER_SECOND);
+        let round = flows.steady_round(SESSIONS_PER_SECOND, flood, times, watched)?;
+        self.turn.checked = self.turn.flows.messages_checked()?;
         ensure!(round.messages > 0, "no datagram of any session came");
         let mut sample = of_round(&round);
         let sent = (round.messages + round.lost) as f64;
@@ -66,6 +64,6 @@ impl Contender for Flooded {
     }
 
     fn messages_checked(&self) -> u64 {
-        self.turn.flows.messages_checked()
+        self.turn.checked
     }
 }

@@ -5,7 +5,9 @@
 //! and the flow comes in a channel too. A datagram is received once and sent once by each of them.
 //!
 //! All three are either on loopback or in namespaces of their own ([`crate::streets`]), each relay in
-//! others, since an XDP program on a relay's interfaces would be in the way of another's.
+//! others, since an XDP program on a relay's interfaces would be in the way of another's. On loopback
+//! the datagrams of flows go by the ends' sockets; between namespaces they are frames that come as
+//! from a cable ([`crate::frames`]), and the sockets serve to agree with the relay.
 
 use crate::compare::appliance::{Appliance, Port};
 use crate::compare::contender::{Contender, Entry, Schedule, Setting};
@@ -13,8 +15,10 @@ use crate::compare::figures::{Measure, Sample};
 use crate::compare::process::{NOT_INSTALLED, RelayProcess, find_program};
 use crate::datagrams::flow::{DatagramFlows, DatagramRound, DatagramShape, Way};
 use crate::datagrams::forwarder::DatagramForwarder;
+use crate::frames::flows::FrameFlows;
+use crate::load::clock::Clock;
 use crate::load::processor::Watched;
-use crate::streets::{CLIENTS, Checksums, LAN, PEERS, Streets, WAN};
+use crate::streets::{Checksums, LAN, Side, Streets, WAN};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -104,29 +108,30 @@ impl Place {
         }
     }
 
-    fn at_clients<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        match self {
-            Self::Loopback => act(),
-            Self::Streets(streets) => streets.at_clients(act),
-        }
-    }
-
     fn client(&self, server: SocketAddr) -> Result<TurnClient> {
-        self.at_clients(|| Ok(TurnClient::over_udp(server, USER)?))
-    }
-
-    fn client_socket(&self) -> Result<UdpSocket> {
+        let client = || Ok(TurnClient::over_udp(server, USER)?);
         match self {
-            Self::Loopback => loopback(),
-            Self::Streets(streets) => streets.at_clients(|| bound(CLIENTS)),
+            Self::Loopback => client(),
+            Self::Streets(streets) => streets.at(Side::Clients, client),
         }
     }
 
-    fn peer_socket(&self) -> Result<UdpSocket> {
+    fn socket(&self, side: Side) -> Result<UdpSocket> {
         match self {
             Self::Loopback => loopback(),
-            Self::Streets(streets) => streets.at_peers(|| bound(PEERS)),
+            Self::Streets(streets) => streets.at(side, || bound(side.address())),
         }
+    }
+
+    fn generator(&self, ways: Vec<Way>, shape: DatagramShape, clock: Clock) -> Result<Generator> {
+        Ok(match self {
+            Self::Loopback => {
+                Generator::Datagrams(Box::new(DatagramFlows::new(ways, shape, clock)?))
+            }
+            Self::Streets(streets) => {
+                Generator::Frames(Box::new(FrameFlows::new(ways, shape, streets, clock)?))
+            }
+        })
     }
 
     fn watched(&self, relay: Watched) -> Watched {
@@ -144,11 +149,37 @@ pub enum TurnServer {
     TurnRs,
 }
 
+/// Who sends the messages of flows and receives them again.
+#[derive(Debug)]
+pub(super) enum Generator {
+    Datagrams(Box<DatagramFlows>),
+    Frames(Box<FrameFlows>),
+}
+
+impl Generator {
+    fn round(&mut self, schedule: &Schedule, watched: &Watched) -> Result<DatagramRound> {
+        let (warm_up, measured) = (schedule.warm_up, schedule.measured);
+        match self {
+            Self::Datagrams(flows) => flows.round(warm_up, measured, watched),
+            Self::Frames(flows) => flows.round(warm_up, measured, watched),
+        }
+    }
+
+    pub(super) fn messages_checked(&self) -> Result<u64> {
+        match self {
+            Self::Datagrams(flows) => Ok(flows.messages_checked()),
+            Self::Frames(flows) => flows.messages_checked(),
+        }
+    }
+}
+
 /// Flows, and what has to live as long as they.
 #[derive(Debug)]
 pub(super) struct TurnFlows<K> {
-    pub(super) flows: DatagramFlows,
+    pub(super) flows: Generator,
     pub(super) watched: Watched,
+    /// Messages checked by the end of the last round.
+    pub(super) checked: u64,
     clients: Vec<Client>,
     pub(super) kept: K,
 }
@@ -182,12 +213,13 @@ impl<K> TurnFlows<K> {
 impl<K> Contender for TurnFlows<K> {
     fn round(&mut self, schedule: &Schedule) -> Result<Sample> {
         self.renew()?;
-        let round = self.flows.round(schedule.warm_up, schedule.measured, &self.watched)?;
+        let round = self.flows.round(schedule, &self.watched)?;
+        self.checked = self.flows.messages_checked()?;
         Ok(of_round(&round))
     }
 
     fn messages_checked(&self) -> u64 {
-        self.flows.messages_checked()
+        self.checked
     }
 }
 
@@ -304,13 +336,13 @@ pub(super) fn appliance_flows(
     let status = appliance.document("/v1/status")?;
     let server = status["turn_listen"][0].as_str().context("an odd status")?.parse()?;
     let (clients, ways) = to_peers(server, shape, &place)?;
-    let flows = DatagramFlows::new(ways, shape, setting.clock)?;
+    let flows = place.generator(ways, shape, setting.clock)?;
     let watched = place.watched(appliance.process.watched());
     let kept = AtWork { appliance, server, place, tier, _users: directory };
     if tier.needs_program() {
         kept.await_program(shape.flows)?;
     }
-    Ok(TurnFlows { flows, watched, clients, kept })
+    Ok(TurnFlows { flows, watched, checked: 0, clients, kept })
 }
 
 /// The configuration of what relays.
@@ -345,7 +377,7 @@ fn relaying(tier: Tier, place: &Place, users: &str) -> String {
 pub fn floor(shape: DatagramShape, place: &Place, setting: &Setting) -> Result<Box<dyn Contender>> {
     let (mut ways, mut routes) = (Vec::new(), Vec::new());
     for number in 0..shape.flows {
-        let ends = [place.client_socket()?, place.peer_socket()?];
+        let ends = [place.socket(Side::Clients)?, place.socket(Side::Peers)?];
         if let Place::Streets(streets) = place {
             streets.enter_relay()?;
         }
@@ -358,13 +390,14 @@ pub fn floor(shape: DatagramShape, place: &Place, setting: &Setting) -> Result<B
         };
         let to = between.local_addr()?;
         routes.push((between, receiver.local_addr()?));
-        ways.push(Way { sender, to, sent_in: None, receiver, received_in: None });
+        let comes_from = to;
+        ways.push(Way { sender, to, comes_from, sent_in: None, receiver, received_in: None });
     }
     let forwarder = DatagramForwarder::start(routes, Some(setting.relay_cpu))?;
     let watched = place.watched(Watched::Thread(forwarder.thread_number()));
-    let flows = DatagramFlows::new(ways, shape, setting.clock)?;
+    let flows = place.generator(ways, shape, setting.clock)?;
     let kept = (forwarder, place.clone());
-    Ok(Box::new(TurnFlows { flows, watched, clients: Vec::new(), kept }))
+    Ok(Box::new(TurnFlows { flows, watched, checked: 0, clients: Vec::new(), kept }))
 }
 
 impl TurnServer {
@@ -420,10 +453,10 @@ impl TurnServer {
             Self::Coturn => to_peers(server, shape, &place)?,
             Self::TurnRs => between_clients(server, shape, &place)?,
         };
-        let flows = DatagramFlows::new(ways, shape, setting.clock)?;
+        let flows = place.generator(ways, shape, setting.clock)?;
         let watched = place.watched(process.watched());
         let kept = (process, directory, place);
-        Ok(Box::new(TurnFlows { flows, watched, clients, kept }))
+        Ok(Box::new(TurnFlows { flows, watched, checked: 0, clients, kept }))
     }
 
     fn configuration(self, server: SocketAddr, relayed: IpAddr, directory: &Path) -> String {
@@ -457,13 +490,14 @@ fn to_peers(
     let (mut clients, mut ways) = (Vec::new(), Vec::new());
     for number in 0..shape.flows {
         let mut client = Client::new(server, place)?;
-        let peer = place.peer_socket()?;
+        let peer = place.socket(Side::Peers)?;
         client.bind(peer.local_addr()?)?;
         let (near, far) = (client.socket.try_clone()?, peer);
         ways.push(match number % 2 {
             0 => Way {
                 sender: near,
                 to: server,
+                comes_from: client.relayed,
                 sent_in: channel(),
                 receiver: far,
                 received_in: None,
@@ -471,6 +505,7 @@ fn to_peers(
             _ => Way {
                 sender: far,
                 to: client.relayed,
+                comes_from: server,
                 sent_in: None,
                 receiver: near,
                 received_in: channel(),
@@ -494,7 +529,8 @@ fn between_clients(
         far.bind(near.relayed)?;
         let (sender, receiver) = (near.socket.try_clone()?, far.socket.try_clone()?);
         let [sent_in, received_in] = [channel(), channel()];
-        ways.push(Way { sender, to: server, sent_in, receiver, received_in });
+        let (to, comes_from) = (server, server);
+        ways.push(Way { sender, to, comes_from, sent_in, receiver, received_in });
         clients.extend([near, far]);
     }
     Ok((clients, ways))

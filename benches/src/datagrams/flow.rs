@@ -4,7 +4,6 @@
 //! flow has so many datagrams under way; a lost one is noticed by the next that comes, or when
 //! nothing has come for a while, and counted.
 
-use crate::datagrams::flood::Flood;
 use crate::load::clock::{Clock, thread_processor_ns};
 use crate::load::message::{HEADER_BYTES, Pattern};
 use crate::load::processor::{Spent, Watched};
@@ -20,14 +19,9 @@ use waystation_turn::channel_data::{ChannelNumber, header, parse};
 
 /// When nothing of a flow has come for so long, what was under way is lost. A relay that shares its
 /// processor with others may not run for a good part of it.
-const PATIENCE_NS: u64 = 5_000_000_000;
-/// Datagrams that are sent at once when a steady sender is behind its rate; what would be more is
-/// sent later.
-const CATCH_UP_MAX: u64 = 32;
-/// How long the last datagrams of a steady round may take.
-const LATE_NS: u64 = 500_000_000;
+pub(crate) const PATIENCE_NS: u64 = 5_000_000_000;
 /// More lost ones than this share end a round with an error: its figures would be of another load.
-const LOST_SHARE_MAX: f64 = 0.01;
+pub(crate) const LOST_SHARE_MAX: f64 = 0.01;
 
 /// What all flows of a contender are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +39,8 @@ pub struct DatagramShape {
 pub struct Way {
     pub sender: UdpSocket,
     pub to: SocketAddr,
+    /// Where the receiver has them from.
+    pub comes_from: SocketAddr,
     /// The channel that the sender's datagrams are framed for.
     pub sent_in: Option<ChannelNumber>,
     pub receiver: UdpSocket,
@@ -186,75 +182,6 @@ impl DatagramFlows {
         let share = round.lost as f64 / (round.messages + round.lost) as f64;
         ensure!(share <= LOST_SHARE_MAX, "{:.1} % were lost", 100.0 * share);
         Ok(round)
-    }
-
-    /// One round at a steady rate of all flows together, beside a flood if there is one. However many
-    /// are lost, it is no error.
-    ///
-    /// # Errors
-    ///
-    /// When a datagram was changed, or the kernel refuses to send.
-    pub fn steady_round(
-        &mut self,
-        per_second: u64,
-        flood: &mut Option<Flood>,
-        (warm_up, measured): (Duration, Duration),
-        watched: &Watched,
-    ) -> Result<DatagramRound> {
-        self.run_steadily(per_second, flood, warm_up)?;
-        let (came, lost) = (self.messages_checked(), self.lost());
-        let (began_ns, generator_ns) = (self.clock.now_ns(), thread_processor_ns());
-        let flooded = flood.as_ref().map_or(0, Flood::sent);
-        let before = watched.read()?;
-        self.run_steadily(per_second, flood, measured)?;
-        let spent = watched.read()?.since(&before);
-        let seconds = (self.clock.now_ns() - began_ns) as f64 / 1e9;
-        let flooded = flood.as_ref().map_or(0, Flood::sent) - flooded;
-        let generator_ns = thread_processor_ns() - generator_ns;
-        self.give_up_on_the_rest()?;
-        let (messages, lost) = (self.messages_checked() - came, self.lost() - lost);
-        Ok(DatagramRound { messages, lost, seconds, spent, generator_ns, flooded })
-    }
-
-    fn run_steadily(
-        &mut self,
-        per_second: u64,
-        flood: &mut Option<Flood>,
-        time: Duration,
-    ) -> Result<()> {
-        let began_ns = self.clock.now_ns();
-        let until_ns = began_ns + u64::try_from(time.as_nanos())?;
-        let (mut now_ns, mut sent, mut next_flow) = (began_ns, 0, 0);
-        while now_ns < until_ns {
-            let due = (now_ns - began_ns) * per_second / 1_000_000_000;
-            for _ in 0..(due - sent).min(CATCH_UP_MAX) {
-                self.queue_of(next_flow)?;
-                next_flow = (next_flow + 1) % self.flows.len();
-                sent += 1;
-            }
-            self.send_queued()?;
-            self.receive(now_ns)?;
-            if let Some(flood) = flood {
-                flood.send(now_ns);
-            }
-            now_ns = self.clock.now_ns();
-        }
-        Ok(())
-    }
-
-    /// Waits a while for what is under way; what has not come then is lost.
-    fn give_up_on_the_rest(&mut self) -> Result<()> {
-        let until_ns = self.clock.now_ns() + LATE_NS;
-        while self.flows.iter().any(|flow| flow.expected < flow.next)
-            && self.clock.now_ns() < until_ns
-        {
-            self.receive(self.clock.now_ns())?;
-        }
-        for flow in &mut self.flows {
-            flow.lost += flow.next - flow.expected;
-            flow.expected = flow.next;
-        }
-        Ok(())
     }
 
     fn lost(&self) -> u64 {
@@ -400,7 +327,11 @@ mod tests {
     fn way() -> (Way, (UdpSocket, SocketAddr)) {
         let (sender, between, receiver) = (socket(), socket(), socket());
         let (to, then) = (between.local_addr().unwrap(), receiver.local_addr().unwrap());
-        (Way { sender, to, sent_in: None, receiver, received_in: None }, (between, then))
+        let comes_from = to;
+        (
+            Way { sender, to, comes_from, sent_in: None, receiver, received_in: None },
+            (between, then),
+        )
     }
 
     #[test]

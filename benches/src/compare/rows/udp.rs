@@ -17,8 +17,11 @@ use waystation_engine::port::datagrams::UdpTier;
 /// since a relay may receive all of it through one.
 const SHAPE: DatagramShape =
     DatagramShape { flows: 4, message_bytes: 1000, in_flight: 16, train: 1 };
-/// The same between namespaces: a ring of the interfaces there holds 256 frames.
-const FRAMES_SHAPE: DatagramShape = DatagramShape { in_flight: 32, ..SHAPE };
+/// Between namespaces, a frame that waits in a socket takes a page of its memory and more, and turn-rs
+/// receives those of all flows by one that has the default: it holds 48.
+const FRAMES_SHAPE: DatagramShape = DatagramShape { in_flight: 12, ..SHAPE };
+/// For what relays without sockets: a ring of an interface holds 256 frames, those of two flows.
+const RINGS_SHAPE: DatagramShape = DatagramShape { in_flight: 96, ..SHAPE };
 
 const GSO: Tier = Tier::Sockets(UdpTier::Gso);
 const PLAIN: Tier = Tier::Sockets(UdpTier::Plain);
@@ -45,17 +48,17 @@ pub(super) fn udp(setting: &Setting) -> Result<Outcome> {
 pub(super) fn between_hosts(setting: &Setting) -> Result<Outcome> {
     let names = [XDP_TIER, AF_XDP_TIER, GSO_TIER, PLAIN_TIER, COTURN, TURN_RS, FLOOR];
     in_namespaces(FRAMES, &names, setting, |setting| {
-        let ours = |tier| -> Result<Box<dyn Contender>> {
-            waystation(tier, FRAMES_SHAPE, Place::streets(Some(tier), setting)?, setting)
+        let ours = |tier, shape| -> Result<Box<dyn Contender>> {
+            waystation(tier, shape, Place::streets(Some(tier), setting)?, setting)
         };
         let theirs = |server: TurnServer| -> Result<Entry> {
             server.entry(FRAMES_SHAPE, Place::streets(None, setting)?, setting)
         };
         Ok(vec![
-            (XDP_TIER, Ok(ours(Tier::Xdp).context(XDP_TIER)?)),
-            (AF_XDP_TIER, Ok(ours(AF_XDP).context(AF_XDP_TIER)?)),
-            (GSO_TIER, Ok(ours(GSO).context(GSO_TIER)?)),
-            (PLAIN_TIER, Ok(ours(PLAIN).context(PLAIN_TIER)?)),
+            (XDP_TIER, Ok(ours(Tier::Xdp, RINGS_SHAPE).context(XDP_TIER)?)),
+            (AF_XDP_TIER, Ok(ours(AF_XDP, FRAMES_SHAPE).context(AF_XDP_TIER)?)),
+            (GSO_TIER, Ok(ours(GSO, FRAMES_SHAPE).context(GSO_TIER)?)),
+            (PLAIN_TIER, Ok(ours(PLAIN, FRAMES_SHAPE).context(PLAIN_TIER)?)),
             theirs(TurnServer::Coturn)?,
             theirs(TurnServer::TurnRs)?,
             (FLOOR, Ok(floor(FRAMES_SHAPE, &Place::streets(None, setting)?, setting)?)),
