@@ -164,16 +164,19 @@ pub enum Command {
     /// sockets at once, links as soon as they have had no session for a while. What is relayed goes
     /// on. TURN clients whose connection is there may still be let have an allocation.
     Drain { refuse_allocations: bool },
-    /// Leaves connections and datagrams in their sockets from now on, and sends
-    /// [`Report::UdpHandedOver`].
+    /// Sends [`Report::UdpTold`] with all there is, and serves on; or forgets that it has told,
+    /// because nobody goes on with it.
+    TellUdp { wanted: bool },
+    /// Leaves connections and datagrams in their sockets from now on, and sends [`Report::UdpTold`]
+    /// with what has changed since [`Self::TellUdp`].
     HandOver,
     /// Serves again after [`Self::HandOver`], with one more descriptor of each listener for links,
     /// and for TURN clients.
     GoOn { links: Vec<TcpListener>, turn: Vec<TcpListener> },
-    /// Forgets what [`Report::UdpHandedOver`] told: another process goes on with it.
+    /// Forgets what [`Report::UdpTold`] told: another process goes on with it.
     LetUdpGo,
-    /// Goes on with what another process had, once told to [`Self::Begin`]; [`Report::UdpTaken`]
-    /// says with how much.
+    /// Goes on with what another process had, once told to [`Self::Begin`], and with what has become
+    /// of that, if told again; [`Report::UdpTaken`] says with how much.
     TakeUdpOver { from: Box<UdpTakeOver> },
     /// Listens and serves, on a core that was made held.
     Begin,
@@ -217,6 +220,7 @@ impl Command {
             | Self::TellPaths { .. }
             | Self::NoteOffloaded { .. }
             | Self::Drain { .. }
+            | Self::TellUdp { .. }
             | Self::HandOver
             | Self::GoOn { .. }
             | Self::LetUdpGo
@@ -237,7 +241,8 @@ pub struct LinkTraffic {
     pub bytes_by_core: Box<[u64]>,
 }
 
-/// What another process needs of a core to go on with its clients over datagrams.
+/// What another process needs of a core to go on with its clients over datagrams, but for what it was
+/// told already.
 #[derive(Debug, Default)]
 pub struct UdpHandOver {
     pub turn: TurnHandOver,
@@ -254,7 +259,8 @@ pub struct UdpTakeOver {
 /// With how much of it a core goes on.
 #[derive(Debug, Default)]
 pub struct UdpTaken {
-    /// Allocations that the configuration has no place for.
+    /// Of all allocations that the other process has by now, those that the configuration has no
+    /// place for.
     pub allocations_left: usize,
     pub opaque: OpaqueTaken,
 }
@@ -264,8 +270,10 @@ pub struct UdpTaken {
 pub struct OpaqueTaken {
     /// Each has the tag that it had.
     pub sessions: Vec<UdpSessionTag>,
-    /// The ports of the others, and why they could not be.
-    pub left: Vec<([LocalPort; 2], OpaqueOpenError)>,
+    /// The others, and why they could not be.
+    pub left: Vec<(UdpSessionTag, OpaqueOpenError)>,
+    /// Those that are no more.
+    pub ended: Vec<UdpSessionTag>,
 }
 
 /// From one data core to the management core.
@@ -336,9 +344,9 @@ pub enum Report {
     JoinFailed { idle: SocketTag },
     /// Something worth a debug line about one link; rate-limited at the core.
     Incident { link: LinkTag, reason: DropReason, nonce: u64 },
-    /// Answer to [`Command::HandOver`]: connections and datagrams wait in their sockets. An error is
-    /// the kernel's refusal of a descriptor.
-    UdpHandedOver { core: CoreId, result: io::Result<Box<UdpHandOver>> },
+    /// Answer to [`Command::TellUdp`], and to [`Command::HandOver`] when connections and datagrams
+    /// wait in their sockets. An error is the kernel's refusal of a descriptor.
+    UdpTold { core: CoreId, result: io::Result<Box<UdpHandOver>> },
     /// Answer to [`Command::TakeUdpOver`].
     UdpTaken { core: CoreId, taken: Box<UdpTaken> },
     /// The thread has ended; `error` says why if it was not asked to.

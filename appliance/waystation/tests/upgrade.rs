@@ -17,17 +17,16 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 use support::appliance::{Appliance, PortName, Settings};
-use support::process::{Process, binary, command, run};
+use support::process::{Process, run};
 use support::streams::Pump;
+use support::upgrading::{Echoing, StopOnDrop, Upgrade, event, reconfigure, with_suffix};
 use support::{STEP, eventually, nodes};
 use tempfile::TempDir;
 use waystation_astral::frame::Profile;
+use waystation_management::hand_over::VERSION;
 use waystation_management::limits::CLIENT_TIMEOUT;
 use waystation_management::stats_socket::client;
 use waystation_peer::{RouteForm, TurnClient};
@@ -43,63 +42,6 @@ const PUMPED_BYTES: u64 = 300_000;
 const ECHOES: usize = 50;
 
 const PORTS: [PortName; 2] = [PortName::IoUring, PortName::Epoll];
-
-/// A running process, and the one that is to be next.
-struct Upgrade {
-    old: Appliance,
-    new: Option<Process>,
-}
-
-impl Upgrade {
-    fn of(settings: &Settings) -> Self {
-        Self { old: Appliance::start(settings), new: None }
-    }
-
-    fn command(&self) -> Command {
-        let directory = self.old.directory.path();
-        let mut command = command(&binary());
-        command.arg("upgrade").arg("--config").arg(directory.join("waystation.toml"));
-        command.arg("--state-dir").arg(directory.join("state"));
-        command
-    }
-
-    /// Has the next process take over; returns what it says of that.
-    fn perform(&mut self) -> Value {
-        let log = self.old.directory.path().join("log of the next");
-        let mut new = Process::spawn(&mut self.command(), &log);
-        let event = eventually("the next process serves", || {
-            let ended = new.ended();
-            assert!(ended.is_none(), "ended with {ended:?}:\n{}", new.log());
-            event(&self.old, "took_over")
-        });
-        self.new = Some(new);
-        event
-    }
-
-    fn old_socket(&self) -> PathBuf {
-        with_suffix(&self.old.socket, ".old")
-    }
-
-    /// Waits for the old process, which has nothing left.
-    fn expect_end_of_old(&mut self) {
-        let status = self.old.process.wait(STEP);
-        assert!(status.success(), "{status:?}\n{}", self.old.process.log());
-        assert!(!self.old_socket().exists(), "its socket is left");
-        assert!(self.old.socket.exists(), "the next one's socket is gone");
-    }
-}
-
-fn with_suffix(path: &std::path::Path, suffix: &str) -> PathBuf {
-    PathBuf::from(format!("{}{suffix}", path.display()))
-}
-
-/// The last event of a kind, of the process that has the stats socket now.
-fn event(appliance: &Appliance, kind: &str) -> Option<Value> {
-    let lines = client::get(&appliance.socket, "/v1/events").ok()?;
-    let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let mut events = lines.map(|line| serde_json::from_slice::<Value>(line).unwrap());
-    events.rfind(|event| event["kind"] == kind)
-}
 
 /// A settings file with a TURN server for loopback, and its file of users.
 fn with_turn(port: PortName, cores: usize, files: &TempDir) -> Settings {
@@ -123,62 +65,13 @@ fn socket() -> UdpSocket {
     socket
 }
 
-/// Somebody who sends a datagram and waits for it to come back before the next: so none may be
-/// lost, and the longest time that one takes is the gap.
-struct Echoing {
-    stop: AtomicBool,
-    done: AtomicUsize,
-    longest_us: AtomicU64,
-}
-
-impl Echoing {
-    fn new() -> Self {
-        let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { stop, done, longest_us: AtomicU64::new(0) }
-    }
-
-    /// Echoes until told to stop.
-    fn run(&self, mut echo: impl FnMut(u32)) {
-        for number in 0.. {
-            if self.stop.load(Ordering::SeqCst) {
-                break;
-            }
-            let began = Instant::now();
-            echo(number);
-            let took_us = u64::try_from(began.elapsed().as_micros()).unwrap();
-            self.longest_us.fetch_max(took_us, Ordering::SeqCst);
-            self.done.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    /// The longest time since this was asked last.
-    fn longest(&self) -> Duration {
-        Duration::from_micros(self.longest_us.swap(0, Ordering::SeqCst))
-    }
-
-    fn wait_for_more(&self) {
-        let before = self.done.load(Ordering::SeqCst);
-        eventually("datagrams come back", || {
-            (self.done.load(Ordering::SeqCst) >= before + ECHOES).then_some(())
-        });
-    }
-
-    /// Lets it end when dropped, also where a test fails.
-    fn stop_on_drop(&self) -> StopOnDrop<'_> {
-        StopOnDrop(&self.stop)
-    }
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 /// A client and a peer of it that echoes, over a channel, forth and back.
-fn echo_over_channel(client: &mut TurnClient, peer: &UdpSocket, relayed: SocketAddr, number: u32) {
+fn echo_over_channel(
+    client: &mut TurnClient,
+    peer: &UdpSocket,
+    relayed: SocketAddr,
+    number: usize,
+) {
     let payload = number.to_be_bytes();
     client.send(CHANNEL, &payload).unwrap();
     let mut buffer = [0; 64];
@@ -260,22 +153,8 @@ fn turn_clients_go_on_with_the_next_process_and_lose_nothing() {
         let mut over_tcp = TurnClient::over_tcp(tcp, ALICE).unwrap();
         let relayed_of_stream = over_tcp.allocate().unwrap();
         over_tcp.bind(CHANNEL, peer_at).unwrap();
-        let echoing = Echoing::new();
-        let [usual, longest] = thread::scope(|scope| {
-            let client = &mut client;
-            let (peer, echoing) = (&peer, &echoing);
-            let worker = scope.spawn(move || {
-                echoing.run(|number| echo_over_channel(client, peer, relayed, number))
-            });
-            let stop_on_drop = echoing.stop_on_drop();
-            echoing.wait_for_more();
-            let usual = echoing.longest();
-            upgrade.perform();
-            echoing.wait_for_more();
-            drop(stop_on_drop);
-            worker.join().unwrap();
-            [usual, echoing.longest()]
-        });
+        let mut echo = |number: usize| echo_over_channel(&mut client, &peer, relayed, number);
+        let [[usual, longest]] = Echoing::across([&mut echo], ECHOES, || _ = upgrade.perform());
         let waited = event(&upgrade.old, "took_over").unwrap()["udp_waited_us"].clone();
         println!(
             "{}: UDP gap {longest:?}, of which datagrams waited {waited} us; {usual:?} before",
@@ -327,8 +206,7 @@ fn opaque_sessions_go_on_with_their_tokens_and_lose_nothing() {
         let leg = LegName { session, side: Side::A };
         let secret = secret_of(opened["legs"][0]["token"].as_str().unwrap());
         prove_from(&a, to_a, &secret, leg, 1);
-        let echoing = Echoing::new();
-        let echo = |number: u32| {
+        let mut echo = |number: usize| {
             let (payload, mut buffer) = (number.to_be_bytes(), [0; 64]);
             a.send_to(&payload, to_a).unwrap();
             let (bytes, from) = b.recv_from(&mut buffer).unwrap();
@@ -337,17 +215,7 @@ fn opaque_sessions_go_on_with_their_tokens_and_lose_nothing() {
             let (bytes, from) = a.recv_from(&mut buffer).unwrap();
             assert_eq!((&buffer[..bytes], from), (&payload[..], to_a));
         };
-        let [usual, longest] = thread::scope(|scope| {
-            let worker = scope.spawn(|| echoing.run(echo));
-            let stop_on_drop = echoing.stop_on_drop();
-            echoing.wait_for_more();
-            let usual = echoing.longest();
-            upgrade.perform();
-            echoing.wait_for_more();
-            drop(stop_on_drop);
-            worker.join().unwrap();
-            [usual, echoing.longest()]
-        });
+        let [[usual, longest]] = Echoing::across([&mut echo], ECHOES, || _ = upgrade.perform());
         println!("{}: UDP gap {longest:?}; {usual:?} before", port.name());
         upgrade.expect_end_of_old();
         let row = upgrade.old.document("/v1/udp")["udp"][0].clone();
@@ -435,18 +303,32 @@ fn a_next_process_that_goes_half_way_changes_nothing() {
     let (caller, target) = (appliance.node(Profile::P4), appliance.node(Profile::P4));
     let (near, far) = nodes::route(&caller, &target, RouteForm::G2);
     let session = Pump::start("session", near, far);
-    // It goes before its cores wait, after datagrams wait, and without a word it should say.
-    for steps in 0..3 {
+    // It goes before its cores wait, before and after datagrams wait, and without a word it should
+    // say.
+    for steps in 0..4 {
         let mut by_hand = ByHand::connect(&appliance);
-        by_hand.ask(1, &identity, 2);
+        by_hand.ask(VERSION, &identity, 2);
         assert!(by_hand.hear()["offer"].is_object());
         if steps > 0 {
             by_hand.say(&json!("ready"));
-            assert_eq!(by_hand.hear()["core"]["core"], 0);
-            assert_eq!(by_hand.hear()["core"]["core"], 1);
-            assert!(by_hand.hear()["complete"].is_object());
+            let told = [by_hand.hear(), by_hand.hear()];
+            let allocations = |core: &Value| core["core"]["turn"]["all"].as_u64().unwrap();
+            assert_eq!(told.each_ref().map(|it| it["core"]["core"].clone()), [json!(0), json!(1)]);
+            assert_eq!(told.iter().map(allocations).sum::<u64>(), 1);
+            assert_eq!(by_hand.hear(), "told");
+            // It is served on until the next process has taken that up.
+            echo_over_channel(&mut client, &peer, relayed, 7);
         }
         if steps > 1 {
+            by_hand.say(&json!("prepared"));
+            for core in 0..2 {
+                let changed = by_hand.hear();
+                assert_eq!(changed["core"]["core"], core);
+                assert_eq!(changed["core"]["turn"]["allocations"], json!([]), "told again");
+            }
+            assert!(by_hand.hear()["complete"].is_object());
+        }
+        if steps > 2 {
             by_hand.say(&json!("ready"));
         }
         drop(by_hand);
@@ -465,37 +347,33 @@ fn a_next_process_that_goes_half_way_changes_nothing() {
     Pump::wait_for(&[&session], PUMPED_BYTES);
     session.finish();
     // And one that does it right is served after all of them.
-    let mut upgrade = Upgrade { old: appliance, new: None };
+    let mut upgrade = Upgrade::from(appliance);
     upgrade.perform();
     echo_over_channel(&mut client, &peer, relayed, 9);
 }
 
 #[test]
 fn another_node_version_or_number_of_cores_is_refused_by_name() {
-    let mut appliance = Appliance::start(&Settings::new(PortName::Epoll, 2));
+    let appliance = Appliance::start(&Settings::new(PortName::Epoll, 2));
     let identity = appliance.identity.to_string();
     let other = waystation_peer::secret_key().unwrap().identity().to_string();
     for (version, identity, cores, why) in [
-        (2, &*identity, 2, "form 2"),
-        (1, &*other, 2, "it is node"),
-        (1, &*identity, 3, "2 data cores"),
+        (VERSION + 1, &*identity, 2, &*format!("form {}", VERSION + 1)),
+        (VERSION, &*other, 2, "it is node"),
+        (VERSION, &*identity, 3, "2 data cores"),
     ] {
         let mut by_hand = ByHand::connect(&appliance);
         by_hand.ask(version, identity, cores);
         let refusal = by_hand.hear();
         assert!(refusal["refusal"].as_str().unwrap().contains(why), "{refusal}");
     }
-    let file = appliance.directory.path().join("waystation.toml");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("cores = 2", "cores = 1")).unwrap();
-    let upgrade = Upgrade { old: appliance, new: None };
+    reconfigure(&appliance, "cores = 2", "cores = 1");
+    let mut upgrade = Upgrade::from(appliance);
     let finished = run(&mut upgrade.command());
     assert_eq!(finished.code(), 69, "{}", finished.stderr);
     assert!(finished.complaint().contains("it has 2 data cores"), "{}", finished.stderr);
-    appliance = upgrade.old;
-    assert_eq!(appliance.status()["readiness"]["state"], "ready");
-    assert!(appliance.stop().success());
-    let upgrade = Upgrade { old: appliance, new: None };
+    assert_eq!(upgrade.old.status()["readiness"]["state"], "ready");
+    assert!(upgrade.old.stop().success());
     let finished = run(&mut upgrade.command());
     assert_eq!(finished.code(), 69, "{}", finished.stderr);
     assert!(finished.complaint().contains("nobody hands over"), "{}", finished.stderr);
@@ -515,12 +393,11 @@ fn metrics_and_a2al_listen_on_where_they_did() {
     };
     let before = ports(&upgrade.old.process);
     upgrade.perform();
-    assert_eq!(ports(upgrade.new.as_ref().unwrap()), before);
+    assert_eq!(ports(&upgrade.next[0]), before);
     let node: SocketAddr = before.split_whitespace().next().unwrap().parse().unwrap();
     TcpStream::connect_timeout(&node, STEP).unwrap();
     upgrade.expect_end_of_old();
     // The next process can be taken over from too.
-    let first = upgrade.new.take();
     upgrade.perform();
-    drop(first);
+    upgrade.expect_end_of_all_before();
 }

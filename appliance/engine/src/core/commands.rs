@@ -115,6 +115,7 @@ impl<P: Port> DataCore<P> {
                 }
             }
             Command::Drain { refuse_allocations } => self.drain(refuse_allocations),
+            Command::TellUdp { wanted } => self.tell_udp(wanted),
             Command::HandOver => self.begin_handing_over(),
             Command::GoOn { links, turn } => self.go_on(links, turn),
             Command::LetUdpGo => self.let_udp_go(),

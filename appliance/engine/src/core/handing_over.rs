@@ -1,23 +1,32 @@
 //! A core among those of two processes, one of which goes on where the other ends.
 //!
 //! Runs on the core's thread, at the management core's word. The new process's cores are made held:
-//! they have every socket and serve none. The old process's cores leave connections and datagrams
-//! in the sockets while the new ones take over what they are for; that ends with one of the two
-//! letting go. Links and raw pipes of the old process are not paused.
+//! they have every socket and serve none. The old process's cores tell what they have while they
+//! serve on; then they leave connections and datagrams in the sockets and tell what has changed
+//! since, until one of the two lets go. Links and raw pipes of the old process are not paused.
 
-use super::opaque::OpaqueSessions;
-use super::turn::TurnServer;
+use super::opaque::OpaqueTold;
 use super::{CoreError, CoreParts, DataCore};
 use crate::control::{Report, UdpHandOver, UdpTakeOver, UdpTaken};
 use crate::port::Port;
 use std::io;
 use std::net::TcpListener;
+use waystation_turn::server::ServerTold;
 
 /// Listeners that are not watched yet.
 #[derive(Debug)]
 pub(super) struct Held {
     links: Vec<TcpListener>,
     turn: Vec<TcpListener>,
+}
+
+/// How far this core has come in telling another process what it has.
+#[derive(Debug, Default)]
+pub(super) struct Telling {
+    /// Whether the rest is to be told as soon as nothing is accepted here any more.
+    pub(super) is_pausing: bool,
+    turn: ServerTold,
+    opaque: OpaqueTold,
 }
 
 impl<P: Port> DataCore<P> {
@@ -41,53 +50,70 @@ impl<P: Port> DataCore<P> {
     /// Serves everybody from now on.
     pub(super) fn begin(&mut self) {
         let Some(Held { links, turn }) = self.held.take() else { return };
-        let listening = || {
+        let beginning = || {
+            // Those who have waited come first.
+            self.resume_udp()?;
             for listener in links {
                 self.port.add_listener(listener)?;
             }
             if let Some(server) = &mut self.turn {
                 server.listen(turn, &mut self.port)?;
             }
-            self.resume_udp()
+            Ok(())
         };
-        let begun = listening();
+        let begun = beginning();
         self.end_if_failed(begun);
     }
 
-    /// Leaves connections and datagrams in their sockets, and tells all that another process needs
-    /// to go on, once that is so.
+    /// Tells all that another process needs to go on with UDP, or forgets that it was told.
+    pub(super) fn tell_udp(&mut self, wanted: bool) {
+        self.telling = Telling::default();
+        if wanted {
+            self.tell_rest();
+        }
+    }
+
+    /// Leaves connections and datagrams in their sockets, and tells the rest once that is so.
     pub(super) fn begin_handing_over(&mut self) {
         self.port.stop_accepting();
-        self.pause_udp();
-        self.is_handing_over = true;
+        self.telling.is_pausing = true;
     }
 
     /// Tells as soon as nothing here waits for connections any more: the kernel wakes one who waits
-    /// for each, and if that is one who then does not take it, nobody does.
+    /// for each, and if that is one who then does not take it, nobody does. Datagrams are served
+    /// until then.
     pub(super) fn go_on_handing_over(&mut self) {
-        if !self.is_handing_over || self.port.is_accepting() {
+        if !self.telling.is_pausing || self.port.is_accepting() {
             return;
         }
-        self.is_handing_over = false;
-        let told = || {
-            let turn = self.turn.as_deref().map(TurnServer::hand_over).transpose()?;
-            let opaque = self.opaque.as_deref().map(OpaqueSessions::hand_over).transpose()?;
+        self.telling.is_pausing = false;
+        self.pause_udp();
+        self.tell_rest();
+    }
+
+    /// Tells what is not told yet.
+    fn tell_rest(&mut self) {
+        let Telling { turn: turn_told, opaque: opaque_told, .. } = &mut self.telling;
+        let mut told = || {
+            let turn = self.turn.as_deref().map(|turn| turn.tell(&mut *turn_told)).transpose()?;
+            let opaque = self.opaque.as_deref().map(|it| it.tell(&mut *opaque_told)).transpose()?;
             let (turn, opaque) = (turn.unwrap_or_default(), opaque.unwrap_or_default());
             Ok::<_, io::Error>(Box::new(UdpHandOver { turn, opaque }))
         };
         let result = told();
-        self.fabric.report(Report::UdpHandedOver { core: self.fabric.core, result });
+        self.fabric.report(Report::UdpTold { core: self.fabric.core, result });
     }
 
     /// Nothing came of it: this process goes on, with one more descriptor of each listener.
     pub(super) fn go_on(&mut self, links: Vec<TcpListener>, turn: Vec<TcpListener>) {
-        self.is_handing_over = false;
+        self.telling = Telling::default();
         self.held = Some(Held { links, turn });
         self.begin();
     }
 
     /// Another process has it all: what stays are TURN clients over TCP.
     pub(super) fn let_udp_go(&mut self) {
+        self.telling = Telling::default();
         if let Some(turn) = &mut self.turn {
             turn.let_go();
         }
@@ -98,7 +124,7 @@ impl<P: Port> DataCore<P> {
         self.end_if_failed(resumed);
     }
 
-    /// Takes up what another process had, and serves none of it before it is told to begin.
+    /// Takes up what another process has, or what has become of it, and serves none of it before it is told to begin.
     pub(super) fn take_udp_over(&mut self, from: UdpTakeOver) {
         let mut taken = UdpTaken::default();
         if let Some(turn) = &mut self.turn {

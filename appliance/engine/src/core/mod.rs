@@ -47,7 +47,7 @@ use crate::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use crate::timer::Wheel;
 use closing::Closing;
 use connection::{Connection, Ended, Phase};
-use handing_over::Held;
+use handing_over::{Held, Telling};
 use ingress::{Ingress, Place};
 use limiting::Saturation;
 use listing::ListingWalk;
@@ -185,8 +185,8 @@ pub struct DataCore<P> {
     draining: bool,
     /// What is not listened on yet, because another process still does.
     held: Option<Held>,
-    /// Whether another process waits to hear what this core has.
-    is_handing_over: bool,
+    /// What another process has heard of this core, to go on with it.
+    telling: Telling,
     /// Why this core cannot go on, if that is why it stops.
     failure: Option<CoreError>,
     /// Listings that are not finished, in the order they were asked for.
@@ -266,7 +266,7 @@ impl<P: Port> DataCore<P> {
             stopping: false,
             draining: false,
             held: None,
-            is_handing_over: false,
+            telling: Telling::default(),
             failure: None,
             listings: VecDeque::with_capacity(LISTINGS_UNDER_WAY_MAX),
             turn: turn.map(Box::new),
@@ -354,7 +354,7 @@ impl<P: Port> DataCore<P> {
 
     /// Whether a ring to another thread is full, or something is to be told as soon as it is so.
     fn has_unsent(&self) -> bool {
-        self.is_handing_over
+        self.telling.is_pausing
             || self.fabric.mesh.is_backed_up()
             || self.fabric.has_unsent_reports()
             || self.turn.as_ref().is_some_and(|turn| turn.has_paths_to_tell())

@@ -6,7 +6,7 @@
 use super::SessionRecord;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use waystation_turn::server::ServerState;
+use waystation_turn::server::ServerChanges;
 use zeroize::Zeroize;
 
 /// One message.
@@ -18,6 +18,9 @@ pub(crate) enum Message {
     Refusal(String),
     Ready,
     Core(Box<CoreMessage>),
+    /// All there is has been told, and is served on.
+    Told,
+    Prepared,
     Complete {
         /// When datagrams began to wait, in nanoseconds of the machine's clock.
         paused_ns: u64,
@@ -35,6 +38,8 @@ impl Message {
             Self::Refusal(_) => "refusal",
             Self::Ready => "ready",
             Self::Core(_) => "core",
+            Self::Told => "told",
+            Self::Prepared => "prepared",
             Self::Complete { .. } => "complete",
             Self::Taken => "taken",
             Self::Yours => "yours",
@@ -101,14 +106,16 @@ pub(crate) enum Role {
     Hub,
 }
 
-/// What one core has over UDP. Descriptors: those of the relayed addresses, then those of the
-/// sessions' ports.
+/// What one core has over UDP, but for what it has told already. Descriptors: those of the relayed
+/// addresses, then those of the sessions' ports.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CoreMessage {
     pub(crate) core: u16,
-    pub(crate) turn: ServerState,
+    pub(crate) turn: ServerChanges,
     pub(crate) relayed: Vec<SocketAddr>,
+    /// Places and generations of sessions that are no more.
+    pub(crate) ended_sessions: Vec<(u32, u32)>,
     pub(crate) sessions: Vec<SessionRecord>,
     pub(crate) session_ports: Vec<u16>,
 }

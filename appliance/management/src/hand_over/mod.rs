@@ -7,8 +7,11 @@
 //! ```text
 //! next → this   Ask        who it is, with how many cores
 //! this → next   Offer      what is listened with        or Refusal: this one goes on
-//! next → this   Ready      its cores have everything and serve nobody
-//! this → next   Core …     each core's clients over UDP, who wait from here on
+//! next → this   Ready      its cores have what is listened with and serve nobody
+//! this → next   Core …     each core's clients over UDP, who are served on here
+//! this → next   Told
+//! next → this   Prepared   its cores have all of them
+//! this → next   Core …     what has changed since; from here on those clients wait
 //! this → next   Complete
 //! next → this   Taken      its cores could begin
 //! this → next   Yours      it is the next one's now, and the next one begins
@@ -29,13 +32,13 @@ pub(crate) use channel::Channel;
 pub use channel::ChannelError;
 pub(crate) use message::{Ask, CoreMessage, Message, Offer, Role, SocketGroup};
 pub(crate) use records::SessionRecord;
-pub(crate) use serving::{Paused, Step};
+pub(crate) use serving::{Step, Told};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The form of the messages. Another number is another form.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of one message: ten times what the allocations and sessions of one core can come to.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Descriptors of one message: as many as there are ports.
@@ -44,8 +47,13 @@ pub(crate) const MESSAGE_DESCRIPTORS_MAX: usize = 1 << 17;
 pub(crate) const DESCRIPTORS_PER_BYTE: usize = 128;
 /// How long one side waits for the other where that one has only to answer.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the next process may take to start: it measures ciphers, and may measure the machine.
+/// How long the next process may take to start, where it measures ciphers and may measure the
+/// machine.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the next process's cores may take to take up what they are told: tens of microseconds
+/// for each session and allocation, most of them the kernel's, and a processor that they share with
+/// the cores that tell.
+pub(crate) const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is added to the stats socket's path.
 const SUFFIX: &str = ".up";

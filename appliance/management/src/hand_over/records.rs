@@ -48,6 +48,11 @@ impl SessionRecord {
         }
     }
 
+    /// Its place, and which session in that place.
+    pub(crate) fn place(&self) -> (u32, u32) {
+        (self.state.slot, self.state.generation)
+    }
+
     /// The session, and what it was opened for. Absent: an end is none.
     pub(crate) fn read(self) -> Option<(OpaqueSessionState, Wish)> {
         let [a, b] = &self.ends;

@@ -5,7 +5,8 @@
 //! is to hand over. One conversation is had at a time; others wait in the socket's queue.
 
 use super::{
-    ANSWER_TIMEOUT, Ask, Channel, ChannelError, CoreMessage, Message, Offer, START_TIMEOUT, VERSION,
+    ANSWER_TIMEOUT, Ask, Channel, ChannelError, CoreMessage, Message, Offer, START_TIMEOUT,
+    TAKE_UP_TIMEOUT, VERSION,
 };
 use crate::limits::STATS_ACCEPT_PAUSE;
 use crate::stats_socket::may_command;
@@ -24,9 +25,10 @@ const MODE: u32 = 0o600;
 /// A question that the management core answers; a refusal is a sentence.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, String>>;
 
-/// What all cores have over UDP, each with its descriptors, and since when it waits.
+/// What all cores have over UDP that has not been told, each with its descriptors, and since when it
+/// waits, if it does.
 #[derive(Debug)]
-pub(crate) struct Paused {
+pub(crate) struct Told {
     pub(crate) cores: Vec<(CoreMessage, Vec<OwnedFd>)>,
     pub(crate) since_ns: u64,
 }
@@ -36,10 +38,10 @@ pub(crate) struct Paused {
 pub(crate) enum Step {
     /// Somebody asks. Nothing changes yet.
     Asked { ask: Ask, reply: Reply<(Offer, Vec<OwnedFd>)> },
-    /// The next process waits. From now on so do datagrams.
-    Ready { reply: Reply<Paused> },
-    /// The next process has it all. Nothing is let go yet.
-    Taken { reply: Reply<()> },
+    /// The next process waits for all there is.
+    Ready { reply: Reply<Told> },
+    /// The next process has that, and waits for what has changed. From now on datagrams wait too.
+    Prepared { reply: Reply<Told> },
     /// The next process knows that it is its turn.
     Yours { process: Option<i32> },
     /// It came to nothing.
@@ -114,25 +116,35 @@ async fn converse(stream: UnixStream, steps: &mpsc::Sender<Step>) -> Result<bool
     send(&mut channel, &Message::Offer(offer), &descriptors).await?;
     drop(descriptors);
     hear(&mut channel, "ready", START_TIMEOUT).await?;
-    let paused = question(steps, |reply| Step::Ready { reply }).await;
-    let Paused { cores, since_ns } = match paused {
-        Ok(paused) => paused,
-        Err(why) => {
-            send(&mut channel, &Message::Refusal(why.clone()), &[]).await?;
-            return Err(ChannelError::Refused(why));
-        }
-    };
-    for (core, descriptors) in cores {
-        send(&mut channel, &Message::Core(Box::new(core)), &descriptors).await?;
-    }
-    send(&mut channel, &Message::Complete { paused_ns: since_ns }, &[]).await?;
+    let told = question(steps, |reply| Step::Ready { reply }).await;
+    tell(&mut channel, told, |_| Message::Told).await?;
+    hear(&mut channel, "prepared", TAKE_UP_TIMEOUT).await?;
+    let rest = question(steps, |reply| Step::Prepared { reply }).await;
+    tell(&mut channel, rest, |paused_ns| Message::Complete { paused_ns }).await?;
     hear(&mut channel, "taken", ANSWER_TIMEOUT).await?;
-    let taken = question(steps, |reply| Step::Taken { reply }).await;
-    taken.map_err(ChannelError::Refused)?;
     // Said first: a process that is gone by now gets nothing.
     send(&mut channel, &Message::Yours, &[]).await?;
     let _ = steps.send(Step::Yours { process }).await;
     Ok(true)
+}
+
+/// Tells what all cores have told, and says that this was it; or why not.
+async fn tell(
+    channel: &mut Channel,
+    told: Result<Told, String>,
+    end: impl FnOnce(u64) -> Message,
+) -> Result<(), ChannelError> {
+    let Told { cores, since_ns } = match told {
+        Ok(told) => told,
+        Err(why) => {
+            send(channel, &Message::Refusal(why.clone()), &[]).await?;
+            return Err(ChannelError::Refused(why));
+        }
+    };
+    for (core, descriptors) in cores {
+        send(channel, &Message::Core(Box::new(core)), &descriptors).await?;
+    }
+    send(channel, &end(since_ns), &[]).await
 }
 
 async fn refuse(channel: &mut Channel, why: String) -> Result<bool, ChannelError> {

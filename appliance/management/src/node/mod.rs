@@ -185,7 +185,7 @@ impl Node {
             | Report::UdpMoved(_)
             | Report::UdpEnded(_)
             | Report::Paths { .. }
-            | Report::UdpHandedOver { .. }
+            | Report::UdpTold { .. }
             | Report::UdpTaken { .. }
             | Report::UdpPaths { .. }
             | Report::Statistics(_)

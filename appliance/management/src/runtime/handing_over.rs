@@ -9,7 +9,7 @@ use crate::clock;
 use crate::documents::Readiness;
 use crate::hand_over::serving::Reply;
 use crate::hand_over::{
-    Ask, CoreMessage, Offer, Paused, Role, SessionRecord, SocketGroup, Step, socket_of,
+    Ask, CoreMessage, Offer, Role, SessionRecord, SocketGroup, Step, Told, socket_of,
 };
 use crate::journal::{EventKind, fields};
 use crate::limits::DRAIN_DEADLINE_MAX;
@@ -54,18 +54,24 @@ pub(super) struct HandingOver {
 enum Phase {
     /// Everything is served here.
     Serving,
-    /// Cores are telling.
-    Pausing(Pausing),
+    /// Somebody starts who has the sockets too. Everything is served here.
+    Offered,
+    /// Cores are telling all they have, and serve on.
+    Telling(Collecting),
+    /// The next process takes that up. Everything is served here.
+    Told,
+    /// Cores are telling what has changed since, and datagrams wait.
+    Pausing(Collecting),
     /// All have told; datagrams wait.
     Paused,
 }
 
 #[derive(Debug)]
-struct Pausing {
+struct Collecting {
     since_ns: u64,
     missing: Vec<CoreId>,
     told: Vec<(CoreMessage, Vec<OwnedFd>)>,
-    reply: Reply<Paused>,
+    reply: Reply<Told>,
 }
 
 impl HandingOver {
@@ -79,9 +85,23 @@ impl HandingOver {
         self.shared.is_some()
     }
 
+    /// Whether no other process is about to take over.
+    pub(super) fn is_asked_by_nobody(&self) -> bool {
+        matches!(self.phase, Phase::Serving)
+    }
+
     /// Whether datagrams wait until it is clear who serves them.
     pub(super) fn is_paused(&self) -> bool {
-        !matches!(self.phase, Phase::Serving)
+        matches!(self.phase, Phase::Pausing(_) | Phase::Paused)
+    }
+
+    /// What cores are being asked, and the phase that comes behind it.
+    fn collecting(&mut self) -> Option<(&mut Collecting, Phase)> {
+        match &mut self.phase {
+            Phase::Telling(collecting) => Some((collecting, Phase::Told)),
+            Phase::Pausing(collecting) => Some((collecting, Phase::Paused)),
+            Phase::Serving | Phase::Offered | Phase::Told | Phase::Paused => None,
+        }
     }
 
     /// Closes this end's descriptors of what is listened with: a drain listens no more.
@@ -98,10 +118,8 @@ impl ManagementCore {
             Step::Asked { ask, reply } => {
                 let _ = reply.send(self.offer(&ask));
             }
-            Step::Ready { reply } => self.pause(reply),
-            Step::Taken { reply } => {
-                let _ = reply.send(self.put_socket_aside());
-            }
+            Step::Ready { reply } => self.tell(reply),
+            Step::Prepared { reply } => self.pause(reply),
             Step::Yours { process } => self.let_go(process),
             Step::Failed { why } => self.go_on(&why),
         }
@@ -112,8 +130,11 @@ impl ManagementCore {
         self.save_registrations();
         self.hand_over.drain = Duration::from_millis(ask.drain_ms).min(DRAIN_DEADLINE_MAX);
         let shared = self.hand_over.shared.as_ref().ok_or("it does not hand over")?;
+        let offered = offered(shared);
+        let offered = offered.map_err(|error| format!("its sockets cannot be shared: {error}"))?;
         tracing::info!(version = ask.program, "another process is to take over");
-        offered(shared).map_err(|error| format!("its sockets cannot be shared: {error}"))
+        self.hand_over.phase = Phase::Offered;
+        Ok(offered)
     }
 
     fn check_ask(&self, ask: &Ask) -> Result<(), String> {
@@ -134,7 +155,7 @@ impl ManagementCore {
                 .to_owned());
         }
         match &self.extra.readiness {
-            Readiness::Ready if !self.hand_over.is_paused() => Ok(()),
+            Readiness::Ready if self.hand_over.is_asked_by_nobody() => Ok(()),
             Readiness::Ready => Err("it is handing over already".to_owned()),
             other => Err(format!("it is {}", other.name())),
         }
@@ -148,55 +169,67 @@ impl ManagementCore {
         Ok(())
     }
 
-    /// Has all cores leave connections and datagrams where they are, and tell what they have.
-    fn pause(&mut self, reply: Reply<Paused>) {
-        if let Err(error) = self.keep_listeners() {
-            let _ = reply.send(Err(format!("its listeners cannot be kept: {error}")));
+    /// Has all cores tell what they have, while they serve on.
+    fn tell(&mut self, reply: Reply<Told>) {
+        self.tell_what_xdp_has_carried();
+        self.hand_over.phase = Phase::Telling(self.collect(reply));
+        for core in self.cores() {
+            self.command(core, Command::TellUdp { wanted: true });
+        }
+    }
+
+    /// Has all cores leave connections and datagrams where they are, and tell the rest. Whatever can
+    /// be done before that is.
+    fn pause(&mut self, reply: Reply<Told>) {
+        let kept = self.keep_listeners();
+        let kept = kept.map_err(|error| format!("its listeners cannot be kept: {error}"));
+        if let Err(why) = kept.and_then(|()| self.put_socket_aside()) {
+            let _ = reply.send(Err(why));
             return;
         }
-        let missing = self.cores().collect();
-        let since_ns = clock::now().monotonic_ns;
-        let pausing = Pausing { since_ns, missing, told: Vec::new(), reply };
-        self.hand_over.phase = Phase::Pausing(pausing);
-        // Cores hear it before they tell what sessions have carried, and when they were heard.
-        for (core, command) in self.xdp.tell_all() {
-            self.command(core, command);
-        }
+        self.tell_what_xdp_has_carried();
+        self.hand_over.phase = Phase::Pausing(self.collect(reply));
         for core in self.cores() {
             self.command(core, Command::HandOver);
         }
     }
 
-    pub(super) fn on_udp_handed_over(
-        &mut self,
-        core: CoreId,
-        result: io::Result<Box<UdpHandOver>>,
-    ) {
-        let Phase::Pausing(pausing) = &mut self.hand_over.phase else { return };
-        pausing.missing.retain(|missing| *missing != core);
-        let told = match result {
+    /// Cores hear it before they tell what sessions have carried, and when they were heard.
+    fn tell_what_xdp_has_carried(&mut self) {
+        for (core, command) in self.xdp.tell_all() {
+            self.command(core, command);
+        }
+    }
+
+    fn collect(&self, reply: Reply<Told>) -> Collecting {
+        let missing = self.cores().collect();
+        Collecting { since_ns: clock::now().monotonic_ns, missing, told: Vec::new(), reply }
+    }
+
+    pub(super) fn on_udp_told(&mut self, core: CoreId, result: io::Result<Box<UdpHandOver>>) {
+        let Some((collecting, next)) = self.hand_over.collecting() else { return };
+        collecting.missing.retain(|missing| *missing != core);
+        let error = match result {
             Ok(udp) => {
+                // Sessions are known here before a core can tell of them.
                 let table = self.opaque.table();
-                message(core, *udp, |session| table.get(session).map(|known| &known.wish))
-            }
-            Err(error) => {
-                let why = format!("data core {core} cannot share its sockets: {error}");
-                // What was told already is told to nobody.
-                if let Phase::Pausing(Pausing { reply, .. }) =
-                    std::mem::replace(&mut self.hand_over.phase, Phase::Paused)
-                {
-                    let _ = reply.send(Err(why));
+                collecting.told.push(message(core, *udp, |session| {
+                    table.get(session).map(|known| &known.wish)
+                }));
+                if !collecting.missing.is_empty() {
+                    return;
                 }
-                return;
+                None
             }
+            Err(error) => Some(format!("data core {core} cannot share its sockets: {error}")),
         };
-        pausing.told.push(told);
-        if pausing.missing.is_empty()
-            && let Phase::Pausing(Pausing { since_ns, mut told, reply, .. }) =
-                std::mem::replace(&mut self.hand_over.phase, Phase::Paused)
+        if let Phase::Telling(Collecting { since_ns, mut told, reply, .. })
+        | Phase::Pausing(Collecting { since_ns, mut told, reply, .. }) =
+            std::mem::replace(&mut self.hand_over.phase, next)
         {
             told.sort_by_key(|(message, _)| message.core);
-            let _ = reply.send(Ok(Paused { cores: told, since_ns }));
+            // What was told already is told to nobody if one of them could not.
+            let _ = reply.send(error.map_or(Ok(Told { cores: told, since_ns }), Err));
         }
     }
 
@@ -240,13 +273,17 @@ impl ManagementCore {
     /// Nothing came of it.
     fn go_on(&mut self, why: &str) {
         tracing::warn!("nothing was handed over, and this process goes on: {why}");
+        let kept = std::mem::take(&mut self.hand_over.kept);
         if self.hand_over.is_paused() {
-            self.hand_over.phase = Phase::Serving;
-            let kept = std::mem::take(&mut self.hand_over.kept);
             for (core, [links, turn]) in self.cores().zip(kept) {
                 self.command(core, Command::GoOn { links, turn });
             }
+        } else {
+            for core in self.cores() {
+                self.command(core, Command::TellUdp { wanted: false });
+            }
         }
+        self.hand_over.phase = Phase::Serving;
         self.xdp.put_back();
         // It may be there already; whoever is to be next makes it anew.
         let _ = fs::remove_file(aside_of(&self.socket));
@@ -348,8 +385,9 @@ fn message<'a>(
     });
     let message = CoreMessage {
         core: core.0,
-        turn: turn.state,
+        turn: turn.changes,
         relayed,
+        ended_sessions: opaque.ended.iter().map(|it| (it.slot, it.generation)).collect(),
         sessions: sessions.collect(),
         session_ports: ports.into_iter().map(|port| port.0).collect(),
     };

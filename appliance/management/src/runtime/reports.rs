@@ -83,7 +83,7 @@ impl ManagementCore {
             Report::UdpOpened { request, result, .. } => self.on_udp_opened(request, result),
             Report::UdpMoved(moved) => self.on_udp_moved(now, &moved),
             Report::UdpEnded(ended) => self.on_udp_ended(now, &ended),
-            Report::UdpHandedOver { core, result } => self.on_udp_handed_over(core, result),
+            Report::UdpTold { core, result } => self.on_udp_told(core, result),
             Report::UdpTaken { core, taken } => self.on_udp_taken(core, *taken),
             Report::LinkUp(_)
             | Report::HandshakeFailed { .. }
@@ -231,7 +231,7 @@ fn log_report(report: &Report) {
         | Report::UdpOpened { .. }
         | Report::UdpMoved(_)
         | Report::UdpEnded(_)
-        | Report::UdpHandedOver { .. }
+        | Report::UdpTold { .. }
         | Report::UdpTaken { .. }
         | Report::Statistics(_)
         | Report::Listing { .. }

@@ -1,18 +1,21 @@
 //! This process goes on where another one ends.
 //!
-//! It is begun when every core waits with all of its sockets: the other process pauses and tells
-//! what it has, the cores take that up, and once the other one has let go they begin. Until then
-//! nothing here has served anybody, and whatever fails ends this process alone.
+//! It is begun when every core waits with all of its sockets: the other process tells what it has,
+//! and the cores take that up; then it pauses and tells what has changed since, and once it has let
+//! go they begin. Until then nothing here has served anybody, and whatever fails ends this process
+//! alone.
 
 use super::{ManagementCore, RuntimeError};
 use crate::clock;
-use crate::hand_over::{ANSWER_TIMEOUT, Channel, ChannelError, CoreMessage, Message};
+use crate::hand_over::{
+    ANSWER_TIMEOUT, Channel, ChannelError, CoreMessage, Message, TAKE_UP_TIMEOUT,
+};
 use crate::journal::{EventKind, fields};
 use crate::limits::COMMAND_RETRY_PAUSE;
 use crate::opaque::{Known, settings_again};
 use crate::stats_socket::Aside;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use tokio::net::unix::pipe;
@@ -36,9 +39,13 @@ pub(super) struct TakingOver {
 #[derive(Debug, Default)]
 pub(super) struct TakingUp {
     missing: Vec<CoreId>,
-    sessions: BTreeMap<UdpSessionTag, Known>,
-    allocations_left: usize,
-    sessions_left: usize,
+    /// What is known of sessions that the other process has told of.
+    told: BTreeMap<UdpSessionTag, Known>,
+    /// Those of them that cores have, and those that they have no place for, with the reason.
+    taken: BTreeSet<UdpSessionTag>,
+    left: BTreeMap<UdpSessionTag, String>,
+    /// By core.
+    allocations_left: BTreeMap<CoreId, usize>,
 }
 
 impl ManagementCore {
@@ -74,29 +81,52 @@ impl ManagementCore {
         Ok(())
     }
 
-    /// Hears what the other process has, and gives it to the cores. Returns since when it waits.
+    /// Hears what the other process has, and then what has changed, and gives it to the cores.
+    /// Returns since when clients wait.
     async fn take_up_all(
         &mut self,
         channel: &mut Channel,
         doorbell: &pipe::Receiver,
     ) -> Result<u64, RuntimeError> {
         channel.send(&Message::Ready, &[], ANSWER_TIMEOUT).await?;
-        let paused_ns = loop {
+        match self.hear_cores(channel).await? {
+            Message::Told => {}
+            other => return Err(ChannelError::unexpected(&other, "told").into()),
+        }
+        self.cores_have_taken_up(doorbell).await?;
+        channel.send(&Message::Prepared, &[], ANSWER_TIMEOUT).await?;
+        let paused_ns = match self.hear_cores(channel).await? {
+            Message::Complete { paused_ns } => paused_ns,
+            other => return Err(ChannelError::unexpected(&other, "complete").into()),
+        };
+        self.cores_have_taken_up(doorbell).await?;
+        Ok(paused_ns)
+    }
+
+    /// Gives what is told of cores to them, and returns what is said behind it.
+    async fn hear_cores(&mut self, channel: &mut Channel) -> Result<Message, ChannelError> {
+        loop {
             match channel.receive(ANSWER_TIMEOUT).await? {
                 (Message::Core(core), descriptors) => self.take_up_core(*core, descriptors)?,
-                (Message::Complete { paused_ns }, _) => break paused_ns,
-                (Message::Refusal(why), _) => return Err(ChannelError::Refused(why).into()),
-                (other, _) => return Err(ChannelError::unexpected(&other, "core").into()),
+                (Message::Refusal(why), _) => return Err(ChannelError::Refused(why)),
+                (other, _) => return Ok(other),
             }
-        };
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        }
+    }
+
+    /// Waits until no core has anything left to take up.
+    async fn cores_have_taken_up(&mut self, doorbell: &pipe::Receiver) -> Result<(), RuntimeError> {
+        let deadline = Instant::now() + TAKE_UP_TIMEOUT;
         while !self.taking_up.missing.is_empty() {
             if Instant::now() >= deadline {
-                return Err(ChannelError::Late(ANSWER_TIMEOUT).into());
+                return Err(ChannelError::Late(TAKE_UP_TIMEOUT).into());
             }
             self.work();
             if let Some(failure) = self.failure.take() {
                 return Err(failure);
+            }
+            if self.taking_up.missing.is_empty() {
+                break;
             }
             let pause = Instant::now() + COMMAND_RETRY_PAUSE;
             tokio::select! {
@@ -104,7 +134,7 @@ impl ManagementCore {
                 () = sleep_until(pause) => {}
             }
         }
-        Ok(paused_ns)
+        Ok(())
     }
 
     fn take_up_core(
@@ -112,7 +142,7 @@ impl ManagementCore {
         message: CoreMessage,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), ChannelError> {
-        let CoreMessage { core, turn, relayed, sessions, session_ports } = message;
+        let CoreMessage { core, turn, relayed, ended_sessions, sessions, session_ports } = message;
         let (count, core) = (relayed.len() + session_ports.len(), CoreId(core));
         if count != descriptors.len() || core.index() >= self.end.cores() {
             let said = format!("core {core} with {} descriptors", descriptors.len());
@@ -123,25 +153,28 @@ impl ManagementCore {
         }
         let mut sockets = descriptors.into_iter().map(UdpSocket::from);
         let turn = TurnHandOver {
-            state: turn,
+            changes: turn,
             sockets: relayed.into_iter().zip(sockets.by_ref()).collect(),
         };
         let ports = session_ports.into_iter().map(LocalPort);
-        let mut opaque =
-            OpaqueTakeOver { sessions: Vec::new(), sockets: ports.zip(sockets).collect() };
+        let tag = |(slot, generation)| UdpSessionTag { core, slot, generation };
+        let mut opaque = OpaqueTakeOver {
+            ended: ended_sessions.into_iter().map(tag).collect(),
+            sessions: Vec::new(),
+            sockets: ports.zip(sockets).collect(),
+        };
         for record in sessions {
+            let session = tag(record.place());
             let Some((state, wish)) = record.read() else {
-                self.taking_up.sessions_left += 1;
+                self.taking_up.left.insert(session, "an end of it is none".to_owned());
                 continue;
             };
-            let (slot, generation) = (state.session.slot, state.session.generation);
-            let session = UdpSessionTag { core, slot, generation };
             let legs = &state.session.legs;
             let ports = legs.each_ref().map(|leg| leg.port);
             let addresses = legs.each_ref().map(|leg| leg.address);
             let secrets = legs.each_ref().map(LegState::secret);
             opaque.sessions.push((state, settings_again(&wish, ports, secrets)));
-            self.taking_up.sessions.insert(session, Known { wish, ports, addresses });
+            self.taking_up.told.insert(session, Known { wish, ports, addresses });
         }
         self.taking_up.missing.push(core);
         self.command(core, Command::TakeUdpOver { from: Box::new(UdpTakeOver { turn, opaque }) });
@@ -149,22 +182,37 @@ impl ManagementCore {
     }
 
     pub(super) fn on_udp_taken(&mut self, core: CoreId, taken: UdpTaken) {
-        self.taking_up.missing.retain(|missing| *missing != core);
-        self.taking_up.allocations_left += taken.allocations_left;
-        self.taking_up.sessions_left += taken.opaque.left.len();
-        for ([a, b], error) in taken.opaque.left {
-            tracing::warn!("the UDP session of ports {a} and {b} ends with its process: {error}");
+        let up = &mut self.taking_up;
+        up.missing.retain(|missing| *missing != core);
+        up.allocations_left.insert(core, taken.allocations_left);
+        for session in taken.opaque.ended {
+            up.told.remove(&session);
+            up.taken.remove(&session);
+            up.left.remove(&session);
         }
         for session in taken.opaque.sessions {
-            if let Some(known) = self.taking_up.sessions.remove(&session) {
-                self.opaque_taken_over(session, known);
-            }
+            up.left.remove(&session);
+            up.taken.insert(session);
+        }
+        for (session, error) in taken.opaque.left {
+            up.taken.remove(&session);
+            up.left.insert(session, error.to_string());
         }
     }
 
     fn say_taken_over(&mut self, program: &str, waited_ns: u64) {
-        let up = std::mem::take(&mut self.taking_up);
-        let (allocations_left, sessions_left) = (up.allocations_left, up.sessions_left);
+        let TakingUp { mut told, taken, left, allocations_left, .. } =
+            std::mem::take(&mut self.taking_up);
+        for session in taken {
+            if let Some(known) = told.remove(&session) {
+                self.opaque_taken_over(session, known);
+            }
+        }
+        for (session, why) in &left {
+            tracing::warn!(%session, why, "a UDP session ends with its process");
+        }
+        let allocations_left: usize = allocations_left.values().sum();
+        let sessions_left = left.len();
         let waited_us = waited_ns / 1000;
         tracing::info!(
             program,

@@ -39,7 +39,7 @@ use crate::transport::FiveTuple;
 
 pub use allocation::{AllocationId, AllocationState};
 pub use config::{ConfigError, RelayedRange, ServerConfig};
-pub use handing_over::ServerState;
+pub use handing_over::{ServerChanges, ServerTold};
 pub use host::{Change, Host, Path};
 pub use relaying::IcmpError;
 pub(crate) use reservations::Reservations;

@@ -22,6 +22,7 @@ pub mod process;
 pub mod streams;
 pub mod streets;
 pub mod turn;
+pub mod upgrading;
 
 use std::time::{Duration, Instant};
 

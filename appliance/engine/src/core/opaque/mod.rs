@@ -14,6 +14,7 @@ mod moves;
 mod paths;
 mod ports;
 
+pub(super) use handing_over::OpaqueTold;
 pub use handing_over::{OpaqueHandOver, OpaqueSessionState, OpaqueTakeOver};
 pub use ports::PortError;
 pub(crate) use ports::is_without_family;

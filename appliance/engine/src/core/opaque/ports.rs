@@ -43,8 +43,8 @@ pub(super) struct Ports {
     open: BTreeMap<LocalPort, OpenPort>,
     /// By the place of a socket.
     owners: Vec<Option<LocalPort>>,
-    /// Sockets of another process, which are taken instead of new ones.
-    inherited: Vec<(LocalPort, UdpSocket)>,
+    /// Sockets of another process, which are taken instead of new ones, by what they are bound to.
+    inherited: BTreeMap<(LocalPort, IpAddr), UdpSocket>,
 }
 
 #[derive(Debug)]
@@ -55,33 +55,38 @@ struct OpenPort {
 
 impl Ports {
     pub(super) fn new(addresses: Vec<IpAddr>) -> Self {
-        Self { addresses, open: BTreeMap::new(), owners: Vec::new(), inherited: Vec::new() }
+        Self { addresses, open: BTreeMap::new(), owners: Vec::new(), inherited: BTreeMap::new() }
     }
 
     /// Takes these sockets for the ports that are opened next, and forgets others that were given.
     pub(super) fn inherit(&mut self, sockets: Vec<(LocalPort, UdpSocket)>) {
-        self.inherited = sockets;
+        let bound = sockets.into_iter().filter_map(|(port, socket)| {
+            // One that is bound to nothing is no session's.
+            let address = socket.local_addr().ok()?.ip();
+            Some(((port, address), socket))
+        });
+        self.inherited = bound.collect();
     }
 
-    /// One more descriptor of each socket, for another process.
-    pub(super) fn share(&self, sockets: &Sockets) -> io::Result<Vec<(LocalPort, UdpSocket)>> {
+    /// One more descriptor of each socket, for another process, but for those that it has been given
+    /// already. They count as given from then on.
+    pub(super) fn share(
+        &self,
+        sockets: &Sockets,
+        given: &mut BTreeMap<LocalPort, SocketsOfPort>,
+    ) -> io::Result<Vec<(LocalPort, UdpSocket)>> {
         let mut shared = Vec::new();
+        let before = std::mem::take(given);
         for (port, open) in &self.open {
+            given.insert(*port, open.sockets);
+            if before.get(port) == Some(&open.sockets) {
+                continue;
+            }
             for key in open.sockets.iter() {
                 shared.extend(sockets.share(key)?.map(|socket| (*port, socket)));
             }
         }
         Ok(shared)
-    }
-
-    /// A socket of another process for a port on an address, if there is one.
-    fn take_inherited(&mut self, port: LocalPort, address: IpAddr) -> Option<UdpSocket> {
-        let is_it = |(of, socket): &(LocalPort, UdpSocket)| {
-            let bound = socket.local_addr().map(|bound| bound.ip());
-            *of == port && bound.is_ok_and(|bound| bound == address)
-        };
-        let place = self.inherited.iter().position(is_it)?;
-        Some(self.inherited.swap_remove(place).1)
     }
 
     /// The address of a family that the ports are on; unspecified: on all there are.
@@ -106,7 +111,7 @@ impl Ports {
         }
         let mut opened = SocketsOfPort::default();
         for address in self.addresses.clone() {
-            let inherited = self.take_inherited(port, address);
+            let inherited = self.inherited.remove(&(port, address));
             match open(address, port, inherited, sockets) {
                 Ok(key) => {
                     opened.0[usize::from(address.is_ipv6())] = key;

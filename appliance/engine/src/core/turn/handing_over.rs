@@ -8,12 +8,12 @@ use super::TurnServer;
 use crate::port::{ListenerKey, Port};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use waystation_turn::server::ServerState;
+use waystation_turn::server::{ServerChanges, ServerTold};
 
-/// What the server of a core hands over.
+/// What the server of a core hands over, but for what it has told of already.
 #[derive(Debug, Default)]
 pub struct TurnHandOver {
-    pub state: ServerState,
+    pub changes: ServerChanges,
     /// The relayed addresses in it, as peers know them, and their sockets.
     pub sockets: Vec<(SocketAddr, UdpSocket)>,
 }
@@ -33,16 +33,17 @@ impl TurnServer {
         self.hosting.sockets.watch()
     }
 
-    /// What another process needs to go on with the clients over datagrams.
-    pub(in crate::core) fn hand_over(&self) -> io::Result<TurnHandOver> {
-        let state = self.server.state();
+    /// What another process needs to go on with the clients over datagrams, but for what it was
+    /// told already.
+    pub(in crate::core) fn tell(&self, told: &mut ServerTold) -> io::Result<TurnHandOver> {
+        let changes = self.server.tell(told);
         let mut sockets = Vec::new();
-        for address in state.relayed() {
+        for address in changes.relayed() {
             if let Some(socket) = self.hosting.share(address)? {
                 sockets.push((address, socket));
             }
         }
-        Ok(TurnHandOver { state, sockets })
+        Ok(TurnHandOver { changes, sockets })
     }
 
     /// Forgets what another process has taken over, and the sockets that clients send to.
@@ -56,10 +57,12 @@ impl TurnServer {
     /// Goes on with what another process had. Returns how much there is no place for.
     pub(in crate::core) fn take_over(&mut self, from: TurnHandOver) -> usize {
         self.hosting.inherit(from.sockets);
-        let left = self.server.take_over(&from.state, &mut self.hosting);
+        let left = self.server.take_over(&from.changes, &mut self.hosting);
         self.hosting.inherit(Vec::new());
-        // The policy may be another one.
-        self.server.recheck_peers();
+        if !from.changes.allocations.is_empty() {
+            // The policy may be another one.
+            self.server.recheck_peers();
+        }
         left
     }
 

@@ -1,10 +1,12 @@
 //! One server's allocations become another's, in another process.
 //!
-//! The one that has them tells what they are ([`Server::state`]) and goes on until the other has
-//! them; then it lets them go ([`Server::let_go`]), or keeps them if nothing came of it. Only
-//! clients over datagrams move: the others stay with their streams. Ports that are kept for a token
-//! do not: they are for half a minute at most. Called on the data cores, once.
+//! The one that has them tells what they are ([`Server::tell`]), and once more what has changed
+//! since, so that little is left to say while clients wait. It goes on until the other has them;
+//! then it lets them go ([`Server::let_go`]), or keeps them if nothing came of it. Only clients over
+//! datagrams move: the others stay with their streams. Ports that are kept for a token do not: they
+//! are for half a minute at most. Called on the data cores, twice for each upgrade.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -13,16 +15,21 @@ use super::allocation::{Allocation, AllocationState};
 use super::{Host, Server, quota_name};
 use crate::attribute::Family;
 use crate::ports::Ports;
+use crate::transport::FiveTuple;
 
-/// What a server had of its clients over datagrams.
+/// What a server has of its clients over datagrams that another one has not been told of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ServerState {
-    /// Their allocations.
+pub struct ServerChanges {
+    /// Whose allocations have ended since they were told of.
+    pub ended: Vec<FiveTuple>,
+    /// Allocations that are new, or otherwise than they were told.
     pub allocations: Vec<AllocationState>,
+    /// How many there are by now, these and those that are as they were told.
+    pub all: usize,
 }
 
-impl ServerState {
+impl ServerChanges {
     /// Every relayed address in it.
     pub fn relayed(&self) -> impl Iterator<Item = SocketAddr> {
         let allocated = self.allocations.iter().flat_map(|state| &state.relayed);
@@ -30,25 +37,53 @@ impl ServerState {
     }
 }
 
+/// What another server has been told of: nothing at first.
+#[derive(Clone, Debug, Default)]
+pub struct ServerTold {
+    allocations: BTreeMap<FiveTuple, AllocationState>,
+}
+
 impl Server {
-    /// What another server needs to go on with the clients over datagrams.
-    pub fn state(&self) -> ServerState {
-        let moving = self.table.iter().filter(|allocation| moves(allocation));
-        ServerState { allocations: moving.map(Allocation::state).collect() }
+    /// What another server needs to go on with the clients over datagrams, but for what it was told
+    /// already. It counts as told from then on.
+    pub fn tell(&self, told: &mut ServerTold) -> ServerChanges {
+        let mut before = std::mem::take(&mut told.allocations);
+        let mut changes = ServerChanges::default();
+        for allocation in self.table.iter().filter(|allocation| moves(allocation)) {
+            let state = allocation.state();
+            if before.remove(&state.client).as_ref() != Some(&state) {
+                changes.allocations.push(state.clone());
+            }
+            told.allocations.insert(state.client, state);
+        }
+        changes.ended = before.into_keys().collect();
+        changes.all = told.allocations.len();
+        changes
     }
 
-    /// Forgets everything that [`Self::state`] tells, because another server has it.
+    /// Forgets everything that [`Self::tell`] tells, because another server has it.
     pub fn let_go(&mut self, host: &mut dyn Host) {
         let moving = self.table.iter_from(0).filter(|(_, allocation)| moves(allocation));
         let places: Vec<usize> = moving.map(|(place, _)| place).collect();
         places.into_iter().for_each(|place| self.end(place, host));
     }
 
-    /// Goes on with what another server had, whose relayed addresses the host can open. Returns how
-    /// many allocations there is no place for, by this server's configuration.
-    pub fn take_over(&mut self, state: &ServerState, host: &mut dyn Host) -> usize {
-        let states = state.allocations.iter();
-        states.filter(|state| self.take_allocation(state, host).is_none()).count()
+    /// Goes on with what another server had, whose relayed addresses the host can open: of those that
+    /// are told again too. Returns how many allocations of the other one there is no place for, by
+    /// this server's configuration.
+    pub fn take_over(&mut self, changes: &ServerChanges, host: &mut dyn Host) -> usize {
+        let again = changes.allocations.iter().map(|state| &state.client);
+        for client in changes.ended.iter().chain(again) {
+            if let Some(place) = self.table.index_of_client(client) {
+                self.end(place, host);
+            }
+        }
+        for state in &changes.allocations {
+            // What cannot be is missing from the sum.
+            let _taken = self.take_allocation(state, host);
+        }
+        let taken = self.table.iter().filter(|allocation| moves(allocation)).count();
+        changes.all.saturating_sub(taken)
     }
 
     fn take_allocation(&mut self, state: &AllocationState, host: &mut dyn Host) -> Option<()> {

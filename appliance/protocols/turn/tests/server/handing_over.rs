@@ -1,14 +1,18 @@
 //! What one server had becomes another's, as when the program is replaced by a newer one.
 
 use waystation_turn::discard::Discard;
-use waystation_turn::server::{Outcome, ServerState};
+use waystation_turn::server::{Outcome, ServerChanges, ServerTold};
 use waystation_turn::transport::{FiveTuple, Transport};
 
 use crate::world::{Client, World, channel_data, client, config, credentials, peer, tuple};
 
-/// The state as the other process reads it.
-fn told(world: &World) -> ServerState {
-    let text = serde_json::to_vec(&world.server.state()).unwrap();
+/// All there is, as the other process reads it.
+fn told(world: &World) -> ServerChanges {
+    told_since(world, &mut ServerTold::default())
+}
+
+fn told_since(world: &World, told: &mut ServerTold) -> ServerChanges {
+    let text = serde_json::to_vec(&world.server.tell(told)).unwrap();
     serde_json::from_slice(&text).unwrap()
 }
 
@@ -46,6 +50,36 @@ fn allocations_go_on_with_peers_channels_and_nonces() {
 }
 
 #[test]
+fn what_changes_after_it_was_told_is_told_again_and_nothing_else_is() {
+    let (mut old, mut new) = (World::new(), World::new());
+    let mut changing = client_with_peers(&mut old);
+    let [mut ending, mut steady] =
+        [1001, 1002].map(|port| Client::new(tuple(port), "bob", b"builder"));
+    ending.allocate(&mut old);
+    steady.allocate(&mut old);
+    let mut so_far = ServerTold::default();
+    assert_eq!(new.server.take_over(&told_since(&old, &mut so_far), &mut new.host), 0);
+    assert_eq!(told_since(&old, &mut so_far), ServerChanges { all: 3, ..Default::default() });
+
+    ending.refresh(&mut old, Some(0));
+    changing.permit(&mut old, &[peer(3, 0)]).expect_success();
+    let mut late = Client::new(tuple(1003), "bob", b"builder");
+    late.allocate(&mut old);
+    let changes = told_since(&old, &mut so_far);
+    assert_eq!(changes.ended, [ending.tuple]);
+    let mut clients: Vec<_> = changes.allocations.iter().map(|state| state.client).collect();
+    clients.sort();
+    assert_eq!((clients, changes.all), (vec![changing.tuple, late.tuple], 3));
+    assert_eq!(new.server.take_over(&changes, &mut new.host), 0);
+    assert_eq!(new.host.open, old.host.open);
+    assert_eq!(new.host.permitted, old.host.permitted);
+    // What was told again has another name here, and the same path.
+    assert_eq!(new.host.paths.len(), old.host.paths.len());
+    assert_eq!((new.server.allocations_len(), new.server.entries().users), (3, 2));
+    assert_eq!(steady.refresh(&mut new, Some(700)).lifetime_s(), Some(700));
+}
+
+#[test]
 fn what_is_taken_over_ends_when_it_would_have() {
     let (mut old, mut new) = (World::new(), World::new());
     client_with_peers(&mut old);
@@ -66,12 +100,12 @@ fn the_old_server_lets_go_of_clients_over_datagrams_and_keeps_streams() {
     let tuple = FiveTuple { transport: Transport::Tcp, ..tuple(1001) };
     let mut over_tcp = Client::new(tuple, "bob", b"builder");
     let kept = over_tcp.allocate(&mut old);
-    assert_eq!(old.server.state().allocations.len(), 1);
+    assert_eq!(told(&old).allocations.len(), 1);
     old.server.let_go(&mut old.host);
     assert_eq!(old.server.allocations_len(), 1);
     assert_eq!(old.host.open.iter().collect::<Vec<_>>(), [&kept]);
     assert_eq!(old.server.entries().users, 1);
-    assert_eq!(old.server.state(), ServerState::default());
+    assert_eq!(told(&old), ServerChanges::default());
 }
 
 #[test]
