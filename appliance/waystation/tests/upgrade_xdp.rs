@@ -2,7 +2,11 @@
 //! XDP program goes on, and a program, a map or a pin that one of them needs is not the other's to
 //! take away.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that fails says where, and one that measures says what"
+)]
 
 mod support;
 
@@ -10,30 +14,33 @@ use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 use support::appliance::{Appliance, PortName, Settings};
-use support::process::{Process, binary, command, is_root, run};
+use support::process::{Ordinary, give_away, is_root, run};
 use support::streets::{BpfMount, CLIENT, LAN, Streets, WAN, has_program};
+use support::upgrading::{Echoing, Upgrade, reconfigure};
 use support::{STEP, eventually, given};
 use tempfile::TempDir;
+use waystation_ebpf::attach::{Attachment, Wanted};
+use waystation_ebpf::pins::Pins;
+use waystation_ebpf::programs::{Capture, Programs};
 use waystation_management::limits::CLIENT_TIMEOUT;
 use waystation_management::stats_socket::client;
 use waystation_peer::TurnClient;
 
+/// The service as it is packaged.
+const UNIT: &str = "../package/systemd/waystation.service";
 const CHANNEL: u16 = 0x4000;
 /// Datagrams there and back before, and after, the hand-over.
 const ECHOES: usize = 20;
 /// How long one look for a datagram takes; it is sent again if it does not come.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// A relay with the program, between two ends, and the process that is to be next.
+/// A relay with the program, between two ends, and the processes that follow it.
 struct Scene {
-    old: Appliance,
-    new: Option<Process>,
+    relay: Upgrade,
     streets: Streets,
     server: SocketAddr,
     pins: PathBuf,
@@ -56,11 +63,17 @@ struct Pair {
 
 impl Scene {
     fn start() -> Self {
+        Self::start_by(Upgrade::of)
+    }
+
+    /// One whose process somebody else starts; what it reads and pins belongs to the ordinary user.
+    fn start_by(start: impl FnOnce(&Settings) -> Upgrade) -> Self {
         let (mount, files) = (BpfMount::new(), TempDir::new().unwrap());
         let pins = mount.path().join("waystation");
         let users = files.path().join("users");
         fs::write(&users, "alice:pw\n").unwrap();
         fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        [mount.path(), files.path(), &users].into_iter().for_each(give_away);
         let peers = "[\"198.51.100.0/24\", \"203.0.113.0/24\"]";
         let streets = Streets::new();
         let settings = Settings::new(PortName::Epoll, 1)
@@ -72,41 +85,27 @@ impl Scene {
             .with("udp", &format!("allow_peers = {peers}"))
             .with("xdp", "mode = \"native\"")
             .with("xdp", &format!("pin_directory = \"{}\"", pins.display()));
-        let old = Appliance::start(&settings);
-        let server = old.status()["turn_listen"][0].as_str().unwrap().parse().unwrap();
-        let scene = Self { old, new: None, streets, server, pins, _files: files, _mount: mount };
+        let relay = start(&settings);
+        let server = relay.old.status()["turn_listen"][0].as_str().unwrap().parse().unwrap();
+        let scene = Self { relay, streets, server, pins, _files: files, _mount: mount };
         assert_eq!(scene.xdp()["state"], "on", "{}", scene.xdp());
         scene
     }
 
-    fn next(&self) -> Command {
-        let directory = self.old.directory.path();
-        let mut command = command(&binary());
-        command.arg("upgrade").arg("--config").arg(directory.join("waystation.toml"));
-        command.arg("--state-dir").arg(directory.join("state"));
-        command
-    }
-
-    /// Has the next process take over.
-    fn upgrade(&mut self) {
-        let log = self.old.directory.path().join("log of the next");
-        let mut new = Process::spawn(&mut self.next(), &log);
-        eventually("the next process serves", || {
-            let ended = new.ended();
-            assert!(ended.is_none(), "ended with {ended:?}:\n{}", new.log());
-            let events = client::get(&self.old.socket, "/v1/events").ok()?;
-            String::from_utf8(events).unwrap().contains("took_over").then_some(())
-        });
-        self.new = Some(new);
-    }
-
-    fn expect_end_of_old(&mut self) {
-        let status = self.old.process.wait(STEP);
-        assert!(status.success(), "{status:?}\n{}", self.old.process.log());
+    /// One in which a channel and a pair are relayed by the program.
+    fn opened() -> Option<(Self, Channel, Pair)> {
+        if !given(is_root(), "root") {
+            return None;
+        }
+        let scene = Self::start();
+        let (mut channel, pair) = (scene.channel(), scene.pair());
+        channel.echo(0);
+        scene.await_tier("xdp", 2);
+        Some((scene, channel, pair))
     }
 
     fn xdp(&self) -> Value {
-        self.old.document("/v1/xdp")
+        self.relay.old.document("/v1/xdp")
     }
 
     fn channel(&self) -> Channel {
@@ -123,7 +122,7 @@ impl Scene {
         let ends = [client, self.streets.peer()];
         let [a, b] = ends.each_ref().map(|end| end.local_addr().unwrap());
         let uri = format!("/v1/udp/open?a={a}&b={b}");
-        let opened = client::post(&self.old.socket, &uri, CLIENT_TIMEOUT).unwrap();
+        let opened = client::post(&self.relay.old.socket, &uri, CLIENT_TIMEOUT).unwrap();
         let opened: Value = serde_json::from_slice(&opened).unwrap();
         let to = |leg: usize, address: &str| {
             let port = opened["legs"][leg]["port"].as_u64().unwrap();
@@ -137,7 +136,7 @@ impl Scene {
 
     /// All sessions and allocations.
     fn rows(&self) -> Vec<Value> {
-        self.old.document("/v1/udp")["udp"].as_array().unwrap().clone()
+        self.relay.old.document("/v1/udp")["udp"].as_array().unwrap().clone()
     }
 
     fn await_tier(&self, tier: &str, rows: usize) {
@@ -222,63 +221,25 @@ impl Pair {
     }
 }
 
-fn given_namespaces() -> bool {
-    given(is_root(), "root")
-}
-
-/// Lets those who echo end, also where a test fails.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 /// Echoes by both for as long as something else is done.
 fn while_echoing(channel: &mut Channel, pair: &Pair, act: impl FnOnce()) {
-    let (stop, done) = (AtomicBool::new(false), [AtomicUsize::new(0), AtomicUsize::new(0)]);
-    let counts = || done.each_ref().map(|done| done.load(Ordering::SeqCst));
-    let await_more = || {
-        let before = counts();
-        eventually("datagrams come back", || {
-            (0..2).all(|at| counts()[at] >= before[at] + ECHOES).then_some(())
-        });
-    };
-    let go_on = |done: &AtomicUsize, echo: &mut dyn FnMut(usize)| {
-        while !stop.load(Ordering::SeqCst) {
-            echo(done.fetch_add(1, Ordering::SeqCst));
-        }
-    };
-    thread::scope(|scope| {
-        let by_channel = scope.spawn(|| go_on(&done[0], &mut |number| channel.echo(number)));
-        let by_session = scope.spawn(|| go_on(&done[1], &mut |number| pair.echo(number)));
-        let stop_on_drop = StopOnDrop(&stop);
-        await_more();
-        act();
-        await_more();
-        drop(stop_on_drop);
-        by_channel.join().unwrap();
-        by_session.join().unwrap();
-    });
+    let (mut by_channel, mut by_pair) = (|number| channel.echo(number), |number| pair.echo(number));
+    let [by_channel, by_pair] = Echoing::across([&mut by_channel, &mut by_pair], ECHOES, act);
+    println!(
+        "longest echoes before and then: {by_channel:?} by a channel, {by_pair:?} by a session"
+    );
 }
 
 #[test]
 fn what_the_kernel_relays_goes_on_under_the_next_process_and_nothing_is_lost() {
-    if !given_namespaces() {
-        return;
-    }
-    let mut scene = Scene::start();
-    let (mut channel, pair) = (scene.channel(), scene.pair());
-    channel.echo(0);
-    scene.await_tier("xdp", 2);
+    let Some((mut scene, mut channel, pair)) = Scene::opened() else { return };
     scene.expect_relayed_in_the_kernel(|| {
         channel.echo(1);
         pair.echo(1);
     });
     let first = scene.program();
-    while_echoing(&mut channel, &pair, || scene.upgrade());
-    scene.expect_end_of_old();
+    while_echoing(&mut channel, &pair, || _ = scene.relay.perform());
+    scene.relay.expect_end_of_old();
     scene.await_tier("xdp", 2);
     assert_ne!(scene.program(), first);
     assert_eq!(scene.running(), [scene.program(); 2]);
@@ -291,23 +252,56 @@ fn what_the_kernel_relays_goes_on_under_the_next_process_and_nothing_is_lost() {
     assert!(fs::read_dir(&scene.pins).unwrap().next().is_some(), "its pins are gone");
 }
 
+/// As systemd starts it, where a file system of BPF is the service's.
 #[test]
-fn a_next_process_that_ends_with_the_program_leaves_it_to_the_running_one() {
-    if !given_namespaces() {
+fn user_and_capabilities_of_the_unit_are_enough_for_an_upgrade_with_the_program() {
+    if !given(is_root() && Ordinary::is_possible(), "root and setpriv") {
         return;
     }
-    let scene = Scene::start();
+    let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(UNIT)).unwrap();
+    let ambient = unit.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=")).unwrap();
+    let capabilities: Vec<&str> = ambient.split(' ').collect();
+    let ordinary = Ordinary::new();
+    let mut scene = Scene::start_by(|settings| {
+        let directory = TempDir::new_in(ordinary.directory.path()).unwrap();
+        give_away(directory.path());
+        let file = directory.path().join("waystation.toml");
+        fs::write(&file, settings.text()).unwrap();
+        let state = directory.path().join("state");
+        let mut command = ordinary.command_with(&capabilities);
+        command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state);
+        Upgrade::from(Appliance::spawn(&mut command, directory, &state))
+    });
     let (mut channel, pair) = (scene.channel(), scene.pair());
     channel.echo(0);
     scene.await_tier("xdp", 2);
+    let first = scene.program();
+    while_echoing(&mut channel, &pair, || {
+        let mut next = ordinary.command_with(&capabilities);
+        next.args(scene.relay.command().get_args());
+        scene.relay.perform_with(next);
+    });
+    scene.relay.expect_end_of_old();
+    scene.await_tier("xdp", 2);
+    assert_ne!(scene.program(), first);
+    assert_eq!(scene.running(), [scene.program(); 2]);
+    scene.expect_relayed_in_the_kernel(|| {
+        channel.echo(1);
+        pair.echo(1);
+    });
+}
+
+#[test]
+fn a_next_process_that_ends_with_the_program_leaves_it_to_the_running_one() {
+    let Some((scene, mut channel, pair)) = Scene::opened() else { return };
     // It has put its program on by the time that it cannot make its socket.
-    let in_the_way = PathBuf::from(format!("{}.new", scene.old.socket.display()));
+    let in_the_way = PathBuf::from(format!("{}.new", scene.relay.old.socket.display()));
     fs::create_dir(&in_the_way).unwrap();
     while_echoing(&mut channel, &pair, || {
-        let finished = run(&mut scene.next());
+        let finished = run(&mut scene.relay.command());
         assert_ne!(finished.code(), 0);
         assert!(finished.stderr.contains("XDP program attached"), "{}", finished.stderr);
-        let log = || scene.old.process.log();
+        let log = || scene.relay.old.process.log();
         eventually("it goes on", || log().contains("nothing was handed over").then_some(()));
     });
     eventually("its program is back", || (scene.running() == [scene.program(); 2]).then_some(()));
@@ -322,24 +316,33 @@ fn a_next_process_that_ends_with_the_program_leaves_it_to_the_running_one() {
 }
 
 #[test]
+fn a_program_of_a_process_that_was_given_up_is_replaced_by_that_of_the_running_one() {
+    let Some((scene, mut channel, pair)) = Scene::opened() else { return };
+    // What such a process does if it was held up for longer than anybody waits for it.
+    let pins = Pins::open(&scene.pins).unwrap();
+    let mut late = Programs::load_with(Some(&pins), Capture::Never).unwrap();
+    let attached = Attachment::new(&mut late, "wan", Wanted::Native, Some(&pins)).unwrap();
+    drop((attached, late));
+    eventually("its program is back", || (scene.running() == [scene.program(); 2]).then_some(()));
+    let log = scene.relay.old.process.log();
+    assert!(log.contains("another process has put an XDP program"), "{log}");
+    scene.expect_relayed_in_the_kernel(|| {
+        channel.echo(1);
+        pair.echo(1);
+    });
+}
+
+#[test]
 fn a_next_process_without_the_program_has_it_taken_off() {
-    if !given_namespaces() {
-        return;
-    }
-    let mut scene = Scene::start();
-    let (mut channel, pair) = (scene.channel(), scene.pair());
-    channel.echo(0);
-    scene.await_tier("xdp", 2);
-    let file = scene.old.directory.path().join("waystation.toml");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("mode = \"native\"", "mode = \"off\"")).unwrap();
+    let Some((mut scene, mut channel, pair)) = Scene::opened() else { return };
+    reconfigure(&scene.relay.old, "mode = \"native\"", "mode = \"off\"");
     while_echoing(&mut channel, &pair, || {
-        scene.upgrade();
+        scene.relay.perform();
         eventually("the program is gone", || {
             (!has_program("wan") && !has_program("lan")).then_some(())
         });
     });
-    scene.expect_end_of_old();
+    scene.relay.expect_end_of_old();
     scene.await_tier("gso", 2);
     assert!(!scene.pins.exists() || fs::read_dir(&scene.pins).unwrap().count() == 0);
 }

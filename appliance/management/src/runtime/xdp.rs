@@ -45,6 +45,10 @@ impl ManagementCore {
 
     /// Once a second.
     pub(super) fn tick_xdp(&mut self) {
+        // While another process is to take over, the program is that one's.
+        if self.hand_over.is_asked_by_nobody() && *self.ours.borrow() {
+            self.xdp.keep_on();
+        }
         for (core, command) in self.xdp.tick() {
             self.command(core, command);
         }

@@ -80,6 +80,17 @@ impl Xdp {
         at_work.entries.udp.set_uncovered(uncovered(&at_work.attachments));
     }
 
+    /// Puts the program back where another one has come to be although nobody hands over: that of a
+    /// process which had been given up by the time that it put its own on.
+    pub(crate) fn keep_on(&mut self) {
+        let Some(at_work) = &mut self.at_work else { return };
+        let Some(program) = at_work.programs.id() else { return };
+        if !at_work.attachments.iter().all(|it| it.runs(program)) {
+            tracing::warn!("another process has put an XDP program where this one's is to be");
+            self.put_back();
+        }
+    }
+
     /// This process serves now. What it is told of within a few seconds stays in the map.
     pub(crate) fn has_taken_over(&mut self) {
         self.is_next = false;
