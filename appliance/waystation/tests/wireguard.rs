@@ -18,13 +18,15 @@ mod support;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use support::appliance::Appliance;
 use support::process::{command, fast_binary, is_root};
+use support::upgrading::Upgrade;
 use support::{eventually, given};
 use tempfile::TempDir;
 use waystation_tuning::machine::{Machine, Target};
@@ -78,6 +80,130 @@ fn tunnel_goes_through_xdp_and_comes_back_to_it_after_an_end_has_moved() {
         assert!(frames("relayed_on") > 1000, "{verdicts:?}");
         has_seen_no_junk(&relay);
     }
+}
+
+/// A transfer over the tunnel ends with every byte, whatever became of the process in between.
+#[test]
+fn transfer_over_the_tunnel_loses_no_byte_over_two_upgrades() {
+    let Some(scene) = Scene::given() else { return };
+    let mut ends = [scene.start_end(0), scene.start_end(1)];
+    let mut relay = Upgrade::from(scene.start_relay(&ends, "")).to(fast_binary());
+    scene.join(&ends);
+    eventually("a handshake", || address_of_a(&relay.old));
+    let mut transfer = Transfer::start(&scene);
+    for number in 0..2 {
+        transfer.wait_for(TRANSFERRED);
+        let mut next = command(Path::new("ip"));
+        let upgrade = relay.command();
+        next.args(["netns", "exec", &scene.namespace("relay")]).arg(upgrade.get_program());
+        next.args(upgrade.get_args());
+        let waited = relay.perform_with(next)["udp_waited_us"].clone();
+        transfer.wait_for(TRANSFERRED);
+        println!("upgrade {number} of the relay: datagrams waited {waited} us");
+    }
+    let (bytes, longest) = transfer.finish();
+    println!("{bytes} bytes through the tunnel; the longest time in which none came: {longest:?}");
+    relay.expect_end_of_all_before();
+    ends.iter_mut().for_each(End::stop);
+    assert_eq!(row_of(&relay.old)["name"], "tunnel");
+    has_seen_no_junk(&relay.old);
+}
+
+/// Sends until its standard input ends, and then says how much that was and what.
+const SENDER: &str = "
+import hashlib, random, select, socket, sys
+to = socket.create_connection(('10.99.0.2', 7000), 30)
+digest, sent, noise = hashlib.sha256(), 0, random.Random(1)
+while not select.select([sys.stdin], [], [], 0.002)[0]:
+    some = noise.randbytes(4096)
+    digest.update(some)
+    to.sendall(some)
+    sent += len(some)
+to.shutdown(socket.SHUT_WR)
+to.recv(1)
+print(sent, digest.hexdigest())
+";
+/// Receives all there is, says so now and then, and in the end how much that was and what, and for
+/// how many milliseconds nothing came at most.
+const RECEIVER: &str = "
+import hashlib, socket, time
+at = socket.create_server(('10.99.0.2', 7000))
+print('listens', flush=True)
+by, _ = at.accept()
+by.settimeout(60)
+digest, received, told, longest, last = hashlib.sha256(), 0, 0, 0, time.monotonic()
+while some := by.recv(65536):
+    now = time.monotonic()
+    longest, last = max(longest, now - last), now
+    digest.update(some)
+    received += len(some)
+    if received - told >= 65536:
+        told = received
+        print(received, flush=True)
+print(received, digest.hexdigest(), int(longest * 1000), flush=True)
+";
+/// What passes before and after each upgrade.
+const TRANSFERRED: u64 = 1 << 20;
+
+/// Bytes that go from A to B over the tunnel for as long as the test wants.
+struct Transfer {
+    sender: Child,
+    receiver: Child,
+    said: BufReader<ChildStdout>,
+    received: u64,
+}
+
+impl Transfer {
+    fn start(scene: &Scene) -> Self {
+        let python = |name: &str, program: &str| {
+            let mut command = scene.command(name, Path::new("python3"));
+            command.args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let mut receiver = python("b", RECEIVER);
+        let mut said = BufReader::new(receiver.stdout.take().unwrap());
+        assert_eq!(line(&mut said), "listens");
+        Self { sender: python("a", SENDER), receiver, said, received: 0 }
+    }
+
+    /// Waits until so many more bytes have come. The receiver ends by itself if none do.
+    fn wait_for(&mut self, more: u64) {
+        let wanted = self.received + more;
+        while self.received < wanted {
+            self.received = line(&mut self.said).parse().unwrap();
+        }
+    }
+
+    /// Ends it. Every byte has come, or this panics.
+    fn finish(mut self) -> (u64, Duration) {
+        drop(self.sender.stdin.take());
+        let mut last = String::new();
+        self.said.read_to_string(&mut last).unwrap();
+        assert!(self.receiver.wait().unwrap().success());
+        let sent = self.sender.stdout.take().unwrap();
+        let sent = line(&mut BufReader::new(sent));
+        assert!(self.sender.wait().unwrap().success());
+        let (received, longest) = last.trim_end().rsplit_once(' ').unwrap();
+        assert_eq!(received.lines().last(), Some(&*sent));
+        let bytes = sent.split(' ').next().unwrap().parse().unwrap();
+        (bytes, Duration::from_millis(longest.parse().unwrap()))
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        for process in [&mut self.sender, &mut self.receiver] {
+            // Both fail only for a process that has ended.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
 }
 
 /// Runs a load through a tunnel whose end A moves in between. Gives the relay, the session's row, and
@@ -150,7 +276,7 @@ struct Scene {
 impl Scene {
     /// One, if the test may make it.
     fn given() -> Option<Self> {
-        let what = "root, and ip, wg, wireguard-go and iperf3";
+        let what = "root, and ip, wg, wireguard-go, iperf3 and python3";
         given(is_root() && has_programs(), what).then(Self::new)
     }
 
@@ -313,8 +439,13 @@ fn has_programs() -> bool {
         command.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok()
     };
-    let programs =
-        [("ip", "-V"), ("wg", "--version"), ("wireguard-go", "--version"), ("iperf3", "--version")];
+    let programs = [
+        ("ip", "-V"),
+        ("wg", "--version"),
+        ("wireguard-go", "--version"),
+        ("iperf3", "--version"),
+        ("python3", "-V"),
+    ];
     programs.into_iter().all(is_there) && Path::new("/dev/net/tun").exists()
 }
 
