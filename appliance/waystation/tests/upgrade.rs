@@ -216,7 +216,11 @@ fn opaque_sessions_go_on_with_their_tokens_and_lose_nothing() {
             assert_eq!((&buffer[..bytes], from), (&payload[..], to_a));
         };
         let [[usual, longest]] = Echoing::across([&mut echo], ECHOES, || _ = upgrade.perform());
-        println!("{}: UDP gap {longest:?}; {usual:?} before", port.name());
+        let waited = event(&upgrade.old, "took_over").unwrap()["udp_waited_us"].clone();
+        println!(
+            "{}: UDP gap {longest:?}, of which datagrams waited {waited} us; {usual:?} before",
+            port.name()
+        );
         upgrade.expect_end_of_old();
         let row = upgrade.old.document("/v1/udp")["udp"][0].clone();
         assert_eq!(row["session"], opened["session"], "{row}");

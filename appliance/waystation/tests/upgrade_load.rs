@@ -14,7 +14,7 @@ mod support;
 use std::env;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -37,8 +37,9 @@ const QUIET_ALLOCATIONS: usize = 300;
 const QUIET_ALLOCATIONS_LONG: usize = 3000;
 /// Datagrams there and back before, and after, each upgrade.
 const ECHOES: usize = 50;
-/// What no machine is too slow for.
-const GAP_MAX: Duration = Duration::from_secs(2);
+/// What no machine is too slow for: each side waits as long for a single answer of the other, and then
+/// gives the hand-over up.
+const GAP_MAX: Duration = Duration::from_secs(10);
 /// What a machine with nothing else to do keeps to, with a program as it is installed.
 const GAP_MAX_LONG: Duration = Duration::from_millis(50);
 /// The load waits up to 20 s for a last message.
@@ -64,7 +65,7 @@ struct Load {
 
 impl Load {
     /// Starts it, and waits until its messages pass.
-    fn start(program: &PathBuf, upgrade: &Upgrade, number: usize) -> Self {
+    fn start(program: &Path, upgrade: &Upgrade, number: usize) -> Self {
         let directory = upgrade.old.directory.path();
         let said = directory.join(format!("load {number}"));
         let mut load = command(program);
@@ -187,7 +188,7 @@ fn upgrade_under(upgrade: &mut Upgrade, busy: &mut [Busy; 3]) -> [Duration; 3] {
 }
 
 /// Drains while the load goes on: it ends well, and so does the process.
-fn drain_under(load: &PathBuf, upgrade: &mut Upgrade, clients: (Vec<TurnClient>, [Busy; 3])) {
+fn drain_under(load: &Path, upgrade: &mut Upgrade, clients: (Vec<TurnClient>, [Busy; 3])) {
     let loading = Load::start(load, upgrade, 2);
     let mut drain: Command = command(&binary());
     drain.args(["drain", "--no-wait", "--deadline", "10m", "--socket"]).arg(&upgrade.old.socket);
