@@ -16,6 +16,7 @@ pub mod object;
 pub mod pins;
 pub mod programs;
 pub mod runs;
+pub mod selection;
 pub mod tables;
 pub mod verdicts;
 

@@ -41,8 +41,9 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Maps that outlive the process.
-    pub const KEPT_MAPS: [&str; 2] = ["SESSIONS", "COUNTERS"];
+    /// Maps that outlive the process. A socket can be in one map of sockets only, so the process that
+    /// takes one over has to use the same.
+    pub const KEPT_MAPS: [&str; 4] = ["SESSIONS", "COUNTERS", "SOCKETS", "SOCKET_PLACES"];
 
     /// Uses `base`, in a BPF file system, and makes it if it is not there.
     ///

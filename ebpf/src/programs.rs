@@ -171,11 +171,12 @@ impl Programs {
         })
     }
 
-    /// Lets the selecting program choose among the sockets that share a port with `socket`. Which
-    /// socket is whose stands in [`Tables::sockets`].
+    /// Lets the selecting program choose among the sockets that share an address with `socket`, in
+    /// place of one that does so already. Which socket is whose stands in [`Tables::sockets`]. It
+    /// stays until [`deselect_for`] or until the last of them is closed.
     ///
     /// # Errors
-    /// When the socket shares its port with none (`SO_REUSEPORT`), or is not bound.
+    /// When the socket shares its address with none (`SO_REUSEPORT`), or is not bound.
     pub fn select_for(&mut self, socket: impl AsFd) -> Result<(), ProgramError> {
         let program = select(&mut self.object).ok_or(ProgramError::NotLoaded)?;
         program.attach(socket)
@@ -184,6 +185,15 @@ impl Programs {
     pub(crate) fn xdp(&mut self) -> Option<&mut Xdp> {
         xdp(&mut self.object)
     }
+}
+
+/// Leaves it to the kernel's hash which of the sockets that share an address with `socket` a datagram
+/// goes to. Needs Linux 5.3.
+///
+/// # Errors
+/// When no program chooses among them.
+pub fn deselect_for(socket: impl AsFd) -> Result<(), ProgramError> {
+    SkReuseport::detach(socket)
 }
 
 /// `struct xdp_md` of a frame that came in by an interface: begin, end, metadata, interface, queue,

@@ -2,7 +2,7 @@
 //!
 //! One writer: the management core. The programs read, and write what they remember of sessions.
 
-use crate::{abi, capture::CaptureTable, programs::LoadError};
+use crate::{abi, capture::CaptureTable, programs::LoadError, selection::SocketTable};
 use abi::{
     Address, Counter, FramePlace, FrameSocket, Port, PortKinds, Session, SessionKey, Settings,
     Verdict,
@@ -11,8 +11,8 @@ pub use aya::maps::MapError;
 use aya::{
     Ebpf,
     maps::{
-        Array, CpuMap, DevMapHash, HashMap, LpmTrie, Map, MapData, PerCpuArray, ReusePortSockArray,
-        XskMap, lpm_trie::Key, xdp::XdpMapError,
+        Array, CpuMap, DevMapHash, HashMap, LpmTrie, Map, MapData, PerCpuArray, XskMap,
+        lpm_trie::Key, xdp::XdpMapError,
     },
 };
 use std::{fmt, net::IpAddr, ops::RangeInclusive, os::fd::AsRawFd};
@@ -38,7 +38,7 @@ pub struct Tables {
     pub processors: ProcessorTable,
     /// Interfaces that packets may leave by.
     pub egress: EgressTable,
-    /// The data cores' sockets.
+    /// The data cores' sockets on addresses that they share.
     pub sockets: SocketTable,
     /// Samples of frames.
     pub captured: CaptureTable,
@@ -61,7 +61,11 @@ impl Tables {
             counters: CounterTable { map: typed(object, "COUNTERS")? },
             processors: ProcessorTable { map: typed(object, "PROCESSORS")? },
             egress: EgressTable { map: typed(object, "EGRESS")? },
-            sockets: SocketTable { map: typed(object, "SOCKETS")? },
+            sockets: SocketTable::new(
+                typed(object, "SOCKETS")?,
+                typed(object, "SOCKET_PLACES")?,
+                typed(object, "SELECTIONS")?,
+            ),
             captured: CaptureTable::new(
                 typed(object, "CAPTURED")?,
                 typed(object, "CAPTURES_LOST")?,
@@ -177,7 +181,7 @@ impl SettingsTable {
 }
 
 /// What came of removing an entry: whether it was there.
-fn removed(result: Result<(), MapError>) -> Result<bool, MapError> {
+pub(crate) fn removed(result: Result<(), MapError>) -> Result<bool, MapError> {
     match result {
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),
@@ -343,22 +347,6 @@ impl EgressTable {
     }
 }
 
-/// The data cores' sockets on one port, by the processor of each.
-pub struct SocketTable {
-    map: ReusePortSockArray<MapData>,
-}
-
-impl SocketTable {
-    /// Says which socket is that of the core on `cpu`. It must be bound with `SO_REUSEPORT`. The
-    /// kernel takes it out of the table when it is closed.
-    ///
-    /// # Errors
-    /// When it is not, or the kernel refuses.
-    pub fn insert(&mut self, cpu: u32, socket: &impl AsRawFd) -> Result<(), MapError> {
-        self.map.set(cpu, socket, 0)
-    }
-}
-
 /// Sockets that whole frames of sessions are brought to (AF_XDP).
 pub struct FrameSocketTable {
     places: HashMap<MapData, FramePlace, FrameSocket>,
@@ -404,6 +392,5 @@ debug_by_name!(
     PortTable,
     ProcessorTable,
     SessionTable,
-    SettingsTable,
-    SocketTable
+    SettingsTable
 );

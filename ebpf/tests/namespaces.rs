@@ -5,18 +5,14 @@
 
 mod support;
 
-use std::{
-    net::{SocketAddr, UdpSocket},
-    process::Command,
-    time::Duration,
-};
+use std::{net::UdpSocket, process::Command};
 use support::{
     bpf_mount::BpfMount,
     namespace::{Namespace, ip},
     streets::{ALICE, ARRIVES_WITHIN, BOB, FOR_ALICE, FOR_BOB, Streets, connect, deliver, send},
 };
 use waystation_ebpf::{
-    abi::{Session, SessionKey, Verdict},
+    abi::{SessionKey, Verdict},
     attach::{AttachError, Attachment, Mode, Wanted},
     pins::{Pins, PinsError},
     programs::Programs,
@@ -210,46 +206,4 @@ fn pins_outside_a_bpf_file_system_are_refused() {
     let refused = Pins::open(&directory.path().join("waystation")).unwrap_err();
     assert!(matches!(refused, PinsError::NotBpf { .. }));
     assert!(refused.to_string().contains("mount -t bpf bpf /sys/fs/bpf"));
-}
-
-#[test]
-fn a_datagram_goes_to_the_socket_of_the_core_that_owns_its_session() {
-    if !support::given_root() {
-        return;
-    }
-    let _namespace = Namespace::enter_new();
-    let mut programs = Programs::load(None).unwrap();
-    for address in ["127.0.0.1:0", "[::1]:0"] {
-        let first = sharing(address.parse().unwrap());
-        let second = sharing(first.local_addr().unwrap());
-        let local = first.local_addr().unwrap();
-        let cores = [(3, &first), (7, &second)];
-        for (cpu, socket) in cores {
-            programs.tables.sockets.insert(cpu, socket).unwrap();
-        }
-        programs.select_for(&first).unwrap();
-        // Of sixteen clients, who is whose has nothing to do with the kernel's hash.
-        for client in 0..16 {
-            let sender = UdpSocket::bind((local.ip(), 0)).unwrap();
-            let (cpu, socket) = cores[client % 2];
-            let key = SessionKey::new(sender.local_addr().unwrap(), local, None);
-            programs.tables.sessions.insert(key, Session::steered(cpu)).unwrap();
-            sender.send_to(&[0x40, 1, 0, 0], local).unwrap();
-            let mut buffer = [0; 16];
-            let (bytes, from) = socket.recv_from(&mut buffer).unwrap();
-            assert_eq!((bytes, from), (4, sender.local_addr().unwrap()));
-        }
-    }
-}
-
-/// A socket that shares its port with others.
-fn sharing(address: SocketAddr) -> UdpSocket {
-    let socket =
-        socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)
-            .unwrap();
-    socket.set_reuse_port(true).unwrap();
-    socket.bind(&address.into()).unwrap();
-    let socket = UdpSocket::from(socket);
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    socket
 }

@@ -8,8 +8,8 @@ use aya_ebpf::{
     },
 };
 use waystation_ebpf_abi::{
-    Address, Captured, Counter, FramePlace, FrameSocket, Session, SessionKey, Settings, Verdict,
-    limits,
+    Address, Captured, Counter, FramePlace, FrameSocket, Selection, Session, SessionKey, Settings,
+    SocketPlace, Verdict, limits,
 };
 
 /// What the operator wants; one entry.
@@ -60,10 +60,19 @@ pub static PROCESSORS: CpuMap = CpuMap::with_max_entries(limits::PROCESSORS_MAX,
 #[map]
 pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(limits::EGRESS_INTERFACES_MAX, 0);
 
-/// The data cores' sockets, by processor.
+/// The data cores' sockets on addresses that they share.
 #[map]
 pub static SOCKETS: ReusePortSockArray =
     ReusePortSockArray::with_max_entries(limits::SOCKETS_MAX, 0);
+
+/// Which of them is whose, on which address: its place there.
+#[map]
+pub static SOCKET_PLACES: HashMap<SocketPlace, u32> =
+    HashMap::with_max_entries(limits::SOCKETS_MAX, 0);
+
+/// What was chosen among them, per processor.
+#[map]
+pub static SELECTIONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Selection::COUNT, 0);
 
 /// Samples of frames. The smallest there can be, unless user space wants some.
 #[map]

@@ -2,17 +2,20 @@
 //! session of the datagram.
 //!
 //! Called by the kernel for each datagram, or each train that it has joined, on the way to its
-//! socket. A datagram without a session goes where the kernel's hash of the 5-tuple sends it.
+//! socket. Sockets on one address are a group, and only one of the group that the kernel asks about
+//! can be chosen, so a core's socket is found by the group's address and the core. A datagram
+//! without a session goes where the kernel's hash of the 5-tuple sends it: which core makes its
+//! session has to be decided by something that does not change before there is one.
 
 use crate::{
-    maps::{SESSIONS, SOCKETS},
+    maps::{SELECTIONS, SESSIONS, SOCKET_PLACES, SOCKETS},
     window,
 };
 use aya_ebpf::{
     EbpfContext as _, helpers::generated::bpf_skb_load_bytes_relative, macros::sk_reuseport,
     programs::SkReuseportContext,
 };
-use waystation_ebpf_abi::{Address, NetworkU16, SessionKey, family};
+use waystation_ebpf_abi::{Address, NetworkU16, Selection, SessionKey, SocketPlace, family};
 
 const SK_PASS: u32 = 1;
 const HEADER_START_NETWORK: u32 = 1;
@@ -26,11 +29,34 @@ pub fn owner_socket(ctx: SkReuseportContext) -> u32 {
         && let Some(session) = SESSIONS.get_ptr(key)
     {
         // SAFETY: the kernel keeps the entry's memory while the program runs.
-        let owner = unsafe { (*session).owner_cpu };
-        // No socket there: the kernel's hash decides.
-        let _ = SOCKETS.select_reuseport(&ctx, owner);
+        let owner_cpu = unsafe { (*session).owner_cpu };
+        count(choose(&ctx, &key, owner_cpu));
     }
     SK_PASS
+}
+
+/// Chooses the socket of a core in the group that the datagram is for. Without one, the kernel's
+/// hash decides.
+#[inline(always)]
+fn choose(ctx: &SkReuseportContext, key: &SessionKey, owner_cpu: u32) -> Selection {
+    let address = if ctx.bind_inany() == 0 { key.local } else { Address::default() };
+    let place = SocketPlace { address, port: key.local_port, family: key.family, owner_cpu };
+    let Some(index) = SOCKET_PLACES.get_ptr(place) else {
+        return Selection::NoSocket;
+    };
+    // SAFETY: the kernel keeps the entry's memory while the program runs.
+    match SOCKETS.select_reuseport(ctx, unsafe { *index }) {
+        Ok(()) => Selection::Owner,
+        Err(_) => Selection::NoSocket,
+    }
+}
+
+#[inline(always)]
+fn count(selection: Selection) {
+    if let Some(counter) = SELECTIONS.get_ptr_mut(selection as u32) {
+        // SAFETY: the counter is this processor's alone.
+        unsafe { *counter += 1 };
+    }
 }
 
 #[inline(always)]

@@ -11,12 +11,14 @@ mod frames;
 pub mod limits;
 #[cfg(feature = "user")]
 mod pod;
+mod select;
 mod session;
 mod settings;
 mod verdict;
 
 pub use captured::{CAPTURED_HEAD_BYTES, Captured};
 pub use frames::{FramePlace, FrameSocket};
+pub use select::{Selection, SocketPlace};
 pub use session::{Action, Address, NetworkU16, Session, SessionKey, family, stranger_of};
 pub use settings::{Port, PortKinds, Settings, Vlan};
 pub use verdict::{Counter, Verdict};

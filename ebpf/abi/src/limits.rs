@@ -31,8 +31,9 @@ pub const PROCESSORS_MAX: u32 = 256;
 /// Interfaces that a session's packets may leave by other than where they came in.
 pub const EGRESS_INTERFACES_MAX: u32 = 64;
 
-/// Sockets that the selecting program chooses among: one per data core.
-pub const SOCKETS_MAX: u32 = 256;
+/// Sockets that the selecting program chooses among: one per data core and address that is listened
+/// on. At 8 B each, and about 80 B for whose it is, 90 KiB.
+pub const SOCKETS_MAX: u32 = 1024;
 
 /// Sockets that frames are brought to: of several queues of several interfaces, 2 MiB each.
 pub const FRAME_SOCKETS_MAX: u32 = 64;

@@ -1,6 +1,8 @@
 //! Says of each type of the maps that it may be copied to and from the kernel as bytes.
 
-use crate::{Address, Counter, FramePlace, FrameSocket, Session, SessionKey, Settings};
+use crate::{
+    Address, Counter, FramePlace, FrameSocket, Session, SessionKey, Settings, SocketPlace,
+};
 
 // SAFETY: four integers; every pattern of bits is valid, and there is no padding
 // (`types_of_maps_have_no_hidden_bytes`).
@@ -24,3 +26,6 @@ unsafe impl aya::Pod for FramePlace {}
 
 // SAFETY: two integers of the same size.
 unsafe impl aya::Pod for FrameSocket {}
+
+// SAFETY: integers only, without padding (`a_place_has_no_hidden_bytes`).
+unsafe impl aya::Pod for SocketPlace {}
