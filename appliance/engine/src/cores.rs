@@ -29,7 +29,7 @@ use rustix::thread::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use waystation_astral::aead::AeadSuite;
@@ -197,6 +197,14 @@ impl BoundEngine {
     /// The kernel's refusal of a descriptor.
     pub fn listening(&self) -> io::Result<ListeningSockets> {
         self.sockets.share()
+    }
+
+    /// One more descriptor of each socket that TURN clients send datagrams to.
+    ///
+    /// # Errors
+    /// The kernel's refusal of a descriptor.
+    pub fn turn_sockets(&self) -> io::Result<Vec<Listening<UdpSocket>>> {
+        self.sockets.turn_udp.iter().map(Listening::share).collect()
     }
 
     /// The addresses that TURN clients send to.

@@ -107,6 +107,7 @@ impl Appliance {
         for (core, socket) in xdp.open_frame_sockets(&config) {
             bound.add_frame_socket(core, socket);
         }
+        xdp.choose_among(&config, bound.turn_sockets().context("sockets cannot be shared")?);
         let hand_over = match around.hands_over {
             true => Some(shared(&bound, metrics.as_ref(), &a2al, around.is_watched)?),
             false => None,

@@ -37,7 +37,7 @@ pub struct XdpConfig {
     pub stranger_rate: usize,
     /// New sources per second and processor; 0: as many as there are.
     pub newcomer_rate: usize,
-    /// Whether packets go to the processor of the data core that owns their session.
+    /// Whether packets go to the processor, and the socket, of the data core that owns their session.
     pub steer: bool,
     /// Room for samples of packets; 0: none are taken.
     pub capture_memory: ByteSize,

@@ -74,7 +74,8 @@ pub(super) const STEER: Key<Config> = key(
     "steer",
     "flag",
     Rule::Flag { at: |config| &mut config.xdp.steer },
-    "Whether clients' packets go to the processor of the data core that owns their session. It \
-        costs trains of datagrams where the kernel does not join them behind that (before Linux \
-        6.15), and helps where one queue receives for many cores.",
+    "Whether clients' packets go to the processor of the data core that owns their session, and to \
+        that core's socket whatever the kernel's hash says. It costs trains of datagrams where the \
+        kernel does not join them behind that (before Linux 6.15), and helps where one queue \
+        receives for many cores. Each core needs a processor of its own.",
 );

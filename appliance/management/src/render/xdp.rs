@@ -42,6 +42,17 @@ pub fn xdp(document: &Value) -> String {
             count(&sessions["opaque_ends"]),
         ),
     );
+    let chosen = &document["sockets_chosen"];
+    if chosen.is_object() {
+        line(
+            &mut out,
+            &format!(
+                "sockets    chosen by owner for {} datagrams or trains, by the kernel for {}",
+                count(&chosen["owner_total"]),
+                count(&chosen["no_socket_total"]),
+            ),
+        );
+    }
     for hint in array(&document["hints"]) {
         line(&mut out, "note");
         wrapped(&mut out, &text(hint));

@@ -28,6 +28,10 @@ pub(crate) fn summary(status: &XdpStatus) -> Value {
         "program_runs_total": status.runs.count,
         "program_run_ns_total": u64::try_from(status.runs.time.as_nanos()).unwrap_or(u64::MAX),
         "pin_directory": status.pin_directory,
+        "sockets_chosen": status.selections.map(|selections| json!({
+            "owner_total": selections.to_owner,
+            "no_socket_total": selections.without_socket,
+        })),
         "sessions": {
             "directions": status.entries.directions,
             "clients": status.entries.clients,

@@ -31,6 +31,8 @@ impl Xdp {
     /// relay on with nobody to end it, so that is taken off.
     pub(crate) fn let_go(&mut self) {
         self.status = XdpStatus::default();
+        // They are the next process's, and so is what chooses among them.
+        self.shared_addresses.clear();
         let Some(mut at_work) = self.at_work.take() else { return };
         let Some(program) = at_work.programs.id() else { return };
         let all = std::mem::take(&mut at_work.attachments);
@@ -78,6 +80,7 @@ impl Xdp {
         let attached = at_work.attachments.iter().map(|it| it.interface.to_string());
         forget_links(at_work.pins.as_ref(), &attached.collect::<Vec<_>>());
         at_work.entries.udp.set_uncovered(uncovered(&at_work.attachments));
+        self.choose_sockets();
     }
 
     /// Puts the program back where another one has come to be although nobody hands over: that of a

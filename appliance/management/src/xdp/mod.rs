@@ -14,6 +14,7 @@ mod frames;
 mod handing_over;
 mod limits;
 mod settings;
+mod sockets;
 mod udp_entries;
 
 pub use capture::{CaptureRefusal, CaptureRequest, Verdicts};
@@ -30,8 +31,9 @@ use frames::KnownSocket;
 use limits::ENTRIES_READ_PER_S;
 use serde_json::Value;
 use settings::Served;
+use sockets::SharedAddress;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use waystation_ebpf::abi::{Counter, Port, SessionKey, Verdict};
 use waystation_ebpf::attach::{Attachment, Mode, Wanted};
@@ -39,9 +41,11 @@ use waystation_ebpf::forwarding::SwitchedOn;
 use waystation_ebpf::pins::Pins;
 use waystation_ebpf::programs::{Capture, Programs};
 use waystation_ebpf::runs::Runs;
+use waystation_ebpf::selection::Selections;
 use waystation_ebpf::tables::MapError;
 use waystation_ebpf::{interfaces, verdicts};
 use waystation_engine::control::Command;
+use waystation_engine::cores::Listening;
 use waystation_engine::offload::{PathChange, UdpOffloaded, UdpPath};
 use waystation_engine::port::frames::FrameSocket;
 use waystation_relay::drop_reason::DropCounters;
@@ -96,6 +100,9 @@ pub struct XdpStatus {
     pub entries: EntryCounts,
     /// Runs that the kernel has measured, since the program was loaded.
     pub runs: Runs,
+    /// Datagrams of clients that came to an address which all cores have a socket on, since the
+    /// program was loaded. Absent: nobody chooses among those sockets.
+    pub selections: Option<Selections>,
     /// Since this process started.
     pub verdicts: Vec<(Verdict, Counter)>,
     /// The same of those that drop, by the reasons of the whole program.
@@ -142,6 +149,8 @@ pub struct Xdp {
     sweep_in: Option<u32>,
     /// Sockets for frames that data cores have.
     frame_sockets: Vec<KnownSocket>,
+    /// Sockets of data cores among which the program chooses.
+    shared_addresses: Vec<SharedAddress>,
 }
 
 /// The loaded program with everything that belongs to it.
@@ -238,6 +247,27 @@ impl Xdp {
         }
     }
 
+    /// Has the program bring each datagram of a session to its owner's socket, if that is wanted.
+    /// `listening`: one more descriptor of each socket that TURN clients send to.
+    pub fn choose_among(&mut self, config: &Config, listening: Vec<Listening<UdpSocket>>) {
+        let shared = sockets::shared_addresses(listening, &self.owners);
+        if config.xdp.steer && config.xdp.mode != XdpMode::Off {
+            self.shared_addresses = shared;
+            self.choose_sockets();
+        } else if self.is_next {
+            sockets::leave_inherited(&shared);
+        }
+    }
+
+    fn choose_sockets(&mut self) {
+        let Some(at_work) = &mut self.at_work else { return };
+        for hint in sockets::choose(&self.shared_addresses, &mut at_work.programs) {
+            tracing::warn!(hint, "the XDP program does less than it could");
+            self.status.hints.push(hint);
+        }
+        self.read();
+    }
+
     /// What there is to tell, as of the last second.
     pub fn status(&self) -> &XdpStatus {
         &self.status
@@ -257,6 +287,7 @@ impl Xdp {
             Ok(at_work) => {
                 self.at_work = Some(Box::new(at_work));
                 self.tell_frame_sockets();
+                self.choose_sockets();
                 self.status.state = XdpState::On;
                 self.read();
             }
@@ -368,7 +399,8 @@ impl Xdp {
     }
 
     fn steer(&mut self, programs: &mut Programs) {
-        for owner in &self.owners {
+        // Cores that cannot be told apart by their processors are not steered to.
+        for owner in self.owners.iter().filter(|owner| **owner != u32::MAX) {
             if let Err(error) = programs.tables.processors.insert(*owner) {
                 let hint = format!("packets are not steered to processor {owner}: {error}");
                 self.status.hints.push(hint);
@@ -555,6 +587,9 @@ impl Xdp {
     fn read(&mut self) {
         let Some(at_work) = &mut self.at_work else { return };
         self.status.runs = at_work.programs.runs();
+        let sockets = &at_work.programs.tables.sockets;
+        self.status.selections =
+            (!sockets.is_empty()).then(|| sockets.selections().unwrap_or_default());
         let now = match counters(&at_work.programs) {
             Ok(now) => now,
             Err(error) => {
@@ -624,6 +659,7 @@ impl Xdp {
         let Some(mut at_work) = self.at_work.take() else { return Ended::default() };
         at_work.entries.clear(&mut at_work.programs.tables.sessions);
         at_work.mark_ports();
+        sockets::leave(&self.shared_addresses, &mut at_work.programs);
         let mut ended = Ended { notes: at_work.entries.notes(), stays: Vec::new() };
         if at_work.pins.is_some() && is_kept {
             tracing::info!("the XDP program stays for the next process");
