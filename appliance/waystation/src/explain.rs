@@ -18,8 +18,6 @@ use waystation_management::xdp::{explain_for, explained};
 
 /// Bytes of a file that is read: some ten thousand packets.
 const FILE_BYTES_MAX: u64 = 16 << 20;
-/// Packets of one capture that are explained.
-const PACKETS_MAX: usize = 1000;
 
 /// Why a packet cannot be explained.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +42,8 @@ pub(crate) fn explain(arguments: &ExplainArguments) -> anyhow::Result<()> {
     for packet in &arguments.packets {
         frames.extend(read(packet)?);
     }
-    frames.truncate(PACKETS_MAX);
+    let all = frames.len();
+    frames.truncate(arguments.limit.get());
     let config = arguments.config.as_deref().map(served_config).transpose()?;
     let socket = socket(&arguments.socket)?;
     for (at, frame) in frames.iter().enumerate() {
@@ -62,7 +61,18 @@ pub(crate) fn explain(arguments: &ExplainArguments) -> anyhow::Result<()> {
             print(format!("{number}. {}", explained(&document)).as_bytes())?;
         }
     }
+    if frames.len() < all {
+        tell_of_more(frames.len(), all);
+    }
     Ok(())
+}
+
+/// Not among the answers, which somebody may read as JSON.
+#[expect(clippy::print_stderr, reason = "what is said of the answers, not one of them")]
+fn tell_of_more(explained: usize, all: usize) {
+    eprintln!(
+        "waystation: {explained} of {all} packets were explained; --limit {all} explains all"
+    );
 }
 
 fn ask(socket: &Path, frame: &[u8], interface: Option<&str>) -> anyhow::Result<Value> {
@@ -90,7 +100,7 @@ fn read(packet: &str) -> anyhow::Result<Vec<Vec<u8>>> {
     if let Some(frame) = text {
         return Ok(vec![frame]);
     }
-    let frames = capture_file::frames(&bytes, PACKETS_MAX);
+    let frames = capture_file::frames(&bytes, usize::MAX);
     Ok(frames.map_err(|source| PacketError::File { file: packet.to_owned(), source })?)
 }
 

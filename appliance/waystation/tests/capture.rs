@@ -135,6 +135,26 @@ fn the_fate_of_a_packet_is_told_with_the_sessions_of_the_running_program() {
     assert_eq!(appliance.drops()["udp_prefix_denied"], 0);
 }
 
+#[test]
+fn packets_beyond_the_limit_are_told_of_and_not_among_the_answers() {
+    let files = TempDir::new().unwrap();
+    let config = files.path().join("waystation.toml");
+    fs::write(&config, "").unwrap();
+    let explain = |limit: &str| {
+        let mut words = command(&binary());
+        words.args(["explain-packet", "--json", "--limit", limit, "--config"]).arg(&config);
+        run(words.args(["00", "01", "02"]))
+    };
+    let some = explain("2");
+    assert_eq!((some.code(), some.text().lines().count()), (0, 2), "{}", some.stderr);
+    assert!(some.stderr.contains("2 of 3 packets were explained; --limit 3"), "{}", some.stderr);
+    let all = explain("3");
+    assert_eq!((all.code(), all.text().lines().count()), (0, 3), "{}", all.stderr);
+    assert!(!all.stderr.contains("were explained"), "{}", all.stderr);
+    let none = explain("0");
+    assert_ne!(none.code(), 0);
+}
+
 /// What another program reads in a capture: a line for each packet, with all bytes.
 fn tcpdump(file: &Path) -> String {
     let read = Command::new("tcpdump").args(["-nn", "-e", "-r"]).arg(file).output().unwrap();

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
+use waystation_ebpf::abi::limits::FRAME_PACKET_BYTES_MAX;
 use waystation_ebpf::abi::{Action, NetworkU16, Port, Session, SessionKey, Verdict};
 use waystation_ebpf::classifier::{Hop, Known, Route, World, decide, route};
 use waystation_ebpf::verdicts::{drop_reason, meaning};
@@ -30,6 +31,12 @@ pub(super) struct Around<'a> {
     pub(super) ingress: u32,
     /// The interfaces that the program is on.
     pub(super) egress: BTreeSet<u32>,
+    /// What the program knows each data core by.
+    pub(super) owners: &'a [u32],
+    /// Whether packets are handed to the processor of their core.
+    pub(super) is_steering: bool,
+    /// AF_XDP sockets where it is taken to come in: the queue of each, and whose it is.
+    pub(super) frame_sockets: Vec<(u32, u32)>,
     /// The monotonic clock, for rates.
     pub(super) now_ns: u64,
     /// `on`, `off` or `unavailable`, or `not asked` where only a file was.
@@ -47,6 +54,9 @@ pub fn explain_for(config: &Config, frame: &[u8]) -> Value {
             opaque_ports: BTreeSet::new(),
             ingress: 0,
             egress: BTreeSet::new(),
+            owners: &[],
+            is_steering: config.xdp.steer,
+            frame_sockets: Vec::new(),
             now_ns: 0,
             program: "not asked",
         },
@@ -59,7 +69,12 @@ pub(super) fn explain(around: &Around<'_>, frame: &[u8]) -> Value {
     let mut world = world(around);
     let mut notes = Vec::new();
     let found = route(&world, frame);
-    let mut session = Value::Null;
+    let port = found.map(|(_, local, _)| port_of(around, local.port()));
+    if let Some(port) = port {
+        // The classifier has one set of addresses for ports whose packets are payload.
+        world.session_local = serving(around.served, port);
+    }
+    let mut session = None;
     if let Some((source, local, channel)) = found {
         let keys = if channel.is_some() { vec![channel, None] } else { vec![None] };
         for channel in keys {
@@ -67,49 +82,152 @@ pub(super) fn explain(around: &Around<'_>, frame: &[u8]) -> Value {
             let Some(entry) = (around.session_of)(&key) else { continue };
             let at: Route = (source, local, channel);
             know(&mut world, at, &entry, around, &mut notes);
-            if session.is_null() {
-                session = row(at, &entry);
-            }
+            session.get_or_insert((at, entry));
         }
     }
     let decision = decide(&world, frame);
-    let verdict = decision.verdict;
-    if verdict == Verdict::PassStranger && around.served.settings.stranger_cost_ns > 0 {
+    let mut fate = Fate::of(decision.verdict, around, session.as_ref().map(|(_, entry)| entry));
+    if decision.verdict == Verdict::PassStranger && around.served.settings.stranger_cost_ns > 0 {
         notes.push("a source that has used up xdp.stranger_rate is dropped instead".to_owned());
     }
-    let port = found.map(|(_, local, _)| port_of(around, local.port()));
+    if let Some((_, entry)) = &session {
+        match hand_over(around, entry, port, decision.verdict, frame) {
+            HandOver::Never => {}
+            HandOver::Always => fate = Fate::by_frame(around, entry),
+            HandOver::OnQueues(queues) => notes.push(format!(
+                "if it comes in by queue {queues}, it is brought to the AF_XDP socket of {} instead",
+                core_of(around, entry)
+            )),
+        }
+    }
+    let verdict = fate.verdict;
     let is_user_space = !verdict.is_drop() && !verdict.is_relayed();
     json!({
         "schema": SCHEMA,
         "program": around.program,
         "frame_bytes": frame.len(),
         "verdict": verdict.name(),
-        "action": action(verdict),
-        "why": meaning(verdict),
+        "action": fate.action,
+        "why": fate.why,
         "drop_reason": drop_reason(verdict).map(|reason| reason.name()),
         "datagram": found.map(|(source, local, channel)| json!({
             "source": source.to_string(),
             "local": local.to_string(),
             "channel": channel,
         })),
-        "session": session,
+        "port": port.map(port_name),
+        "session": session.map(|(at, entry)| row(around, at, &entry, port)),
         "then": is_user_space.then(|| then(port)),
         "frame_after": verdict.is_relayed().then(|| hex(&decision.frame)),
         "notes": notes,
     })
 }
 
+/// What the program does with a frame, in words.
+struct Fate {
+    verdict: Verdict,
+    action: &'static str,
+    why: String,
+}
+
+impl Fate {
+    fn of(verdict: Verdict, around: &Around<'_>, session: Option<&Session>) -> Self {
+        let why = match session.filter(|_| verdict == Verdict::Steered) {
+            Some(entry) => steered(around, entry),
+            None => meaning(verdict).to_owned(),
+        };
+        Self { verdict, action: action(verdict), why }
+    }
+
+    fn by_frame(around: &Around<'_>, entry: &Session) -> Self {
+        let core = core_of(around, entry);
+        let why =
+            format!("brought to the AF_XDP socket of {core}, past the kernel's network stack");
+        Self { verdict: Verdict::Steered, action: "af_xdp", why }
+    }
+}
+
+/// Which way a packet gets to the core that it is for.
+fn steered(around: &Around<'_>, entry: &Session) -> String {
+    let core = core_of(around, entry);
+    if around.is_steering && entry.owner_cpu != u32::MAX {
+        let cpu = entry.owner_cpu;
+        format!("the kernel's network stack on processor {cpu} brings it to the socket of {core}")
+    } else {
+        format!("the kernel's network stack brings it to the socket of {core}, where it came in")
+    }
+}
+
+/// The data core that owns a session, as it is called in a sentence.
+fn core_of(around: &Around<'_>, entry: &Session) -> String {
+    match owner_core(around, entry) {
+        Some(core) => format!("data core {core}"),
+        None => "the data core that owns its session".to_owned(),
+    }
+}
+
+/// Cores without processors of their own are known by none, and one alone needs none.
+fn owner_core(around: &Around<'_>, entry: &Session) -> Option<usize> {
+    let is_told = entry.owner_cpu != u32::MAX || around.owners.len() == 1;
+    let place = around.owners.iter().position(|owner| *owner == entry.owner_cpu);
+    place.filter(|_| is_told)
+}
+
+/// Whether a frame of a session is brought to an AF_XDP socket.
+enum HandOver {
+    Never,
+    Always,
+    /// By these queues alone, as text.
+    OnQueues(String),
+}
+
+fn hand_over(
+    around: &Around<'_>,
+    entry: &Session,
+    port: Option<Port>,
+    verdict: Verdict,
+    frame: &[u8],
+) -> HandOver {
+    // What is decided before the program looks for a session.
+    let is_earlier = [Verdict::DropDenied, Verdict::DropMalformed, Verdict::PassChannelPadding];
+    let is_of_turn = matches!(port, Some(Port::Turn | Port::Session));
+    let fits = ip_bytes(frame).is_some_and(|bytes| bytes <= FRAME_PACKET_BYTES_MAX);
+    if is_earlier.contains(&verdict) || !is_of_turn || !fits {
+        return HandOver::Never;
+    }
+    let is_its = |(_, owner): &&(u32, u32)| *owner == entry.owner_cpu;
+    let queues: Vec<String> =
+        around.frame_sockets.iter().filter(is_its).map(|(queue, _)| queue.to_string()).collect();
+    if queues.is_empty() {
+        HandOver::Never
+    } else if queues.len() == around.frame_sockets.len() {
+        HandOver::Always
+    } else {
+        HandOver::OnQueues(queues.join(" or "))
+    }
+}
+
+/// Bytes of the IP packet in a frame without a VLAN tag, by its header.
+fn ip_bytes(frame: &[u8]) -> Option<u16> {
+    let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    match word(12)? {
+        0x0800 => word(16),
+        0x86dd => word(18)?.checked_add(40),
+        _ => None,
+    }
+}
+
+/// Our addresses that ports of a kind are served on.
+fn serving(served: &Served, kind: Port) -> BTreeSet<IpAddr> {
+    let is_one = |its: &Kinds| its.has(kind);
+    served.local.iter().filter(|(_, its)| is_one(its)).map(|(ip, _)| *ip).collect()
+}
+
 /// What the program knows of everybody.
 fn world(around: &Around<'_>) -> World {
     let served = around.served;
-    let on = |kinds: &[Port]| {
-        let local = served.local.iter();
-        let is_one = |its: &Kinds| kinds.iter().any(|kind| its.has(*kind));
-        local.filter(|(_, its)| is_one(its)).map(|(ip, _)| *ip).collect()
-    };
     let mut world = World {
-        turn_local: on(&[Port::Turn]),
-        session_local: on(&[Port::Session, Port::Opaque]),
+        turn_local: serving(served, Port::Turn),
         session_ports: around.opaque_ports.clone(),
         denied: served.denied.iter().map(|it| (it.first(), it.prefix_bits())).collect(),
         ingress: around.ingress,
@@ -188,11 +306,13 @@ fn target(entry: &Session) -> Route {
     )
 }
 
-fn row((_, _, channel): Route, entry: &Session) -> Value {
+fn row(around: &Around<'_>, (_, _, channel): Route, entry: &Session, port: Option<Port>) -> Value {
     let is_relayed = entry.is_relayed();
     let (from, to, target_channel) = target(entry);
     json!({
         "kind": if is_relayed { "relayed" } else { "steered" },
+        "of": whose(port, channel),
+        "owner_core": owner_core(around, entry),
         "channel": channel,
         "leaves_from": is_relayed.then(|| from.to_string()),
         "goes_to": is_relayed.then(|| to.to_string()),
@@ -202,6 +322,37 @@ fn row((_, _, channel): Route, entry: &Session) -> Value {
         "bytes": entry.bytes,
         "dropped_packets": entry.dropped_packets,
     })
+}
+
+/// Who sends to an entry's port.
+fn whose(port: Option<Port>, channel: Option<u16>) -> &'static str {
+    match (port, channel) {
+        (Some(Port::Turn), Some(_)) => "turn_channel",
+        (Some(Port::Turn), None) => "turn_client",
+        (Some(Port::Session), _) => "turn_peer",
+        (Some(Port::Opaque), _) => "opaque_end",
+        (Some(Port::Foreign) | None, _) => "nobody",
+    }
+}
+
+/// The same in words.
+fn whose_in_words(name: &str) -> &'static str {
+    match name {
+        "turn_channel" => "a channel of a TURN client",
+        "turn_client" => "a TURN client's own packets",
+        "turn_peer" => "a peer of a TURN allocation",
+        "opaque_end" => "an end of an opaque session",
+        _ => "nobody's any more",
+    }
+}
+
+fn port_name(port: Port) -> &'static str {
+    match port {
+        Port::Foreign => "foreign",
+        Port::Turn => "turn",
+        Port::Session => "relayed",
+        Port::Opaque => "opaque",
+    }
 }
 
 fn port_of(around: &Around<'_>, port: u16) -> Port {
@@ -218,9 +369,13 @@ fn then(port: Option<Port>) -> &'static str {
             "the TURN server takes STUN, and channels of clients it knows; the rest is dropped there \
              and counted (waystation drops)"
         }
-        Some(Port::Session | Port::Opaque) => {
-            "the socket of that relayed address, session or DHT node takes it, if somebody has it; \
-             otherwise the kernel answers that the port is closed"
+        Some(Port::Session) => {
+            "the socket of that relayed address or DHT node takes it, if somebody has it; otherwise \
+             the kernel answers that the port is closed"
+        }
+        Some(Port::Opaque) => {
+            "the opaque session of that port takes what an end sends or what proves to be an end's; \
+             the rest is dropped there and counted (waystation drops)"
         }
         Some(Port::Foreign) | None => "the kernel goes on with it as without the program",
     }
@@ -265,16 +420,21 @@ pub fn explained(document: &Value) -> String {
         out.push_str(&format!("    counted as {reason}\n"));
     }
     let session = &document["session"];
+    if let Some(of) = session["of"].as_str() {
+        out.push_str(&format!("  session: {}", whose_in_words(of)));
+        if let Some(core) = session["owner_core"].as_u64() {
+            out.push_str(&format!(", of data core {core}"));
+        }
+        out.push('\n');
+    }
     if session["kind"] == "relayed" {
         let (from, to) = (word(&session["leaves_from"]), word(&session["goes_to"]));
         let (packets, bytes) = (&session["packets"], &session["bytes"]);
-        out.push_str(&format!("  session: leaves from {from} to {to}"));
+        out.push_str(&format!("    leaves from {from} to {to}"));
         if let Some(channel) = session["leaves_with_channel"].as_u64() {
             out.push_str(&format!(" with channel {channel:#06x}"));
         }
         out.push_str(&format!("\n    {packets} packets, {bytes} B so far\n"));
-    } else if session["kind"] == "steered" {
-        out.push_str("  session: a client's own packets\n");
     }
     if let Some(then) = document["then"].as_str() {
         out.push_str(&format!("  then: {then}\n"));
@@ -294,144 +454,5 @@ pub fn explained(document: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::parse;
-
-    const CLIENT: &str = "198.51.100.7:5000";
-    const SERVER: &str = "198.51.100.1:3478";
-    const RELAYED: &str = "198.51.100.1:49200";
-    const PEER: &str = "203.0.113.7:9000";
-
-    fn config(more: &str) -> Config {
-        let text = format!(
-            "[turn]\nlisten = [\"{SERVER}\"]\nusers_file = \"/users\"\n\
-             relay_addresses = [\"198.51.100.1\"]\n{more}"
-        );
-        parse(&text, "x").unwrap()
-    }
-
-    /// A datagram over IPv4 in a frame, without a UDP checksum.
-    fn frame(source: &str, to: &str, payload: &[u8]) -> Vec<u8> {
-        let (source, to): (SocketAddr, SocketAddr) = (source.parse().unwrap(), to.parse().unwrap());
-        let udp_bytes = u16::try_from(8 + payload.len()).unwrap();
-        let mut ip = vec![0x45, 0];
-        ip.extend((20 + udp_bytes).to_be_bytes());
-        ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-        for address in [source.ip(), to.ip()] {
-            match address {
-                IpAddr::V4(v4) => ip.extend(v4.octets()),
-                IpAddr::V6(_) => panic!("IPv4 only"),
-            }
-        }
-        let sum: u32 = ip.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum();
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
-        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
-        frame.extend(ip);
-        frame.extend(source.port().to_be_bytes());
-        frame.extend(to.port().to_be_bytes());
-        frame.extend(udp_bytes.to_be_bytes());
-        frame.extend([0, 0]);
-        frame.extend(payload);
-        // Ethernet's shortest frame.
-        frame.resize(frame.len().max(60), 0);
-        frame
-    }
-
-    fn channel(number: u16, payload: &[u8]) -> Vec<u8> {
-        let mut framed = number.to_be_bytes().to_vec();
-        framed.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-        framed.extend(payload);
-        framed
-    }
-
-    #[test]
-    fn each_fate_is_told_with_its_reason() {
-        let config = config("[xdp]\ndeny = [\"192.0.2.0/24\"]\n");
-        let cases = [
-            (frame(CLIENT, SERVER, b"\0hello"), "pass_stranger", "pass"),
-            (frame(CLIENT, RELAYED, b"hello"), "pass_stranger", "pass"),
-            (frame(CLIENT, "198.51.100.1:53", b"hello"), "pass_foreign", "pass"),
-            (frame("192.0.2.9:7", SERVER, b"hello"), "drop_denied", "drop"),
-            (frame("127.0.0.1:7", SERVER, b"hello"), "drop_martian", "drop"),
-            (frame(CLIENT, SERVER, &[0x40, 1, 0, 99]), "drop_malformed", "drop"),
-            (vec![0; 5], "pass_not_ip", "pass"),
-        ];
-        for (frame, verdict, action) in cases {
-            let document = explain_for(&config, &frame);
-            let named = (document["verdict"].as_str(), document["action"].as_str());
-            assert_eq!(named, (Some(verdict), Some(action)), "{document}");
-            assert_eq!(document["drop_reason"].is_string(), action == "drop", "{document}");
-            let text = explained(&document);
-            assert!(text.contains(verdict) && text.contains(meaning_of(verdict)), "{text}");
-            assert!(text.contains("by the configuration alone"), "{text}");
-        }
-    }
-
-    fn meaning_of(name: &str) -> &'static str {
-        let verdict = Verdict::ALL.iter().find(|verdict| verdict.name() == name);
-        meaning(*verdict.unwrap())
-    }
-
-    #[test]
-    fn a_session_says_where_its_packets_go_and_how_the_frame_looks_then() {
-        let config = config("");
-        let served = Served::of(&config, &config.turn.listen, &[]);
-        let (from, to) = (RELAYED.parse().unwrap(), PEER.parse().unwrap());
-        let mut entry = Session::relayed(from, to, None, 3).limited(1 << 20, 1 << 20);
-        (entry.packets, entry.hop_interface, entry.hop_mtu_bytes) = (12, 8, 1500);
-        entry.hop_frame = [0x0a02, 0, 0, 0x0b02, 0, 0].map(u16::to_be);
-        let key = SessionKey::new(CLIENT.parse().unwrap(), SERVER.parse().unwrap(), Some(0x4001));
-        let asked = |entry: &Session, now_ns: u64| {
-            let entry = *entry;
-            let around = Around {
-                served: &served,
-                session_of: &move |wanted| (*wanted == key).then_some(entry),
-                opaque_ports: BTreeSet::new(),
-                ingress: 7,
-                egress: BTreeSet::from([7, 8]),
-                now_ns,
-                program: "on",
-            };
-            explain(&around, &frame(CLIENT, SERVER, &channel(0x4001, b"payload")))
-        };
-        let document = asked(&entry, 0);
-        assert_eq!(document["verdict"], "relayed_on", "{document}");
-        assert_eq!(document["session"]["goes_to"], PEER);
-        let after = document["frame_after"].as_str().unwrap();
-        assert!(after.starts_with("0a02000000000b02"), "{after}");
-        assert!(after.contains(&hex(b"payload")) && !after.contains("40010007"), "{after}");
-        assert!(explained(&document).contains("12 packets"), "{document}");
-
-        entry.limiter_ns = entry.burst_ns + 5;
-        assert_eq!(asked(&entry, 0)["verdict"], "drop_session_over_rate");
-        assert_eq!(asked(&entry, 5)["verdict"], "relayed_on");
-
-        entry.hop_interface = 0;
-        let unknown = asked(&entry, 5);
-        assert!(unknown["notes"][0].as_str().unwrap().contains("next hop"), "{unknown}");
-    }
-
-    #[test]
-    fn a_client_without_that_channel_is_user_spaces() {
-        let config = config("");
-        let served = Served::of(&config, &config.turn.listen, &[]);
-        let key = SessionKey::new(CLIENT.parse().unwrap(), SERVER.parse().unwrap(), None);
-        let around = Around {
-            served: &served,
-            session_of: &move |wanted| (*wanted == key).then(|| Session::steered(1)),
-            opaque_ports: BTreeSet::new(),
-            ingress: 7,
-            egress: BTreeSet::new(),
-            now_ns: 0,
-            program: "on",
-        };
-        let document = explain(&around, &frame(CLIENT, SERVER, &channel(0x4002, b"x")));
-        assert_eq!(document["verdict"], "steered");
-        assert!(document["then"].as_str().unwrap().contains("TURN server"), "{document}");
-        let text = explained(&document);
-        assert!(text.contains("channel 0x4002") && text.contains("a client's own"), "{text}");
-    }
-}
+#[path = "explain_tests.rs"]
+mod tests;

@@ -99,6 +99,12 @@ pub(super) fn tell(known: &[KnownSocket], tables: &mut Tables) -> Result<(), Map
     Ok(())
 }
 
+/// Those on an interface: the queue of each, and whose it is.
+pub(super) fn at(known: &[KnownSocket], interface: u32) -> Vec<(u32, u32)> {
+    let here = known.iter().filter(|socket| socket.place.interface == interface);
+    here.map(|socket| (socket.place.queue, socket.owner)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

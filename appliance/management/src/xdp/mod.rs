@@ -502,6 +502,9 @@ impl Xdp {
             opaque_ports: sessions.collect(),
             ingress,
             egress,
+            owners: &self.owners,
+            is_steering: config.xdp.steer,
+            frame_sockets: frames::at(&self.frame_sockets, ingress),
             now_ns,
             program,
         };

@@ -2,7 +2,7 @@
 
 use super::{ListingArguments, SocketArgument};
 use clap::{Args, Subcommand};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 use waystation_management::log_levels::LogDirective;
@@ -57,6 +57,9 @@ pub(crate) struct ExplainArguments {
     /// Answer by this configuration alone, instead of asking the running program
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     pub(crate) config: Option<PathBuf>,
+    /// Explain so many packets; how many more there are is told at the end
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(crate) limit: NonZeroUsize,
     /// The answers as they are, one JSON object on each line
     #[arg(long)]
     pub(crate) json: bool,
