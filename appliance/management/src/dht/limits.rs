@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 use waystation_a2al::limits::{
-    DUPLICATES_MAX, OUTBOX_MAX, PEERS_MAX, SEEN_NODES_MAX, SUBSCRIPTIONS_MAX,
+    DUPLICATES_MAX, KNOWN_KEYS_MAX, OUTBOX_MAX, PEERS_MAX, SEEN_NODES_MAX, SUBSCRIPTIONS_MAX,
 };
 
 /// Datagrams taken in before everything else on the thread has its turn. Each may cost a verification
@@ -55,6 +55,7 @@ pub const HISTOGRAM_BYTES: usize = 30 * 1024;
 pub const TABLE_BYTES_MAX: usize = 2 * PEERS_MAX * 250
     + 2 * PEERS_MAX * 64
     + 13_000_000
+    + 2 * KNOWN_KEYS_MAX * 220
     + 2 * DUPLICATES_MAX * 96
     + SEEN_NODES_MAX * 64
     + SUBSCRIPTIONS_MAX * 96

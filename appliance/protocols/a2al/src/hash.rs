@@ -13,6 +13,15 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     output
 }
 
+/// SHA-512 (FIPS 180-4).
+pub(crate) fn sha512(parts: &[&[u8]]) -> [u8; 64] {
+    let mut context = digest::Context::new(&digest::SHA512);
+    parts.iter().for_each(|part| context.update(part));
+    let mut output = [0; 64];
+    output.copy_from_slice(context.finish().as_ref());
+    output
+}
+
 /// SHA-256 of what comes piece by piece.
 pub(crate) struct Sha256(digest::Context);
 

@@ -1,17 +1,19 @@
-//! Ed25519 keys and signatures (specification §1.4), by `ring`.
+//! Ed25519 keys and signatures (specification §1.4).
 //!
-//! `ring` accepts what upstream's library accepts: the scalar has to be canonical, and the equation
-//! is checked without cofactor by encoding R again.
+//! Signatures are made by `ring`, and verified in [`crate::verification`].
 //!
 //! A node signs and checks through [`Signer`] and [`Verifier`]. Every program uses Ed25519; a
 //! simulation of a thousand nodes has a scheme of its own, or it would do little but multiply points.
 
 use std::fmt;
 
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use crate::address::Address;
 use crate::limits::{PUBLIC_KEY_BYTES, SIGNATURE_BYTES};
+use crate::verification::RememberingEd25519;
+
+pub use crate::verification::Ed25519;
 
 /// The public half of an Ed25519 key; any 32 bytes, since only a verification tells.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
@@ -50,10 +52,6 @@ pub struct Signatures {
     /// Who checks.
     pub verifier: Box<dyn Verifier>,
 }
-
-/// Ed25519, each signature by itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Ed25519;
 
 /// A key that signs.
 pub struct SigningKey {
@@ -105,22 +103,16 @@ impl Signer for SigningKey {
     }
 }
 
-impl Verifier for Ed25519 {
-    fn verifies(&mut self, key: &PublicKey, preimage: &[u8], signature: &Signature) -> bool {
-        key.verifies(preimage, signature)
-    }
-}
-
 impl From<SigningKey> for Signatures {
     fn from(key: SigningKey) -> Self {
-        Self { signer: Box::new(key), verifier: Box::new(Ed25519) }
+        Self { signer: Box::new(key), verifier: Box::<RememberingEd25519>::default() }
     }
 }
 
 impl PublicKey {
     /// Says whether the key made the signature over these bytes.
     pub fn verifies(&self, preimage: &[u8], signature: &Signature) -> bool {
-        UnparsedPublicKey::new(&ED25519, &self.0).verify(preimage, &signature.0).is_ok()
+        Ed25519.verifies(self, preimage, signature)
     }
 }
 

@@ -37,5 +37,6 @@ pub mod snapshot;
 pub mod socket_address;
 pub mod store;
 pub mod time;
+pub mod verification;
 
 pub use hash::sha256;

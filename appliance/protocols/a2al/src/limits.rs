@@ -21,6 +21,9 @@ pub const NODE_ID_BYTES: usize = 32;
 pub const PUBLIC_KEY_BYTES: usize = 32;
 /// Bytes of an Ed25519 signature.
 pub const SIGNATURE_BYTES: usize = 64;
+/// Keys whose points are remembered, and up to as many more: about 220 bytes each. They are
+/// more than a table has nodes in practice, and whoever else asks often is among those who asked last.
+pub const KNOWN_KEYS_MAX: usize = 4_096;
 /// Bytes of the signature of a chain's key: one byte names the public key (§1.5).
 pub const CHAIN_SIGNATURE_BYTES: usize = 65;
 /// Bytes of an address text that is looked at; the longest form has 43, and 90 is where Bech32
