@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use waystation_a2al::limits::{
     STORE_BYTES_BEACON, STORE_BYTES_DEFAULT, STORE_KEYS_BEACON, STORE_KEYS_DEFAULT,
+    STRANGERS_DEFAULT,
 };
 
 /// See the module. Without `enabled` there is no node, and nothing else here has an effect.
@@ -38,6 +39,8 @@ pub struct DhtConfig {
     pub record_memory: ByteSize,
     pub beacon: bool,
     pub mail_pool: bool,
+    /// Messages a second of all together that have proved nothing.
+    pub stranger_rate: usize,
 }
 
 impl Default for DhtConfig {
@@ -58,6 +61,7 @@ impl Default for DhtConfig {
             record_memory: ByteSize::from_kib(STORE_BYTES_DEFAULT as u64 / 1024),
             beacon: false,
             mail_pool: false,
+            stranger_rate: STRANGERS_DEFAULT.per_s as usize,
         }
     }
 }

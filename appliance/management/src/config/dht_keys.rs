@@ -135,3 +135,12 @@ pub(super) const MAIL_POOL: Key<Config> = key(
     "Whether publishers are told which mail waits for them, as v0.3 does. Those before v0.3 cannot \
     read such an answer, and take this node for dead.",
 );
+pub(super) const STRANGER_RATE: Key<Config> = key(
+    "dht",
+    "stranger_rate",
+    "messages/s",
+    Rule::Count { min: 10, max: 1_000_000, at: |config| &mut config.dht.stranger_rate },
+    "Messages that are verified of all senders together that have not proved to be where they say, \
+    and as many questions over the hub; each takes up to 0.1 ms. What is over is dropped before it \
+    costs that, however many addresses it is from.",
+);

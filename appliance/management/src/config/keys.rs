@@ -739,6 +739,7 @@ pub const KEYS: &[Key] = &[
     dht_keys::RECORD_MEMORY,
     dht_keys::BEACON,
     dht_keys::MAIL_POOL,
+    dht_keys::STRANGER_RATE,
     udp_keys::ADDRESSES,
     udp_keys::PORT_MIN,
     udp_keys::PORT_MAX,

@@ -176,6 +176,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("dht.record_memory", "\"1GiB\""),
     ("dht.beacon", "true"),
     ("dht.mail_pool", "true"),
+    ("dht.stranger_rate", "500"),
     ("management.metrics_listen", "\"192.0.2.1:9790\""),
     ("management.metrics_anywhere", "true"),
     ("management.log", "\"warn,waystation_engine::turn=trace\""),

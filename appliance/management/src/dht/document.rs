@@ -52,6 +52,8 @@ pub(super) fn status(
             "stale": figures.statistics.stores_stale,
             "refused": figures.statistics.stores_refused,
             "not_restored": figures.not_restored,
+            "verified": figures.records_verified,
+            "made_room": figures.made_room,
         },
         "received": figures.statistics.received,
         "unanswered": figures.statistics.unanswered,
@@ -318,6 +320,12 @@ pub(crate) fn metric_numbers(figures: &DhtFigures) -> (Vec<NodeNumber>, Vec<Labe
         gauge("dht_record_memory_bytes", "Memory of these records", figures.record_bytes),
         gauge("dht_published_records", "Records that this node publishes", figures.published),
         gauge("dht_replicas", "Replicas of these at other nodes", figures.replicas),
+        total("dht_verified_records", "Signatures of records verified", figures.records_verified),
+        total(
+            "dht_made_room_records",
+            "Records that went from a full store because whoever brought them had most",
+            figures.made_room,
+        ),
         total("dht_received_datagrams", "Datagrams received", statistics.received),
         total("dht_verified_datagrams", "Datagrams whose signature held", statistics.verified),
         total("dht_sent_datagrams", "Datagrams sent", statistics.sent),
@@ -355,7 +363,7 @@ mod tests {
     use super::*;
     use waystation_a2al::keys::{Ed25519, SigningKey};
     use waystation_a2al::record::Unsigned;
-    use waystation_a2al::store::StoreLimits;
+    use waystation_a2al::store::{Origin, StoreLimits};
     use waystation_a2al::time::{Millis, UnixSeconds};
 
     #[test]
@@ -376,7 +384,7 @@ mod tests {
                 ttl_s: 60,
                 delegation: Vec::new(),
             };
-            store.put(key, unsigned.sign(&signer), &mut Ed25519, now).unwrap();
+            store.put(key, unsigned.sign(&signer), Origin::Own, &mut Ed25519, now).unwrap();
             keys.push(key);
         }
         let listed = |limit| -> Vec<NodeId> {

@@ -104,6 +104,10 @@ pub struct DhtFigures {
     pub records: usize,
     pub keys: usize,
     pub record_bytes: usize,
+    /// Signatures of records that were verified, each once, when the record came.
+    pub records_verified: u64,
+    /// Records that went from a full store because whoever brought them had most.
+    pub made_room: u64,
     /// Records that are published, and how many replicas hold them.
     pub published: usize,
     pub replicas: usize,
@@ -129,6 +133,8 @@ impl DhtFigures {
             records: node.store().len(),
             keys: node.store().keys(),
             record_bytes: node.store().bytes(),
+            records_verified: node.store().verified(),
+            made_room: node.store().made_room(),
             published: node.published().count(),
             replicas: node.published().map(|published| published.active()).sum(),
             network_size: node.network_size(),

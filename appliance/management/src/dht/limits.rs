@@ -53,9 +53,9 @@ pub const HISTOGRAM_BYTES: usize = 30 * 1024;
 /// Bytes of the node's tables besides its records, at their caps. Maps that forget have twice as many
 /// entries as their cap; the kinds of rates are derived at `RATE_SOURCES_MAX`.
 pub const TABLE_BYTES_MAX: usize = 2 * PEERS_MAX * 250
-    + 2 * PEERS_MAX * 64
-    + 13_000_000
+    + 2 * 2 * PEERS_MAX * 64
     + 2 * KNOWN_KEYS_MAX * 220
+    + 13_000_000
     + 2 * DUPLICATES_MAX * 96
     + SEEN_NODES_MAX * 64
     + SUBSCRIPTIONS_MAX * 96

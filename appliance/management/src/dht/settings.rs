@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use waystation_a2al::node::NodeConfig;
-use waystation_a2al::rate::Rates;
+use waystation_a2al::rate::{Rate, Rates};
 use waystation_a2al::store::StoreLimits;
 use waystation_astral::identity::Identity;
 use zeroize::Zeroizing;
@@ -92,7 +92,12 @@ fn node_config(dht: &DhtConfig) -> NodeConfig {
         allows_private: dht.allow_private,
         sends_pool: dht.mail_pool,
         is_passive: dht.beacon,
-        rates: if dht.beacon { Rates::BEACON } else { Rates::MEMBER },
+        rates: Rates {
+            strangers: Rate::with_burst_of_two_seconds(
+                u32::try_from(dht.stranger_rate).unwrap_or(u32::MAX),
+            ),
+            ..if dht.beacon { Rates::BEACON } else { Rates::MEMBER }
+        },
         store: StoreLimits {
             keys_max: dht.store_keys_max(),
             bytes_max: dht.store_memory().as_usize(),

@@ -106,6 +106,10 @@ pub const STORES_PER_ADDRESS_BEACON: Rate = Rate { per_s: 250, burst: 4_000 };
 pub const STORES_PER_PUBLISHER_BEACON: Rate = Rate { per_s: 80, burst: 800 };
 /// Answers to a network (/24, /56) that has proved nothing (§17.3).
 pub const ANSWERS_TO_STRANGERS: Rate = Rate { per_s: 20, burst: 100 };
+/// Messages of all addresses together that have proved nothing, by default: a verification, an answer
+/// and a ping of each make 0.1 ms, so a flood from any number of addresses takes a fifth of a
+/// processor. Whoever answers that ping is a stranger no more.
+pub const STRANGERS_DEFAULT: Rate = Rate::with_burst_of_two_seconds(2_000);
 /// Questions that strangers of one network cause this node to ask.
 pub const VALIDATIONS_PER_NETWORK: Rate = Rate { per_s: 10, burst: 50 };
 /// Nodes in an answer to an address that has proved nothing: about 420 bytes (§17.3).
@@ -176,8 +180,9 @@ pub const STORE_KEYS_BEACON: usize = 5_000_000;
 pub const STORE_BYTES_BEACON: u64 = 5 << 30;
 /// Bytes that a store has by default: 1 KiB for each key.
 pub const STORE_BYTES_DEFAULT: usize = STORE_KEYS_DEFAULT * 1024;
-/// Bytes that a record takes besides its own: the structure, its counters, and shares of the maps.
-pub const RECORD_OVERHEAD_BYTES: usize = 400;
+/// Bytes that a record takes besides its own: the structure, its counters, its places in the lists of
+/// its network and its signer, and shares of the maps.
+pub const RECORD_OVERHEAD_BYTES: usize = 570;
 /// Sovereign records of a key (§6.1).
 pub const SOVEREIGN_RECORDS_PER_KEY: usize = 8;
 /// Topic records of a key (§6.1).
@@ -188,6 +193,9 @@ pub const MAILBOX_RECORDS_PER_KEY: usize = 50;
 pub const MAILBOX_RECORDS_PER_KEY_AND_SIGNER: usize = 4;
 /// Records of one signer over all keys (§17.4).
 pub const RECORDS_PER_PUBLISHER_MAX: usize = 10_000;
+/// Records of one network, or of one signer, up to which shares of a full store are alike. A daemon
+/// publishes dozens for its agents; what is above loses its oldest first (§17.4).
+pub const SHARE_RECORDS_MIN: u32 = 64;
 /// Seconds to live of a record that is not refused: 30 days (§17.4).
 pub const TTL_S_MAX: u32 = 30 * 86_400;
 /// Seconds for which a record is kept at most, whatever it says (§17.4).

@@ -23,6 +23,11 @@ impl NodeId {
         Distance(difference)
     }
 
+    /// Its first eight bytes as a number: of two places, they nearly always say which is nearer.
+    pub(crate) fn leading(&self) -> u64 {
+        self.0.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    }
+
     /// Leading bits that both have, 256 if they are equal.
     pub fn common_prefix_bits(&self, other: &Self) -> usize {
         self.distance(other).leading_zeros()

@@ -44,6 +44,8 @@ struct Peer {
 #[derive(Debug)]
 pub struct PeerBook {
     peers: RecentMap<NodeId, Peer>,
+    /// Addresses at which somebody answered, and when last.
+    proved: RecentMap<SocketAddr, Millis>,
     /// Failures before this moment were the network's, and count for nobody.
     forgiven_at: Option<Millis>,
     success_at: Option<Millis>,
@@ -55,6 +57,7 @@ impl Default for PeerBook {
     fn default() -> Self {
         Self {
             peers: RecentMap::new(PEERS_MAX),
+            proved: RecentMap::new(PEERS_MAX),
             forgiven_at: None,
             success_at: None,
             failing: Vec::new(),
@@ -81,6 +84,7 @@ impl PeerBook {
         }
         self.success_at = Some(now);
         self.failing.clear();
+        self.proved.insert(at, now);
         let path = path_mut(self.peers.entry(id, Peer::default), at);
         *path = Path {
             proved: Some((at, now)),
@@ -167,6 +171,11 @@ impl PeerBook {
     pub fn is_proved(&self, id: &NodeId, at: SocketAddr, now: Millis) -> bool {
         let proved = self.peers.peek(id).and_then(|peer| path(peer, at).proved);
         proved.is_some_and(|(known, when)| known == at && now.since(when) <= PROOF_MS)
+    }
+
+    /// Says whether somebody has proved lately to be at an address, whoever it is.
+    pub fn is_proved_address(&self, at: SocketAddr, now: Millis) -> bool {
+        self.proved.peek(&at).is_some_and(|when| now.since(*when) <= PROOF_MS)
     }
 
     /// The last round trip in milliseconds.

@@ -1,7 +1,8 @@
 //! Who may ask how often (specification §17.3).
 //!
-//! Owns token buckets per network and per publisher. The first two checks come before a signature is
-//! verified, so that a flood costs parsing and no more. What is over is dropped silently and
+//! Owns token buckets per network and per publisher, and one for all strangers together. All but that
+//! of publishers come before a signature is verified, so that a flood costs parsing and no more,
+//! however many addresses it comes from. What is over is dropped silently and
 //! counted: the protocol has no way to say so, and a sender that is told nothing backs off.
 
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use crate::keys::PublicKey;
 use crate::limits::{
     ANSWERS_TO_STRANGERS, PACKETS_PER_ADDRESS, PACKETS_PER_ADDRESS_BEACON, RATE_SOURCES_MAX,
     STORES_PER_ADDRESS, STORES_PER_ADDRESS_BEACON, STORES_PER_PUBLISHER,
-    STORES_PER_PUBLISHER_BEACON, VALIDATIONS_PER_NETWORK,
+    STORES_PER_PUBLISHER_BEACON, STRANGERS_DEFAULT, VALIDATIONS_PER_NETWORK,
 };
 use crate::prefix::Prefix;
 use crate::recent::RecentMap;
@@ -25,6 +26,13 @@ pub struct Rate {
     pub burst: u32,
 }
 
+impl Rate {
+    /// A rate with a burst of what it lets pass in two seconds.
+    pub const fn with_burst_of_two_seconds(per_s: u32) -> Self {
+        Self { per_s, burst: per_s.saturating_mul(2) }
+    }
+}
+
 /// Rates that depend on what a node is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rates {
@@ -34,6 +42,8 @@ pub struct Rates {
     pub stores_per_address: Rate,
     /// Records that one key has signed.
     pub stores_per_publisher: Rate,
+    /// Messages of all senders together that have proved nothing.
+    pub strangers: Rate,
 }
 
 impl Rates {
@@ -42,12 +52,14 @@ impl Rates {
         packets_per_address: PACKETS_PER_ADDRESS,
         stores_per_address: STORES_PER_ADDRESS,
         stores_per_publisher: STORES_PER_PUBLISHER,
+        strangers: STRANGERS_DEFAULT,
     };
     /// Those of a beacon, to which each daemon brings everything that it has.
     pub const BEACON: Self = Self {
         packets_per_address: PACKETS_PER_ADDRESS_BEACON,
         stores_per_address: STORES_PER_ADDRESS_BEACON,
         stores_per_publisher: STORES_PER_PUBLISHER_BEACON,
+        strangers: STRANGERS_DEFAULT,
     };
 }
 
@@ -68,6 +80,8 @@ pub struct RateLimits {
     publishers: RecentMap<PublicKey, TokenBucket>,
     strangers: RecentMap<Prefix, TokenBucket>,
     validations: RecentMap<Prefix, TokenBucket>,
+    all_strangers: Option<TokenBucket>,
+    over_streams: Option<TokenBucket>,
 }
 
 impl RateLimits {
@@ -80,6 +94,8 @@ impl RateLimits {
             publishers: RecentMap::new(RATE_SOURCES_MAX),
             strangers: RecentMap::new(RATE_SOURCES_MAX),
             validations: RecentMap::new(RATE_SOURCES_MAX),
+            all_strangers: None,
+            over_streams: None,
         }
     }
 
@@ -101,6 +117,20 @@ impl RateLimits {
     /// An answer to an address that has proved nothing.
     pub fn allows_answer_to_stranger(&mut self, ip: IpAddr, now: Millis) -> bool {
         take(&mut self.strangers, Prefix::customer(ip), ANSWERS_TO_STRANGERS, now)
+    }
+
+    /// A message of any address that has proved nothing: verifying it is work for whoever may be
+    /// nobody.
+    pub fn allows_stranger(&mut self, now: Millis) -> bool {
+        let rate = self.rates.strangers;
+        self.all_strangers.get_or_insert_with(|| TokenBucket::full(rate, now)).take(1, rate, now)
+    }
+
+    /// A question over a stream. They have a bucket of their own, so that a flood of datagrams, which
+    /// may be forged, leaves them alone, and the other way round.
+    pub fn allows_question_over_stream(&mut self, now: Millis) -> bool {
+        let rate = self.rates.strangers;
+        self.over_streams.get_or_insert_with(|| TokenBucket::full(rate, now)).take(1, rate, now)
     }
 
     /// A question of ours that a stranger's message has caused.

@@ -257,8 +257,8 @@ impl SignedRecord {
 
     /// What the signature covers: neither key nor delegation, which prove themselves.
     pub fn preimage(&self) -> Vec<u8> {
-        let mut writer = Writer::after(PREFIX.to_vec());
-        writer.map(6);
+        let mut writer = Writer::with_capacity(PREFIX.len() + self.encoded_bytes());
+        writer.raw(PREFIX).map(6);
         self.write_signed_fields(&mut writer);
         writer.into_bytes()
     }

@@ -171,16 +171,24 @@ impl RoutingTable {
         target: &NodeId,
         count: usize,
         mut accepts: impl FnMut(&Entry) -> bool,
-    ) -> Vec<Entry> {
-        let mut found: Vec<Entry> =
-            self.entries().filter(|entry| accepts(entry)).copied().collect();
-        let distance = |entry: &Entry| entry.info.node_id.distance(target);
+    ) -> Vec<&Entry> {
+        // Only places in the table move about, beside what decides in all but contrived cases.
+        let mut found: Vec<(u64, &Entry)> = Vec::with_capacity(self.len);
+        let near = |entry: &Entry| entry.info.node_id.leading() ^ target.leading();
+        found.extend(
+            self.entries().filter(|entry| accepts(entry)).map(|entry| (near(entry), entry)),
+        );
+        let by_distance = |left: &(u64, &Entry), right: &(u64, &Entry)| {
+            let distance = |entry: &Entry| entry.info.node_id.distance(target);
+            let ahead = left.0.cmp(&right.0);
+            ahead.then_with(|| distance(left.1).cmp(&distance(right.1)))
+        };
         if found.len() > count && count > 0 {
-            found.select_nth_unstable_by_key(count - 1, distance);
+            found.select_nth_unstable_by(count - 1, by_distance);
         }
         found.truncate(count);
-        found.sort_unstable_by_key(distance);
-        found
+        found.sort_unstable_by(by_distance);
+        found.into_iter().map(|(_, entry)| entry).collect()
     }
 
     /// Candidates to ask in buckets that have room, at most `count`; asked once.

@@ -11,9 +11,10 @@ use signatures::Scheme;
 use waystation_a2al::limits::{STORE_BYTES_DEFAULT, STORE_KEYS_DEFAULT};
 use waystation_a2al::node_id::NodeId;
 use waystation_a2al::payload::{EndpointPayload, TopicPayload};
+use waystation_a2al::prefix::Prefix;
 use waystation_a2al::record::{RecordType, SignedRecord, Unsigned, topic_key};
 use waystation_a2al::sha256;
-use waystation_a2al::store::{Put, Store, StoreLimits};
+use waystation_a2al::store::{Origin, Put, Store, StoreLimits};
 use waystation_a2al::time::{Millis, Now, UnixSeconds};
 use waystation_proving::allocator::{CountingAllocator, held_bytes};
 
@@ -69,8 +70,11 @@ fn offer(number: u64) -> (NodeId, SignedRecord) {
     (topic_key(&topic), record(number, RecordType::TOPIC, payload.encode()))
 }
 
-fn put(store: &mut Store, (key, record): (NodeId, SignedRecord)) -> Put {
-    store.put(key, record, &mut *Scheme::KeyedHash.verifier(), NOW).unwrap()
+/// Each comes from another network.
+fn put(store: &mut Store, number: u64, (key, record): (NodeId, SignedRecord)) -> Put {
+    let [.., high, middle, low] = number.to_be_bytes();
+    let origin = Origin::Network(Prefix::customer([high, middle, low, 1].into()));
+    store.put(key, record, origin, &mut *Scheme::KeyedHash.verifier(), NOW).unwrap()
 }
 
 #[test]
@@ -79,7 +83,7 @@ fn a_hundred_thousand_records_take_no_more_than_a_hundred_mebibytes() {
     let limits = StoreLimits { keys_max: STORE_KEYS_DEFAULT, bytes_max: STORE_BYTES_DEFAULT };
     let mut store = Store::new(limits);
     for number in 0..100_000 {
-        put(&mut store, endpoint(number));
+        put(&mut store, number, endpoint(number));
     }
     let taken = taken_since(before);
     println!("{} records take {taken} bytes, and {} are counted", store.len(), store.bytes());
@@ -96,7 +100,8 @@ fn records_take_no_more_than_the_operator_allows() {
     let allowed = 8 * MIB;
     let mut store = Store::new(StoreLimits { keys_max: STORE_KEYS_DEFAULT, bytes_max: allowed });
     for number in 0..40_000 {
-        put(&mut store, if number % 2 == 0 { endpoint(number) } else { offer(number) });
+        let record = if number % 2 == 0 { endpoint(number) } else { offer(number) };
+        put(&mut store, number, record);
         assert!(store.bytes() <= allowed);
     }
     let taken = taken_since(before);

@@ -8,15 +8,16 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use waystation_a2al::keys::{Ed25519, PublicKey, SigningKey};
 use waystation_a2al::limits::{
-    MAILBOX_RECORDS_PER_KEY, MAILBOX_RECORDS_PER_KEY_AND_SIGNER, SOVEREIGN_RECORDS_PER_KEY,
-    TOPIC_RECORDS_PER_KEY,
+    MAILBOX_RECORDS_PER_KEY, MAILBOX_RECORDS_PER_KEY_AND_SIGNER, SHARE_RECORDS_MIN,
+    SOVEREIGN_RECORDS_PER_KEY, TOPIC_RECORDS_PER_KEY,
 };
 use waystation_a2al::node_id::NodeId;
 use waystation_a2al::payload::{MailboxPayload, TopicPayload};
+use waystation_a2al::prefix::Prefix;
 use waystation_a2al::record::{
     Category, RecordError, RecordType, SignedRecord, Unsigned, Version, topic_key,
 };
-use waystation_a2al::store::{Put, PutError, Store, StoreLimits};
+use waystation_a2al::store::{Origin, Put, PutError, Store, StoreLimits};
 use waystation_a2al::time::{Millis, Now, UnixSeconds};
 
 const START: u64 = 1_800_000_000;
@@ -93,7 +94,7 @@ impl Draft {
 }
 
 fn put(store: &mut Store, draft: &Draft, now: Now) -> Result<Put, PutError> {
-    store.put(draft.key(), draft.sign(), &mut Ed25519, now)
+    store.put(draft.key(), draft.sign(), Origin::Unknown, &mut Ed25519, now)
 }
 
 fn held(store: &mut Store, key: NodeId, now: Now) -> Vec<SignedRecord> {
@@ -114,7 +115,7 @@ fn one_topic_record_of_a_signer_replaces_the_other() {
 #[test]
 fn a_sovereign_record_has_one_place() {
     let record = Draft::sovereign(1, 5, 1).sign();
-    let wrong = store().put(NodeId([7; 32]), record, &mut Ed25519, at(0));
+    let wrong = store().put(NodeId([7; 32]), record, Origin::Unknown, &mut Ed25519, at(0));
     assert_eq!(wrong, Err(PutError::Record(RecordError::WrongKey)));
 }
 
@@ -194,6 +195,103 @@ fn the_keys_touched_longest_ago_make_room() {
     assert!(small.keys() >= 8);
 }
 
+/// The network of a peer; each has another one.
+fn network(number: u16) -> Origin {
+    let [high, low] = number.to_be_bytes();
+    Origin::Network(Prefix::customer([10, high, low, 1].into()))
+}
+
+/// A full store of live records, each of somebody else.
+fn full(keys: u16) -> Store {
+    let mut store = Store::new(StoreLimits { keys_max: usize::from(keys), bytes_max: 1 << 24 });
+    for number in 1..=keys {
+        let draft = Draft::sovereign(number, 5, 1);
+        let put = store.put(draft.key(), draft.sign(), network(number), &mut Ed25519, at(0));
+        assert_eq!(put, NEW);
+    }
+    store
+}
+
+/// How many of those are still there.
+fn live(store: &mut Store, keys: u16) -> usize {
+    let is_there =
+        |number: &u16| !held(store, Draft::sovereign(*number, 5, 1).key(), at(1)).is_empty();
+    (1..=keys).filter(is_there).count()
+}
+
+#[test]
+fn a_flood_from_few_networks_turns_over_itself_and_live_records_stay() {
+    const KEYS: u16 = 500;
+    let mut store = full(KEYS);
+    // A flooder has as many keys as it wants, and reads its own records to keep them in use.
+    for number in 1000..3000 {
+        let draft = Draft::sovereign(number, 5, 1);
+        let from = network(20_000 + number % 3);
+        store.put(draft.key(), draft.sign(), from, &mut Ed25519, at(1)).unwrap();
+        held(&mut store, draft.key(), at(1));
+        assert!(store.keys() <= usize::from(KEYS));
+    }
+    // The first records of each pass for anybody's; after that it is its own that go.
+    let gone = usize::from(KEYS) - live(&mut store, KEYS);
+    assert!(gone <= 3 * (SHARE_RECORDS_MIN as usize + 1), "{gone} are gone");
+    assert!(store.made_room() >= 2000 - gone as u64, "{}", store.made_room());
+    // What is kept of the flood is its newest, and others still find room.
+    let newest = Draft::sovereign(2999, 5, 1);
+    assert_eq!(held(&mut store, newest.key(), at(1)), [newest.sign()]);
+    let other = Draft::sovereign(5000, 5, 1);
+    assert_eq!(store.put(other.key(), other.sign(), network(5000), &mut Ed25519, at(2)), NEW);
+    assert_eq!(usize::from(KEYS) - live(&mut store, KEYS), gone);
+}
+
+#[test]
+fn a_flood_of_few_signers_from_everywhere_turns_over_itself() {
+    const KEYS: u16 = 500;
+    let mut store = full(KEYS);
+    for number in 0..1500_u16 {
+        // Types 11 to 1F may stand anywhere.
+        let draft = Draft { record_type: 0x11, payload: vec![], ..Draft::topic(9000, 1, 0) };
+        let key = NodeId(waystation_a2al::sha256(&[&number.to_be_bytes()]));
+        let from = network(20_000 + number);
+        store.put(key, draft.sign(), from, &mut Ed25519, at(1)).unwrap();
+    }
+    let gone = usize::from(KEYS) - live(&mut store, KEYS);
+    assert!(gone <= SHARE_RECORDS_MIN as usize + 1, "{gone} are gone");
+}
+
+#[test]
+fn who_has_many_keys_in_one_network_drives_nobody_out_of_a_topic() {
+    let mut store = store();
+    for number in 1..=40 {
+        let draft = Draft::topic(number, 1, 0);
+        store.put(draft.key(), draft.sign(), network(number), &mut Ed25519, at(0)).unwrap();
+    }
+    for number in 1000..1300 {
+        let draft = Draft::topic(number, 1, 50);
+        store.put(draft.key(), draft.sign(), network(20_000), &mut Ed25519, at(60)).unwrap();
+    }
+    let kept = held(&mut store, topic_key("t"), at(60));
+    assert_eq!(kept.len(), TOPIC_RECORDS_PER_KEY);
+    assert!((1..=40).all(|number| kept.contains(&Draft::topic(number, 1, 0).sign())));
+}
+
+#[test]
+fn own_records_make_no_room_for_others() {
+    let mut store = Store::new(StoreLimits { keys_max: 300, bytes_max: 1 << 24 });
+    let own = |number: u8| {
+        let draft = Draft { record_type: 0x11, payload: vec![], ..Draft::topic(1, 1, 0) };
+        (NodeId([number; 32]), draft.sign())
+    };
+    for number in 0..200 {
+        let (key, record) = own(number);
+        store.put(key, record, Origin::Own, &mut Ed25519, at(0)).unwrap();
+    }
+    for number in 1000..1500 {
+        let draft = Draft::sovereign(number, 5, 1);
+        store.put(draft.key(), draft.sign(), network(1), &mut Ed25519, at(1)).unwrap();
+    }
+    assert!((0..200).all(|number| held(&mut store, own(number).0, at(1)).len() == 1));
+}
+
 #[test]
 fn waiting_mail_is_named_newest_first_and_not_more_than_eight() {
     let mut store = store();
@@ -226,7 +324,7 @@ fn a_record_is_verified_once_when_it_enters() {
     assert_eq!(store.verified(), 20, "neither reading nor repeating verifies");
     let mut forged = drafts[0].sign();
     forged.payload.push(0);
-    assert!(store.put(key, forged, &mut Ed25519, at(60)).is_err());
+    assert!(store.put(key, forged, Origin::Unknown, &mut Ed25519, at(60)).is_err());
 }
 
 fn drafts() -> impl Strategy<Value = Draft> {
@@ -272,7 +370,7 @@ proptest! {
         for (draft, passed) in steps {
             second += passed;
             let record = draft.sign();
-            let outcome = store.put(draft.key(), record.clone(), &mut Ed25519, at(second));
+            let outcome = store.put(draft.key(), record.clone(), Origin::Unknown, &mut Ed25519, at(second));
             let is_early = record.timestamp > START + second + 60;
             let is_late = record.expires_at() < START + second;
             prop_assert_eq!(outcome.is_err(), is_early || is_late);

@@ -4,7 +4,7 @@ use super::{Body, MessageType};
 use crate::address::Address;
 use crate::cbor::{CborError, Key, Reader, Writer};
 use crate::keys::{Ed25519, PublicKey, Signature, Signer, Verifier};
-use crate::limits::{ENVELOPE_BYTES, TRANSACTION_ID_BYTES};
+use crate::limits::{DATAGRAM_BYTES_MAX, ENVELOPE_BYTES, TRANSACTION_ID_BYTES};
 use crate::node_id::NodeId;
 
 const PREFIX: &[u8] = b"a2al-msg\0";
@@ -156,7 +156,8 @@ impl<'a> Parsed<'a> {
 /// Writes and signs a message.
 pub fn encode(key: &dyn Signer, transaction: TransactionId, body: &Body) -> Vec<u8> {
     // The preimage is header and body behind a prefix, so both are written once and copied.
-    let mut signed = Writer::after(PREFIX.to_vec());
+    let mut signed = Writer::with_capacity(DATAGRAM_BYTES_MAX);
+    signed.raw(PREFIX);
     write_header(&mut signed, body.message_type(), transaction);
     let header_end = signed.position();
     body.write(&mut signed);

@@ -10,6 +10,7 @@ use crate::limits::{
 use crate::message::{Body, NodeInfo};
 use crate::node_id::NodeId;
 use crate::peers::Health;
+use crate::random::RandomSource;
 use crate::record::SignedRecord;
 use crate::routing::Entry;
 use crate::store::Stored;
@@ -48,6 +49,34 @@ pub fn fit(observed: SocketAddr, nodes: &[NodeInfo], records: &[usize]) -> (usiz
     (nodes_kept, records_kept)
 }
 
+/// The answer to FIND_VALUE. Where not all records fit, each asker gets others: always the newest
+/// would hide everybody else who publishes under a crowded key (§7.3 [R]).
+pub(super) fn value_answer(
+    random: &mut RandomSource,
+    nodes: &[NodeInfo],
+    mut stored: Vec<&Stored>,
+    observed: SocketAddr,
+    is_stranger: bool,
+) -> Body {
+    let sizes = |stored: &[&Stored]| -> Vec<usize> {
+        stored.iter().map(|stored| stored.encoded_bytes()).collect()
+    };
+    let (_, kept) = fit(observed, nodes, &sizes(&stored));
+    if kept < stored.len() || is_stranger {
+        let first = random.below(stored.len());
+        stored.rotate_left(first);
+        stored.truncate(if is_stranger { 1 } else { usize::MAX });
+    }
+    let (nodes_kept, records_kept) = fit(observed, nodes, &sizes(&stored));
+    let records: Vec<SignedRecord> = stored
+        .iter()
+        .skip(stored.len() - records_kept)
+        .map(|stored| (*stored.record).clone())
+        .collect();
+    let nodes = nodes.iter().take(nodes_kept).copied().collect();
+    Body::FindValueResponse { nodes: Some(nodes), record: None, observed, records }
+}
+
 impl Node {
     /// Nodes near a place for an answer: those that answered lately and are not bad, as they are
     /// reached in the asker's family. A stranger gets few.
@@ -66,8 +95,8 @@ impl Node {
         for Entry { info, .. } in near {
             match self.peers.health(&info.node_id) {
                 Health::Good if listed.len() == wanted => break,
-                Health::Good => listed.push(info),
-                Health::Unknown => others.push(info),
+                Health::Good => listed.push(*info),
+                Health::Unknown => others.push(*info),
                 Health::Bad => {}
             }
         }
@@ -77,38 +106,10 @@ impl Node {
     }
 
     /// The answer to FIND_NODE.
-    pub(super) fn nodes_answer(&self, nodes: Vec<NodeInfo>, observed: SocketAddr) -> Body {
+    pub(super) fn nodes_answer(&self, mut nodes: Vec<NodeInfo>, observed: SocketAddr) -> Body {
         let (kept, _) = fit(observed, &nodes, &[]);
-        let nodes = nodes.into_iter().take(kept).collect();
+        nodes.truncate(kept);
         Body::FindNodeResponse { nodes: Some(nodes), observed }
-    }
-
-    /// The answer to FIND_VALUE. Where not all records fit, each asker gets others: always the newest
-    /// would hide everybody else who publishes under a crowded key (§7.3 [R]).
-    pub(super) fn value_answer(
-        &mut self,
-        nodes: &[NodeInfo],
-        mut stored: Vec<Stored>,
-        observed: SocketAddr,
-        is_stranger: bool,
-    ) -> Body {
-        let sizes = |stored: &[Stored]| -> Vec<usize> {
-            stored.iter().map(|stored| stored.record.encoded_bytes()).collect()
-        };
-        let (_, kept) = fit(observed, nodes, &sizes(&stored));
-        if kept < stored.len() || is_stranger {
-            let first = self.random.below(stored.len());
-            stored.rotate_left(first);
-            stored.truncate(if is_stranger { 1 } else { usize::MAX });
-        }
-        let (nodes_kept, records_kept) = fit(observed, nodes, &sizes(&stored));
-        let records: Vec<SignedRecord> = stored
-            .iter()
-            .skip(stored.len() - records_kept)
-            .map(|stored| (*stored.record).clone())
-            .collect();
-        let nodes = nodes.iter().take(nodes_kept).copied().collect();
-        Body::FindValueResponse { nodes: Some(nodes), record: None, observed, records }
     }
 
     /// A node as it is reached in the asker's family, if it has proved to be (§8.7). What others

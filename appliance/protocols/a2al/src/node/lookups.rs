@@ -7,7 +7,7 @@ use crate::message::Body;
 use crate::node_id::NodeId;
 use crate::query::{Found, Goal, Query, QueryId};
 use crate::record::{Category, RecordType};
-use crate::store::Put;
+use crate::store::{Origin, Put};
 use crate::time::Now;
 
 impl Node {
@@ -27,12 +27,13 @@ impl Node {
         if held.is_empty() {
             return self.begin_look_up(key, Goal::AnyRecord(record_type), now);
         }
+        let records = held.iter().map(|stored| (*stored.record).clone()).collect();
         let query = self.name_query();
         let found = Found {
             target: key,
             goal: Goal::AnyRecord(record_type),
             nodes: Vec::new(),
-            records: held.iter().map(|stored| (*stored.record).clone()).collect(),
+            records,
             calls: 0,
             hops: 0,
             took_ms: 0,
@@ -132,7 +133,7 @@ impl Node {
         for record in &found.records {
             let record_type = record.record_type;
             let verifier = &mut *self.signatures.verifier;
-            let put = self.store.put(found.target, record.clone(), verifier, now);
+            let put = self.store.put(found.target, record.clone(), Origin::Unknown, verifier, now);
             let is_sovereign = record_type.category() == Category::Sovereign;
             if is_sovereign && put == Ok(Put::Stored { was_absent: true }) {
                 self.store.doubt(&found.target, record_type, now.millis);

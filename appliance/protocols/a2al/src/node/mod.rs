@@ -91,6 +91,13 @@ pub struct Outgoing {
     pub bytes: Vec<u8>,
 }
 
+/// How a message came. A stream proves where it comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    Datagram,
+    Stream,
+}
+
 /// What a node has to tell.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -273,7 +280,7 @@ impl Node {
     pub fn receive(&mut self, datagram: &[u8], source: SocketAddr, now: Now) {
         let source = canonical(source);
         self.statistics.received += 1;
-        match self.check(datagram, source, now) {
+        match self.check(datagram, source, Way::Datagram, now) {
             Ok(message) => self.take(message, source, now),
             Err(reason) => self.statistics.drop(reason),
         }
@@ -311,6 +318,7 @@ impl Node {
         &mut self,
         datagram: &[u8],
         source: SocketAddr,
+        way: Way,
         now: Now,
     ) -> Result<Message, DropReason> {
         if datagram.len() > crate::limits::DATAGRAM_BYTES_MAX {
@@ -329,6 +337,7 @@ impl Node {
             }
         })?;
         self.check_worth(&parsed, source, now)?;
+        self.check_stranger(&parsed.body, source, way, now)?;
         let fingerprint = fingerprint(parsed.signature());
         let unknown_keys = u64::from(parsed.unknown_keys);
         let verifier = &mut *self.signatures.verifier;

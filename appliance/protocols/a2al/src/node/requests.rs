@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
+use super::answer::value_answer;
 use super::calls::{Patience, Purpose};
-use super::{DropReason, Node, NodeRefusal, fingerprint};
+use super::{DropReason, Node, NodeRefusal, Way, fingerprint};
 use crate::hash::sha256;
 use crate::limits::{
     ANSWER_BODY_BYTES_MAX, CALL_MS, DUPLICATE_ANSWERS_MAX, DUPLICATE_MS, VALIDATIONS_MAX,
@@ -11,10 +12,11 @@ use crate::limits::{
 use crate::message::{Body, Message, NodeInfo, Parsed, PoolEntry, Refusal, TransactionId};
 use crate::node_id::NodeId;
 use crate::payload::EndpointPayload;
+use crate::prefix::Prefix;
 use crate::record::{Category, RecordType, SignedRecord};
 use crate::routing::Admission;
 use crate::socket_address::canonical;
-use crate::store::{Put, PutError};
+use crate::store::{Origin, Put, PutError};
 use crate::time::Now;
 
 /// Milliseconds within which an address that did not answer is not asked again who is there.
@@ -67,6 +69,32 @@ impl Node {
         }
     }
 
+    /// Whether a message is verified, seeing where it is from: always where somebody has proved to be,
+    /// and when it is what this node waits for; of strangers as many as are answered of a network,
+    /// and only so many of all together. So what a flood costs does not depend on how many addresses
+    /// it comes from, or says it does.
+    pub(super) fn check_stranger(
+        &mut self,
+        body: &Body,
+        source: SocketAddr,
+        way: Way,
+        now: Now,
+    ) -> Result<(), DropReason> {
+        let is_allowed = match way {
+            Way::Stream => self.rates.allows_question_over_stream(now.millis),
+            Way::Datagram if is_waited_for(body) || self.is_known_place(source, now) => true,
+            Way::Datagram if !self.rates.allows_answer_to_stranger(source.ip(), now.millis) => {
+                return Err(DropReason::RateOfStrangers);
+            }
+            Way::Datagram => self.rates.allows_stranger(now.millis),
+        };
+        if is_allowed { Ok(()) } else { Err(DropReason::RateOfAllStrangers) }
+    }
+
+    fn is_known_place(&self, source: SocketAddr, now: Now) -> bool {
+        self.peers.is_proved_address(source, now.millis)
+    }
+
     /// Acts on a message that is genuine.
     pub(super) fn take(&mut self, message: Message, source: SocketAddr, now: Now) {
         let (sender, transaction) = (message.sender_id, message.transaction);
@@ -88,7 +116,11 @@ impl Node {
             | Body::NatProbeRequest { .. }
             | Body::Push { .. } => {}
         }
-        if is_stranger && !self.rates.allows_answer_to_stranger(source.ip(), now.millis) {
+        // At an address where nobody is known it was counted before it was verified.
+        if is_stranger
+            && self.is_known_place(source, now)
+            && !self.rates.allows_answer_to_stranger(source.ip(), now.millis)
+        {
             self.statistics.drop(DropReason::RateOfStrangers);
             return;
         }
@@ -145,7 +177,7 @@ impl Node {
     ) -> Result<Vec<u8>, DropReason> {
         let source = canonical(source);
         self.statistics.received += 1;
-        let answered = self.check(request, source, now).and_then(|message| {
+        let answered = self.check(request, source, Way::Stream, now).and_then(|message| {
             let body = match message.body {
                 Body::FindValue { target, record_type, .. } => {
                     Body::FindValue { target, record_type, subscribe: false }
@@ -191,7 +223,7 @@ impl Node {
                         self.subscriptions.add(target, source, now.millis);
                     }
                 }
-                Some(self.value_answer(&nodes, stored, source, is_stranger))
+                Some(value_answer(&mut self.random, &nodes, stored, source, is_stranger))
             }
             Body::Store { record, key } => self.keep(*record, key, sender, source, now),
             Body::NatProbeRequest { token, claimed } => {
@@ -233,8 +265,9 @@ impl Node {
         let is_sovereign = record_type.category() == Category::Sovereign;
         let is_publisher = is_sovereign && self.is_publisher(&record, sender, source, now);
         let contact = self.publisher_contact(&record, now);
+        let origin = Origin::Network(Prefix::customer(source.ip()));
         let for_push = self.subscriptions.has(&key).then(|| record.clone());
-        let put = self.store.put(key, record, &mut *self.signatures.verifier, now);
+        let put = self.store.put(key, record, origin, &mut *self.signatures.verifier, now);
         self.statistics.count_store(put);
         if let (Ok(Put::Stored { .. }), Some(record)) = (put, for_push) {
             self.push(key, &record, now);
@@ -348,6 +381,25 @@ impl Node {
         let body = Body::Ping { address: self.address };
         let is_asked = self.ask(source, None, body, Purpose::Validate, ONCE, now);
         self.validating += usize::from(is_asked);
+    }
+}
+
+/// Whether a message of this kind is looked at only when this node waits for it; whoever sends it has
+/// seen what this node sent.
+fn is_waited_for(body: &Body) -> bool {
+    match body {
+        Body::Pong { .. }
+        | Body::FindNodeResponse { .. }
+        | Body::FindValueResponse { .. }
+        | Body::StoreResponse { .. }
+        | Body::NatProbeEcho { .. }
+        | Body::PushAcknowledgement { .. } => true,
+        Body::Ping { .. }
+        | Body::FindNode { .. }
+        | Body::FindValue { .. }
+        | Body::Store { .. }
+        | Body::NatProbeRequest { .. }
+        | Body::Push { .. } => false,
     }
 }
 

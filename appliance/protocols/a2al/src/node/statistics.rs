@@ -16,6 +16,8 @@ pub enum DropReason {
     RateOfStores,
     /// Strangers of its network ask too much.
     RateOfStrangers,
+    /// Strangers ask too much, all together.
+    RateOfAllStrangers,
     /// Not a message.
     Malformed,
     /// A message of later versions.
@@ -42,12 +44,13 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Oversized,
         Self::OtherProtocol,
         Self::RateOfAddress,
         Self::RateOfStores,
         Self::RateOfStrangers,
+        Self::RateOfAllStrangers,
         Self::Malformed,
         Self::UnknownType,
         Self::Repeated,
@@ -69,6 +72,7 @@ impl DropReason {
             Self::RateOfAddress => "rate_of_address",
             Self::RateOfStores => "rate_of_stores",
             Self::RateOfStrangers => "rate_of_strangers",
+            Self::RateOfAllStrangers => "rate_of_all_strangers",
             Self::Malformed => "malformed",
             Self::UnknownType => "unknown_type",
             Self::Repeated => "repeated",

@@ -17,7 +17,7 @@ use crate::peers::Health;
 use crate::query::{Found, Goal};
 use crate::record::{RecordType, SignedRecord, Unsigned};
 use crate::replication::{Published, PublishedName};
-use crate::store::{Put, PutError};
+use crate::store::{Origin, Put, PutError};
 use crate::time::{Millis, Now};
 
 /// A STORE that waits for its turn.
@@ -96,7 +96,7 @@ impl Node {
         record: SignedRecord,
         now: Now,
     ) -> Result<Put, PutError> {
-        self.store.put(key, record, &mut *self.signatures.verifier, now)
+        self.store.put(key, record, Origin::Unknown, &mut *self.signatures.verifier, now)
     }
 
     /// Publishes a record under a key, and keeps it renewed where it is kept until it is withdrawn.
@@ -115,7 +115,7 @@ impl Node {
             return Err(PutError::TooMany);
         }
         let verifier = &mut *self.signatures.verifier;
-        let put = self.store.put(key, record.clone(), verifier, now)?;
+        let put = self.store.put(key, record.clone(), Origin::Own, verifier, now)?;
         self.store.confirm(&key, record.record_type);
         match self.published.get_mut(&set) {
             Some(published) => published.renew(record),

@@ -29,14 +29,8 @@ pub struct LetterType(pub u8);
 impl LetterType {
     /// Somebody wants to connect.
     pub const CONNECT: Self = Self(1);
-    /// Candidates of ICE.
-    pub const CANDIDATES: Self = Self(2);
     /// A text.
     pub const TEXT: Self = Self(3);
-    /// An envelope of v0.3.
-    pub const ENVELOPE: Self = Self(4);
-    /// An invitation into a group, of v0.3.
-    pub const GROUP_INVITATION: Self = Self(0x10);
 }
 
 /// What a mailbox message says once it is open.

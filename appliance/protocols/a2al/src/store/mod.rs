@@ -4,9 +4,11 @@
 //! record is verified once, when it enters; reading looks at times alone (D-9, D-20), and what has
 //! expired is removed rather than moved about (D-7). Used by the node alone.
 
+mod shares;
 mod shelf;
 mod subscriptions;
 
+pub use shares::Origin;
 pub use subscriptions::Subscriptions;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +16,7 @@ use std::sync::Arc;
 
 use crate::delegation::{Delegation, DelegationError};
 use crate::hash::sha256;
-use crate::keys::{PublicKey, Verifier};
+use crate::keys::Verifier;
 use crate::limits::{
     DELEGATIONS_REMEMBERED_MAX, POOL_IDS_MAX, RECORD_OVERHEAD_BYTES, RECORDS_PER_PUBLISHER_MAX,
     SOFT_DEADLINE_MS, STORED_TTL_S_MAX, TTL_S_MAX,
@@ -24,6 +26,7 @@ use crate::node_id::NodeId;
 use crate::recent::RecentMap;
 use crate::record::{Category, RecordError, RecordType, SignedRecord, Version};
 use crate::time::{Millis, Now};
+use shares::{Place, Shares};
 use shelf::Shelf;
 
 /// A record that was verified when it came.
@@ -37,6 +40,11 @@ pub struct Stored {
     expires_at: u64,
     /// From when on it is hidden, unless its publisher confirms it (§6.4).
     hidden_after: Option<Millis>,
+    /// Bytes that it takes in an answer.
+    encoded_bytes: u32,
+    origin: Origin,
+    /// Where it is charged to whoever brought and signed it.
+    place: Option<Place>,
 }
 
 /// What became of a record.
@@ -81,12 +89,13 @@ pub struct Store {
     /// Keys by when they were last touched, which is a count and no time.
     touched: BTreeMap<u64, NodeId>,
     touches: u64,
-    publishers: HashMap<PublicKey, usize>,
+    shares: Shares,
     bytes: usize,
     records: usize,
     limits: StoreLimits,
     delegations: RecentMap<[u8; 32], ()>,
     verified: u64,
+    made_room: u64,
 }
 
 impl Store {
@@ -96,12 +105,13 @@ impl Store {
             shelves: HashMap::new(),
             touched: BTreeMap::new(),
             touches: 0,
-            publishers: HashMap::new(),
+            shares: Shares::default(),
             bytes: 0,
             records: 0,
             limits,
             delegations: RecentMap::new(DELEGATIONS_REMEMBERED_MAX),
             verified: 0,
+            made_room: 0,
         }
     }
 
@@ -131,6 +141,11 @@ impl Store {
         self.verified
     }
 
+    /// Records that were removed from a full store because whoever brought or signed them had most.
+    pub fn made_room(&self) -> u64 {
+        self.made_room
+    }
+
     /// Checks everything about a record but whether it is newer than others.
     ///
     /// # Errors
@@ -153,7 +168,8 @@ impl Store {
         record.verify_by(verifier)
     }
 
-    /// Takes a record in under a key.
+    /// Takes a record in under a key. While the store is full, whoever has most makes room: see
+    /// [`Origin`].
     ///
     /// # Errors
     /// Why it is not kept.
@@ -161,6 +177,7 @@ impl Store {
         &mut self,
         key: NodeId,
         record: SignedRecord,
+        origin: Origin,
         verifier: &mut dyn Verifier,
         now: Now,
     ) -> Result<Put, PutError> {
@@ -175,7 +192,7 @@ impl Store {
         if record.ttl_s > TTL_S_MAX {
             return Err(PutError::TooLong);
         }
-        let of_publisher = self.publishers.get(&record.public_key).copied().unwrap_or(0);
+        let of_publisher = self.shares.of_signer(&record.public_key);
         self.sweep(&key, now);
         let version = record.version();
         let slot = self.shelves.get(&key).and_then(|shelf| shelf.slot(&record));
@@ -185,7 +202,7 @@ impl Store {
             None if of_publisher >= RECORDS_PER_PUBLISHER_MAX => return Err(PutError::TooMany),
             None => true,
         };
-        self.place(key, record, version, now);
+        self.place(key, record, origin, version, now);
         Ok(Put::Stored { was_absent })
     }
 
@@ -201,14 +218,14 @@ impl Store {
     }
 
     /// What is handed out under a key, in the order in which it came.
-    pub fn read(&mut self, key: &NodeId, record_type: RecordType, now: Now) -> Vec<Stored> {
+    pub fn read(&mut self, key: &NodeId, record_type: RecordType, now: Now) -> Vec<&Stored> {
         self.sweep(key, now);
         self.touch(key);
         let records = self.shelves.get(key).map_or(&[][..], |shelf| &shelf.records);
         let is_wanted = |stored: &&Stored| {
             record_type.wants(stored.record.record_type) && !stored.is_hidden(now.millis)
         };
-        records.iter().filter(is_wanted).cloned().collect()
+        records.iter().filter(is_wanted).collect()
     }
 
     /// A record of a key that is good now, without touching the key.
@@ -263,26 +280,62 @@ impl Store {
         before - self.records
     }
 
-    fn place(&mut self, key: NodeId, record: SignedRecord, version: Version, now: Now) {
+    fn place(
+        &mut self,
+        key: NodeId,
+        record: SignedRecord,
+        origin: Origin,
+        version: Version,
+        now: Now,
+    ) {
         let longest = now.unix.0.saturating_add(STORED_TTL_S_MAX);
         let stored = Stored {
+            place: self.shares.add(key, origin, record.public_key),
+            origin,
+            encoded_bytes: u32::try_from(record.encoded_bytes()).unwrap_or(u32::MAX),
             expires_at: record.expires_at().min(longest),
             version,
             hidden_after: None,
             record: Arc::new(record),
         };
-        self.count(&stored, 1);
+        self.count(&stored);
         let shelf = self.shelves.entry(key).or_default();
         for removed in shelf.insert(stored) {
-            self.count(&removed, -1);
+            self.uncount(&removed);
         }
         self.touch(&key);
+        self.make_room();
+    }
+
+    /// Removes records until the rest is within the limits: of whoever has by far the most, or else
+    /// under the keys that were touched longest ago.
+    fn make_room(&mut self) {
         while self.shelves.len() > self.limits.keys_max || self.bytes > self.limits.bytes_max {
-            let Some((_, oldest)) = self.touched.pop_first() else {
-                break;
+            let removed = match self.shares.first_to_go() {
+                Some((key, place)) => {
+                    self.made_room += 1;
+                    self.remove_record(&key, place)
+                }
+                None => false,
             };
-            self.discard(&oldest);
+            if !removed {
+                let Some((_, oldest)) = self.touched.pop_first() else { break };
+                self.discard(&oldest);
+            }
         }
+    }
+
+    /// Removes the record of a place, and its key with the last one.
+    fn remove_record(&mut self, key: &NodeId, place: Place) -> bool {
+        let Some(shelf) = self.shelves.get_mut(key) else { return false };
+        let Some(stored) = shelf.take(place) else { return false };
+        let touched = shelf.records.is_empty().then_some(shelf.touched);
+        self.uncount(&stored);
+        if let Some(touched) = touched {
+            self.touched.remove(&touched);
+            self.shelves.remove(key);
+        }
+        true
     }
 
     fn of_type(
@@ -300,7 +353,7 @@ impl Store {
         };
         let expired = shelf.take_expired(now.unix);
         let touched = shelf.records.is_empty().then_some(shelf.touched);
-        expired.iter().for_each(|stored| self.count(stored, -1));
+        expired.iter().for_each(|stored| self.uncount(stored));
         if let Some(touched) = touched {
             self.touched.remove(&touched);
             self.shelves.remove(key);
@@ -309,7 +362,7 @@ impl Store {
 
     fn discard(&mut self, key: &NodeId) {
         if let Some(shelf) = self.shelves.remove(key) {
-            shelf.records.iter().for_each(|stored| self.count(stored, -1));
+            shelf.records.iter().for_each(|stored| self.uncount(stored));
         }
     }
 
@@ -322,20 +375,31 @@ impl Store {
         }
     }
 
-    fn count(&mut self, stored: &Stored, change: isize) {
-        let bytes = stored.record.encoded_bytes() + RECORD_OVERHEAD_BYTES;
-        self.bytes = self.bytes.saturating_add_signed(change * bytes.cast_signed());
-        self.records = self.records.saturating_add_signed(change);
-        let publisher = stored.record.public_key;
-        let count = self.publishers.entry(publisher).or_insert(0);
-        *count = count.saturating_add_signed(change);
-        if *count == 0 {
-            self.publishers.remove(&publisher);
+    fn count(&mut self, stored: &Stored) {
+        self.bytes += counted_bytes(stored);
+        self.records += 1;
+    }
+
+    fn uncount(&mut self, stored: &Stored) {
+        self.bytes = self.bytes.saturating_sub(counted_bytes(stored));
+        self.records = self.records.saturating_sub(1);
+        if let Some(place) = stored.place {
+            self.shares.remove(place, stored.origin, stored.record.public_key);
         }
     }
 }
 
+/// What a record counts for.
+fn counted_bytes(stored: &Stored) -> usize {
+    stored.encoded_bytes() + RECORD_OVERHEAD_BYTES
+}
+
 impl Stored {
+    /// Bytes that it takes in an answer.
+    pub fn encoded_bytes(&self) -> usize {
+        self.encoded_bytes as usize
+    }
+
     /// Says whether it is shown for as long as it lives.
     pub fn is_confirmed(&self) -> bool {
         self.hidden_after.is_none()

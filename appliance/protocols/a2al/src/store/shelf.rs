@@ -1,11 +1,16 @@
 //! The records under one key: which replaces which, and which goes when there are too many
 //! (specification §6.2).
 
-use super::Stored;
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use super::shares::Place;
+use super::{Origin, Stored};
 use crate::limits::{
     MAILBOX_RECORDS_PER_KEY, MAILBOX_RECORDS_PER_KEY_AND_SIGNER, SOVEREIGN_RECORDS_PER_KEY,
     TOPIC_RECORDS_PER_KEY,
 };
+use crate::prefix::Prefix;
 use crate::record::{Category, RecordType, SignedRecord};
 use crate::time::UnixSeconds;
 
@@ -26,6 +31,12 @@ impl Shelf {
     /// The record that another one would replace.
     pub(super) fn slot(&self, record: &SignedRecord) -> Option<&Stored> {
         self.records.iter().find(|stored| is_same_slot(&stored.record, record))
+    }
+
+    /// Takes out the record of a place.
+    pub(super) fn take(&mut self, place: Place) -> Option<Stored> {
+        let at = self.records.iter().position(|stored| stored.place == Some(place))?;
+        Some(self.records.remove(at))
     }
 
     /// Puts a record in its slot, and gives back what had to go: what it replaces, and what is over
@@ -78,15 +89,32 @@ impl Shelf {
         expired
     }
 
-    /// Removes the oldest of a kind while there are more than a limit.
+    /// Removes the oldest of a kind while there are more than a limit: of the network that has
+    /// brought most of them, or else, where no network has brought more than others, of all. So
+    /// nobody with many keys in one place drives others out of a topic (§17.4 [R]).
     fn trim(&mut self, max: usize, removed: &mut Vec<Stored>, is_kind: impl Fn(&Stored) -> bool) {
-        while self.records.iter().filter(|stored| is_kind(stored)).count() > max {
-            let of_kind = self.records.iter().enumerate().filter(|(_, stored)| is_kind(stored));
-            let Some((oldest, _)) = of_kind.min_by_key(|(_, stored)| stored.record.timestamp)
-            else {
+        loop {
+            let of_kind: Vec<(usize, &Stored)> =
+                self.records.iter().enumerate().filter(|(_, stored)| is_kind(stored)).collect();
+            if of_kind.len() <= max {
                 return;
+            }
+            let mut crowds: HashMap<Prefix, usize> = HashMap::new();
+            let crowd = |stored: &Stored, crowds: &HashMap<Prefix, usize>| match stored.origin {
+                Origin::Network(network) => crowds.get(&network).copied().unwrap_or(1),
+                Origin::Own | Origin::Unknown => 1,
             };
-            removed.push(self.records.remove(oldest));
+            for (_, stored) in &of_kind {
+                if let Origin::Network(network) = stored.origin {
+                    *crowds.entry(network).or_default() += 1;
+                }
+            }
+            let first_to_go = of_kind.iter().min_by_key(|(_, stored)| {
+                (Reverse(crowd(stored, &crowds)), stored.record.timestamp)
+            });
+            let Some((at, _)) = first_to_go else { return };
+            let at = *at;
+            removed.push(self.records.remove(at));
         }
     }
 

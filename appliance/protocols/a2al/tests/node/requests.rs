@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 
-use waystation_a2al::limits::{DATAGRAM_BYTES_MAX, TTL_S_MAX};
+use waystation_a2al::limits::{
+    ANSWERS_TO_STRANGERS, DATAGRAM_BYTES_MAX, SHARE_RECORDS_MIN, TTL_S_MAX,
+};
 use waystation_a2al::message::{self, Body, NodeInfo, Refusal, TransactionId};
 use waystation_a2al::node::{DropReason, NodeConfig, fit};
 use waystation_a2al::payload::{EndpointPayload, MailboxPayload, NatType, TopicPayload};
+use waystation_a2al::rate::{Rate, Rates};
 use waystation_a2al::record::{RecordType, SignedRecord, Unsigned, topic_key};
+use waystation_a2al::store::StoreLimits;
 
 use super::stage::{Peer, START_UNIX_S, STORED, Stage};
 use super::vectors;
@@ -302,6 +306,8 @@ fn what_is_malformed_repeated_or_unasked_leaves_no_trace() {
     }
     assert_eq!(stage.node.statistics().verified, 0);
     assert!(stage.sent().is_empty() && stage.node.table().is_empty());
+    // Strangers of that network have used up what is looked at of them.
+    stage.pass(5_000);
     for _ in 0..10 {
         stage.receive(&packet, peer.at);
     }
@@ -321,6 +327,94 @@ fn a_flood_from_one_address_is_dropped_before_it_is_verified() {
     let statistics = stage.node.statistics();
     assert_eq!(statistics.dropped(DropReason::RateOfAddress), 20_000 - 400);
     assert_eq!(statistics.dropped(DropReason::Malformed), 400);
+}
+
+#[test]
+fn what_strangers_cost_is_bounded_however_many_addresses_they_have() {
+    let strangers = Rate { per_s: 50, burst: 100 };
+    let rates = Rates { strangers, ..Rates::MEMBER };
+    let mut stage = Stage::new(NodeConfig { rates, ..NodeConfig::default() });
+    let contact = Peer::new(1);
+    stage.meet(&contact);
+    stage.pass(1_000);
+    let before = stage.node.statistics().verified;
+    let once_more = message::encode(&contact.key, TransactionId([3; 20]), &contact.ping());
+    let address = |number: u32| {
+        let [_, high, middle, low] = (number + 1).to_be_bytes();
+        SocketAddr::from(([60 + high, middle, low, 1], 4121))
+    };
+    // Each address sends one message in its life; half of them are forgeries.
+    for number in 0..5_000_u32 {
+        let mut transaction = [0; 20];
+        transaction[..4].copy_from_slice(&number.to_be_bytes());
+        let mut packet = message::encode(&contact.key, TransactionId(transaction), &contact.ping());
+        if number % 2 == 0 {
+            let last = packet.len() - 1;
+            packet[last] ^= 1;
+        }
+        stage.receive(&packet, address(number));
+    }
+    let statistics = stage.node.statistics();
+    let verified = statistics.verified - before;
+    let forgeries = statistics.dropped(DropReason::Signature);
+    assert_eq!(verified + forgeries, u64::from(strangers.burst), "signatures looked at");
+    let over = statistics.dropped(DropReason::RateOfAllStrangers);
+    assert_eq!(over, 5_000 - u64::from(strangers.burst));
+    // Who has proved to be where it says is heard all the same, and so is what is waited for.
+    stage.sent();
+    assert!(stage.ask(&contact, &contact.ping()).0.is_some());
+    stage.receive(&once_more, contact.at);
+    assert_eq!(stage.node.statistics().verified, before + verified + 2);
+    // A second later there is room for others.
+    stage.pass(1_000);
+    let newcomer = Peer::new(2);
+    assert!(stage.ask(&newcomer, &newcomer.ping()).0.is_some());
+}
+
+#[test]
+fn one_network_of_strangers_is_verified_as_often_as_it_is_answered() {
+    let mut stage = Stage::new(NodeConfig::default());
+    let stranger = Peer::new(1);
+    for number in 0..2_000_u32 {
+        let mut transaction = [0; 20];
+        transaction[..4].copy_from_slice(&number.to_be_bytes());
+        let packet = message::encode(&stranger.key, TransactionId(transaction), &stranger.ping());
+        let [_, _, high, low] = number.to_be_bytes();
+        stage.receive(&packet, SocketAddr::from(([60, 0, 0, low], 4121 + u16::from(high))));
+    }
+    let statistics = stage.node.statistics();
+    assert_eq!(statistics.verified, u64::from(ANSWERS_TO_STRANGERS.burst));
+    let over = statistics.dropped(DropReason::RateOfStrangers);
+    assert_eq!(over, 2_000 - u64::from(ANSWERS_TO_STRANGERS.burst));
+}
+
+#[test]
+fn live_records_of_a_full_store_survive_stores_from_one_network() {
+    let store = StoreLimits { keys_max: 200, bytes_max: 1 << 24 };
+    let config = NodeConfig { store, is_diverse: false, ..NodeConfig::default() };
+    let mut stage = Stage::new(config);
+    let publishers: Vec<Peer> = (1..=200).map(Peer::new).collect();
+    for publisher in &publishers {
+        stage.meet(publisher);
+        assert_eq!(stage.store(publisher, &publisher.record(5, b"live", 1), None), STORED);
+    }
+    // Ten addresses of one network, all of which answer, with a new key for each record.
+    let mut stored = 0;
+    for number in 0..600_u16 {
+        let at = SocketAddr::from(([60, 0, 0, (number % 10) as u8], 4121));
+        let flooder = Peer { at, ..Peer::new(1_000 + number) };
+        stage.meet(&flooder);
+        let answer = stage.store(&flooder, &flooder.record(5, b"flood", 1), None);
+        stored += usize::from(answer == STORED);
+        stage.pass(200);
+    }
+    assert!(stored > 300, "{stored}");
+    let is_live = |publisher: &&Peer| {
+        let kept = stage.node.store().peek(&publisher.id(), RecordType(5), stage.now);
+        kept.is_some_and(|record| record.payload == b"live")
+    };
+    let live = publishers.iter().filter(is_live).count();
+    assert!(live + SHARE_RECORDS_MIN as usize + 1 >= publishers.len(), "{live} are left");
 }
 
 #[test]
