@@ -13,8 +13,8 @@ use waystation_benches::dht::scene::Size;
 #[derive(Debug, Parser)]
 #[command(about = "Measures what the node of the DHT spends on requests")]
 struct Arguments {
-    /// Rounds of 4000 requests of each kind; medians are printed
-    #[arg(long, default_value_t = 7)]
+    /// Rounds of 1500 requests of each kind; medians are printed
+    #[arg(long, default_value_t = 21)]
     rounds: usize,
     /// End with 1 when a goal is missed
     #[arg(long)]

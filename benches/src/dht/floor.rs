@@ -4,12 +4,13 @@ use crate::load::clock::thread_processor_ns;
 use anyhow::{Result, ensure};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use std::hint::black_box;
-use waystation_a2al::keys::{Ed25519, SigningKey, Verifier as _};
+use waystation_a2al::keys::{Ed25519, SigningKey, Verifier};
+use waystation_a2al::verification::RememberingEd25519;
 
 /// Bytes that are signed in a PING (§3.5 less key, signature and heads).
 const PREIMAGE_BYTES: usize = 64;
-/// Times that each is done in a round.
-const TIMES: u32 = 2_000;
+/// Times that each is done, which is done beside every measurement.
+const TIMES: u32 = 300;
 
 /// Microseconds of one verification and of one signature.
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +22,9 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// One of each.
-    pub fn sum_us(self) -> f64 {
-        self.verify_us + self.sign_us
+    /// Microseconds of so many verifications and one signature.
+    pub fn of(self, verifications: usize) -> f64 {
+        verifications as f64 * self.verify_us + self.sign_us
     }
 
     /// By `ring`, on the calling thread.
@@ -42,16 +43,19 @@ impl Floor {
         Ok(Self { verify_us, sign_us })
     }
 
-    /// By what the node uses.
+    /// By what the node uses: of a key that it knows, as it knows those who ask it again and again,
+    /// or of one that it meets for the first time.
     ///
     /// # Errors
     ///
     /// When the library does not do what it is for.
-    pub fn of_node() -> Result<Self> {
+    pub fn of_node(is_known: bool) -> Result<Self> {
         let key = SigningKey::from_seed(&[7; 32])?;
         let preimage = [0x55; PREIMAGE_BYTES];
         let (public, signature) = (key.public(), key.sign(&preimage));
-        let verify_us = each_us(|| Ed25519.verifies(&public, black_box(&preimage), &signature))?;
+        let mut remembering = RememberingEd25519::default();
+        let verifier: &mut dyn Verifier = if is_known { &mut remembering } else { &mut Ed25519 };
+        let verify_us = each_us(|| verifier.verifies(&public, black_box(&preimage), &signature))?;
         let sign_us = each_us(|| key.sign(black_box(&preimage)) == signature)?;
         Ok(Self { verify_us, sign_us })
     }

@@ -49,9 +49,15 @@ impl Operation {
         Self::StoreNew,
     ];
 
-    /// Signatures that the node has to verify, besides signing its answer.
+    /// Signatures that the node has to verify, besides signing its answer: the envelope's, and that of
+    /// a record which it has not seen and will hand on to others.
     pub fn verifications(self) -> usize {
         if self == Self::StoreNew { 2 } else { 1 }
+    }
+
+    /// Whether it is the same question to a node with planted records as to one without.
+    pub fn is_same_with_planted(self) -> bool {
+        self != Self::FindValueCrowded
     }
 
     /// The body of a request of a client.
@@ -85,7 +91,7 @@ impl fmt::Display for Operation {
             Self::FindNode => "FIND_NODE, 15 nodes",
             Self::FindValueHit => "FIND_VALUE, a hit",
             Self::FindValueMiss => "FIND_VALUE, a miss",
-            Self::FindValueCrowded => "FIND_VALUE, a topic of 100 if planted",
+            Self::FindValueCrowded => "FIND_VALUE, a topic of 100",
             Self::StoreHad => "STORE, had",
             Self::StoreNew => "STORE, newer",
         })

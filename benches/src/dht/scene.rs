@@ -52,7 +52,7 @@ pub struct Cost {
 
 impl Size {
     /// What figures are taken with.
-    pub const FULL: Self = Self { clients: 250, requests_per_client: 16 };
+    pub const FULL: Self = Self { clients: 250, requests_per_client: 6 };
 
     fn requests(self) -> usize {
         usize::from(self.clients) * self.requests_per_client

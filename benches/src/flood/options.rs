@@ -11,7 +11,9 @@ METHOD
   from when a message was due. Rounds alternate between three: nothing else happens; a flood goes to
   a socket that somebody else empties (which is what the flood costs the machine, generator and
   management sharing the other processor with it); and the same flood goes to the node of the DHT.
-  The flood is signed pings, 4096 that differ, from so many addresses in turn.
+  The flood is signed pings, 4096 that differ, from so many addresses in turn, each of a network of
+  its own without --xdp. As root the generator comes first on its processor, and sleeps until a
+  message is due; so what it waits for is the relay, and not the flood beside it.
 
   With --xdp, as root, everything is in a network namespace of its own, the flood comes over a veth
   from another one, and the program drops what is over xdp.stranger_rate. A flood from addresses
@@ -29,7 +31,7 @@ pub struct Options {
     #[command(subcommand)]
     pub role: Option<Role>,
     /// Rounds of each.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 9)]
     pub rounds: u32,
     /// Length of a round's measured part, in seconds.
     #[arg(long, value_name = "S", default_value_t = 2.0)]

@@ -93,10 +93,13 @@ impl Scene {
     }
 
     fn sources(&self) -> impl Iterator<Item = Ipv4Addr> {
-        let [first, second, third, _] =
-            if self.beyond.is_some() { NODE.octets() } else { [127, 0, 8, 0] };
-        let last = FIRST_SOURCE..FIRST_SOURCE + self.sources;
-        last.map(move |last| Ipv4Addr::new(first, second, third, last))
+        let [first, second, third, _] = NODE.octets();
+        let is_beyond = self.beyond.is_some();
+        (FIRST_SOURCE..FIRST_SOURCE + self.sources).map(move |number| match is_beyond {
+            true => Ipv4Addr::new(first, second, third, number),
+            // Each in a network of its own.
+            false => Ipv4Addr::new(127, 8, number, 1),
+        })
     }
 }
 

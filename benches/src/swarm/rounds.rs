@@ -1,6 +1,6 @@
 //! The generator's loop, and the rounds it runs: warm up, measure, stop, count.
 
-use crate::load::clock::Clock;
+use crate::load::clock::{Clock, sleep_precisely};
 use crate::load::processor::{Reading, Spent, Watched};
 use crate::swarm::connection::{Connection, Layer, PLAIN};
 use crate::swarm::dial::{self, Dialed, RelayAddress};
@@ -58,6 +58,8 @@ pub struct Swarm {
     touched: Vec<usize>,
     scratch: Vec<u8>,
     message: Vec<u8>,
+    /// Whether the processor is left to others until a paced message is due.
+    sleeps: bool,
 }
 
 /// Makes the link of one end.
@@ -208,7 +210,19 @@ impl Swarm {
             touched: Vec::new(),
             scratch: vec![0; READ_BYTES],
             message: Vec::new(),
+            sleeps: false,
         })
+    }
+
+    /// Leaves the processor to others until a paced message is due, instead of looking at the clock:
+    /// for generators that others share their processor with.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let sleeps end on time.
+    pub fn sleep_until_due(&mut self) -> Result<()> {
+        self.sleeps = true;
+        Ok(sleep_precisely()?)
     }
 
     fn add_connection(&mut self, connection: Connection, side: Side) -> usize {
@@ -322,7 +336,11 @@ impl Swarm {
         self.look_after_touched(now_ns, stage == Stage::Draining)?;
         self.write_dirty()?;
         // A schedule is kept by looking at the clock: a timer comes up to 50 us late.
-        let wait = if due_ns == u64::MAX { WAIT } else { Duration::ZERO };
+        let wait = match due_ns {
+            u64::MAX => WAIT,
+            _ if self.sleeps => Duration::from_nanos(due_ns.saturating_sub(now_ns)).min(WAIT),
+            _ => Duration::ZERO,
+        };
         self.read_ready(wait, stage == Stage::Measuring)
     }
 
