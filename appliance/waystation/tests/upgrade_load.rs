@@ -34,7 +34,7 @@ const PAIRS: &str = "4";
 const LOAD_SECONDS: &str = "3";
 /// Allocations that are there and say nothing while the others do.
 const QUIET_ALLOCATIONS: usize = 300;
-const QUIET_ALLOCATIONS_LONG: usize = 3000;
+const QUIET_ALLOCATIONS_LONG: usize = 1000;
 /// Datagrams there and back before, and after, each upgrade.
 const ECHOES: usize = 50;
 /// What no machine is too slow for: each side waits as long for a single answer of the other, and then
