@@ -328,8 +328,9 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 18,
         name: "udp",
-        workload: "TURN over UDP: 4 flows of 1000 B between clients' channels and peers, 16 in \
-                   flight, sent in trains of 16 and one by one; relays with one thread",
+        workload: "TURN over UDP: 4 flows of 1000 B between clients' channels and peers, sent in \
+                   trains of 16 (64 in flight where trains are received as such, else 16) and one \
+                   by one (16 in flight); relays with one thread",
         goals: &[
             goal(TRAINS, COST, WAYSTATION, COTURN, AtMost(0.10)),
             goal(TRAINS, COST, WAYSTATION, TURN_RS, AtMost(0.10)),

@@ -17,6 +17,11 @@ use waystation_engine::port::datagrams::UdpTier;
 /// since a relay may receive all of it through one.
 const SHAPE: DatagramShape =
     DatagramShape { flows: 4, message_bytes: 1000, in_flight: 16, train: 1 };
+/// The same in trains, for a relay whose sockets take a train apart into datagrams.
+const CUT_TRAINS_SHAPE: DatagramShape = DatagramShape { train: 16, ..SHAPE };
+/// For what receives a train as one piece, of which a socket holds four of each flow. Were there but
+/// one under way, everybody would wait for everybody, and be woken for each.
+const TRAINS_SHAPE: DatagramShape = DatagramShape { in_flight: 64, ..CUT_TRAINS_SHAPE };
 /// Between namespaces, a frame that waits in a socket takes a page of its memory and more, and turn-rs
 /// receives those of all flows by one that has the default: it holds 48.
 const FRAMES_SHAPE: DatagramShape = DatagramShape { in_flight: 12, ..SHAPE };
@@ -30,13 +35,13 @@ const AF_XDP: Tier = Tier::Sockets(UdpTier::AfXdp);
 /// Row 18.
 pub(super) fn udp(setting: &Setting) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    for (case, train) in [(TRAINS, 16), (SINGLE_DATAGRAMS, 1)] {
-        let shape = DatagramShape { train, ..SHAPE };
+    let cases = [(TRAINS, TRAINS_SHAPE, CUT_TRAINS_SHAPE), (SINGLE_DATAGRAMS, SHAPE, SHAPE)];
+    for (case, shape, others_shape) in cases {
         let entries = vec![
             (WAYSTATION, Ok(waystation(GSO, shape, Place::Loopback, setting)?)),
             (PLAIN_TIER, Ok(waystation(PLAIN, shape, Place::Loopback, setting)?)),
-            TurnServer::Coturn.entry(shape, Place::Loopback, setting)?,
-            TurnServer::TurnRs.entry(shape, Place::Loopback, setting)?,
+            TurnServer::Coturn.entry(others_shape, Place::Loopback, setting)?,
+            TurnServer::TurnRs.entry(others_shape, Place::Loopback, setting)?,
             (FLOOR, Ok(floor(shape, &Place::Loopback, setting)?)),
         ];
         outcome.extend(alternate(case, entries, &setting.schedule)?);
