@@ -4,6 +4,7 @@
 //! program relays on with the sessions it has, and the next process takes over both.
 
 use crate::abi;
+use aya::programs::links::PinnedLink;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -34,29 +35,52 @@ pub enum PinsError {
     },
 }
 
-/// A directory of pins. One for each layout of the maps: what another version kept is left alone.
+/// A directory of pins, named by the layout of the maps. What a version with another layout kept
+/// cannot be gone on with, and would keep this one's program off the interfaces: it is let go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {
     directory: PathBuf,
+    let_go: Vec<PathBuf>,
 }
+
+/// How the directory of a layout is called, with its number behind.
+const LAYOUT: &str = "layout-";
 
 impl Pins {
     /// Maps that outlive the process. A socket can be in one map of sockets only, so the process that
     /// takes one over has to use the same.
-    pub const KEPT_MAPS: [&str; 4] = ["SESSIONS", "COUNTERS", "SOCKETS", "SOCKET_PLACES"];
+    pub const KEPT_MAPS: [&str; 5] =
+        ["SESSIONS_V4", "SESSIONS_V6", "COUNTERS", "SOCKETS", "SOCKET_PLACES"];
 
-    /// Uses `base`, in a BPF file system, and makes it if it is not there.
+    /// Uses `base`, in a BPF file system, and makes it if it is not there. Pins of other layouts in
+    /// it are removed: a program that only they keep is off its interfaces with that, and sessions
+    /// it had begin anew.
     ///
     /// # Errors
-    /// When it is not in a BPF file system, or cannot be made.
+    /// When it is not in a BPF file system, or cannot be made, or a pin of another layout cannot be
+    /// removed.
     pub fn open(base: &Path) -> Result<Self, PinsError> {
         let parent = base.parent().unwrap_or(base);
         if !is_bpf(parent) {
             return Err(PinsError::NotBpf { path: base.to_owned() });
         }
-        let directory = base.join(format!("layout-{}", abi::LAYOUT_VERSION));
+        let directory = base.join(format!("{LAYOUT}{}", abi::LAYOUT_VERSION));
         fs::create_dir_all(&directory).map_err(|error| failed(&directory, error))?;
-        Ok(Self { directory })
+        let mut let_go = Vec::new();
+        for entry in fs::read_dir(base).map_err(|error| failed(base, error))? {
+            let entry = entry.map_err(|error| failed(base, error))?;
+            let is_layout = entry.file_name().to_str().is_some_and(|name| name.starts_with(LAYOUT));
+            if is_layout && entry.path() != directory {
+                remove_pins(&entry.path())?;
+                let_go.push(entry.path());
+            }
+        }
+        Ok(Self { directory, let_go })
+    }
+
+    /// Directories of other layouts whose pins were removed.
+    pub fn let_go(&self) -> &[PathBuf] {
+        &self.let_go
     }
 
     /// Where a map is pinned.
@@ -86,25 +110,36 @@ impl Pins {
         Ok(interfaces)
     }
 
-    /// Removes every pin of this layout, and the directories if nothing else is there. Links that
-    /// no process holds end with that.
+    /// Removes every pin, and the directories if nothing else is there. Links that no process holds
+    /// end with that.
     ///
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove(self) -> Result<(), PinsError> {
-        let entries =
-            fs::read_dir(&self.directory).map_err(|error| failed(&self.directory, error))?;
-        for entry in entries {
-            let path = entry.map_err(|error| failed(&self.directory, error))?.path();
-            fs::remove_file(&path).map_err(|error| failed(&path, error))?;
-        }
-        fs::remove_dir(&self.directory).map_err(|error| failed(&self.directory, error))?;
+        remove_pins(&self.directory)?;
         if let Some(base) = self.directory.parent() {
-            // Another layout's pins may be there; they are not ours to remove.
+            // Something of somebody else's may be there; it is not ours to remove.
             let _ = fs::remove_dir(base);
         }
         Ok(())
     }
+}
+
+/// Removes a directory and the pins in it, unless another version already has.
+fn remove_pins(directory: &Path) -> Result<(), PinsError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| failed(directory, error))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| failed(directory, error))?.path();
+        // A link that ends with its pin ends some time later; one that ends with a descriptor is
+        // gone when that is closed.
+        let link = PinnedLink::from_pin(&path);
+        fs::remove_file(&path).map_err(|error| failed(&path, error))?;
+        drop(link);
+    }
+    fs::remove_dir(directory).map_err(|error| failed(directory, error))
 }
 
 fn failed(path: &Path, error: io::Error) -> PinsError {

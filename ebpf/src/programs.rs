@@ -116,6 +116,9 @@ impl Programs {
         pins: Option<&Pins>,
         capture: Capture,
     ) -> Result<Self, LoadError> {
+        // What the kernel can do is found out first, by loading; what was interrupted then would pass
+        // for what it cannot.
+        let _held_back = SignalsHeldBack::on_this_thread();
         let mut loader = EbpfLoader::new();
         if let Capture::Ring { bytes } = capture {
             loader.override_global(CAPTURE_ENABLED, &1_u32, true);

@@ -2,20 +2,28 @@
 //!
 //! One writer: the management core. The programs read, and write what they remember of sessions.
 
-use crate::{abi, capture::CaptureTable, programs::LoadError, selection::SocketTable};
+pub use crate::sources::LocalAddressTable;
+use crate::{
+    abi, capture::CaptureTable, programs::LoadError, selection::SocketTable, sources::Denied,
+};
 use abi::{
-    Address, Counter, FramePlace, FrameSocket, Port, PortKinds, Session, SessionKey, Settings,
+    Counter, FramePlace, FrameSocket, Port, PortKinds, Session, SessionKey, SessionKeyV4, Settings,
     Verdict,
 };
 pub use aya::maps::MapError;
 use aya::{
     Ebpf,
     maps::{
-        Array, CpuMap, DevMapHash, HashMap, LpmTrie, Map, MapData, PerCpuArray, XskMap,
-        lpm_trie::Key, xdp::XdpMapError,
+        Array, CpuMap, DevMapHash, HashMap, Map, MapData, PerCpuArray, XskMap, xdp::XdpMapError,
     },
 };
-use std::{fmt, net::IpAddr, ops::RangeInclusive, os::fd::AsRawFd};
+use std::{
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
+    ops::RangeInclusive,
+    os::fd::AsRawFd,
+};
 
 /// Frames that may wait for a processor that packets are steered to: twice the 64 that the kernel
 /// takes at a time for each of a few interfaces, as `xdp-tools` uses by default.
@@ -51,13 +59,22 @@ impl Tables {
         Ok(Self {
             settings: SettingsTable {
                 map: typed(object, "SETTINGS")?,
-                current: Settings::default(),
-                denied_v4: typed(object, "DENIED_V4")?,
-                denied_v6: typed(object, "DENIED_V6")?,
+                current: Settings { stranger_seed: seed(), ..Settings::default() },
+                denied: Denied::new(
+                    typed(object, "DENIED_V4")?,
+                    typed(object, "DENIED_V6")?,
+                    typed(object, "DENIED_HINTS")?,
+                ),
             },
             ports: PortTable { map: typed(object, "PORT_KINDS")? },
-            sessions: SessionTable { map: typed(object, "SESSIONS")? },
-            local_addresses: LocalAddressTable { map: typed(object, "LOCAL_ADDRESSES")? },
+            sessions: SessionTable {
+                v4: typed(object, "SESSIONS_V4")?,
+                v6: typed(object, "SESSIONS_V6")?,
+            },
+            local_addresses: LocalAddressTable::new(
+                typed(object, "OWN_ADDRESSES")?,
+                typed(object, "LOCAL_ADDRESSES")?,
+            ),
             counters: CounterTable { map: typed(object, "COUNTERS")? },
             processors: ProcessorTable { map: typed(object, "PROCESSORS")? },
             egress: EgressTable { map: typed(object, "EGRESS")? },
@@ -87,17 +104,21 @@ fn typed<T: TryFrom<Map, Error = MapError>>(
     T::try_from(map).map_err(LoadError::Map)
 }
 
+/// A number that nobody outside can guess: what the standard library's tables are seeded with.
+fn seed() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
 /// The operator's settings, and the prefixes that are denied.
 pub struct SettingsTable {
     map: Array<MapData, Settings>,
     current: Settings,
-    denied_v4: LpmTrie<MapData, u32, u8>,
-    denied_v6: LpmTrie<MapData, [u32; 4], u8>,
+    denied: Denied,
 }
 
 impl SettingsTable {
     /// Replaces all settings but the number of denied prefixes, which [`Self::deny`] keeps, what is
-    /// captured, which [`Self::capture`] sets, and the number of sockets for frames.
+    /// captured, which [`Self::capture`] sets, the number of sockets for frames, and the seed.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -109,6 +130,7 @@ impl SettingsTable {
             capture_every: current.capture_every,
             capture_verdicts: current.capture_verdicts,
             frame_sockets: current.frame_sockets,
+            stranger_seed: current.stranger_seed,
             ..settings
         })
     }
@@ -137,20 +159,9 @@ impl SettingsTable {
     /// # Errors
     /// When the table is full or the kernel refuses.
     pub fn deny(&mut self, prefix: IpAddr, bits: u8) -> Result<(), MapError> {
+        let is_new = u32::from(self.denied.insert(prefix, bits)?);
         let mut settings = self.current;
-        // An entry's value is its length: the longest match of this length is this prefix, or not.
-        match prefix {
-            IpAddr::V4(_) => {
-                let key = v4_key(prefix, bits);
-                settings.denied_v4 += u32::from(self.denied_v4.get(&key, 0).ok() != Some(bits));
-                self.denied_v4.insert(&key, bits, 0)?;
-            }
-            IpAddr::V6(_) => {
-                let key = v6_key(prefix, bits);
-                settings.denied_v6 += u32::from(self.denied_v6.get(&key, 0).ok() != Some(bits));
-                self.denied_v6.insert(&key, bits, 0)?;
-            }
-        }
+        *denied_of(&mut settings, prefix) += is_new;
         self.store(settings)
     }
 
@@ -159,17 +170,10 @@ impl SettingsTable {
     /// # Errors
     /// When the kernel refuses.
     pub fn allow(&mut self, prefix: IpAddr, bits: u8) -> Result<(), MapError> {
+        let was_there = u32::from(self.denied.remove(prefix, bits)?);
         let mut settings = self.current;
-        match prefix {
-            IpAddr::V4(_) => {
-                let was_there = removed(self.denied_v4.remove(&v4_key(prefix, bits)))?;
-                settings.denied_v4 = settings.denied_v4.saturating_sub(u32::from(was_there));
-            }
-            IpAddr::V6(_) => {
-                let was_there = removed(self.denied_v6.remove(&v6_key(prefix, bits)))?;
-                settings.denied_v6 = settings.denied_v6.saturating_sub(u32::from(was_there));
-            }
-        }
+        let denied = denied_of(&mut settings, prefix);
+        *denied = denied.saturating_sub(was_there);
         self.store(settings)
     }
 
@@ -178,6 +182,10 @@ impl SettingsTable {
         self.current = settings;
         Ok(())
     }
+}
+
+fn denied_of(settings: &mut Settings, prefix: IpAddr) -> &mut u32 {
+    if prefix.is_ipv4() { &mut settings.denied_v4 } else { &mut settings.denied_v6 }
 }
 
 /// What came of removing an entry: whether it was there.
@@ -192,14 +200,6 @@ pub(crate) fn removed(result: Result<(), MapError>) -> Result<bool, MapError> {
         }
         Err(error) => Err(error),
     }
-}
-
-fn v4_key(prefix: IpAddr, bits: u8) -> Key<u32> {
-    Key::new(u32::from(bits), Address::from(prefix).words[3])
-}
-
-fn v6_key(prefix: IpAddr, bits: u8) -> Key<[u32; 4]> {
-    Key::new(u32::from(bits), Address::from(prefix).words)
 }
 
 /// What each UDP port is for. All are foreign at first.
@@ -226,9 +226,10 @@ impl PortTable {
     }
 }
 
-/// Sessions and clients the programs know.
+/// Sessions and clients the programs know, those of IPv4 in a map with shorter keys.
 pub struct SessionTable {
-    map: HashMap<MapData, SessionKey, Session>,
+    v4: HashMap<MapData, SessionKeyV4, Session>,
+    v6: HashMap<MapData, SessionKey, Session>,
 }
 
 impl SessionTable {
@@ -242,7 +243,11 @@ impl SessionTable {
     /// # Errors
     /// When the table is full or the kernel refuses.
     pub fn insert(&mut self, key: SessionKey, session: Session) -> Result<(), MapError> {
-        self.map.insert(key, session, 0)
+        let session = session.with_sums(&key);
+        match key.v4() {
+            Some(key) => self.v4.insert(key, session, 0),
+            None => self.v6.insert(key, session, 0),
+        }
     }
 
     /// What the programs know and remember of a session.
@@ -250,7 +255,11 @@ impl SessionTable {
     /// # Errors
     /// When the kernel refuses.
     pub fn find(&self, key: &SessionKey) -> Result<Option<Session>, MapError> {
-        match self.map.get(key, 0) {
+        let found = match key.v4() {
+            Some(key) => self.v4.get(&key, 0),
+            None => self.v6.get(key, 0),
+        };
+        match found {
             Ok(session) => Ok(Some(session)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error),
@@ -262,37 +271,16 @@ impl SessionTable {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove(&mut self, key: &SessionKey) -> Result<bool, MapError> {
-        removed(self.map.remove(key))
+        removed(match key.v4() {
+            Some(key) => self.v4.remove(&key),
+            None => self.v6.remove(key),
+        })
     }
 
     /// All sessions, in no order. Ones that come or go meanwhile may be missed.
     pub fn iter(&self) -> impl Iterator<Item = (SessionKey, Session)> + '_ {
-        self.map.iter().flatten()
-    }
-}
-
-/// Addresses of this machine that the programs judge packets for, and which kinds of ports are the
-/// relay's on each.
-pub struct LocalAddressTable {
-    map: HashMap<MapData, Address, u8>,
-}
-
-impl LocalAddressTable {
-    /// Adds one, or replaces which kinds of ports are served on it.
-    ///
-    /// # Errors
-    /// When the table is full or the kernel refuses.
-    pub fn insert(&mut self, address: IpAddr, kinds: &[Port]) -> Result<(), MapError> {
-        let bits = kinds.iter().fold(0, |bits, kind| bits | kind.bit());
-        self.map.insert(Address::from(address), bits, 0)
-    }
-
-    /// Removes one, if it is there.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn remove(&mut self, address: IpAddr) -> Result<(), MapError> {
-        removed(self.map.remove(&Address::from(address))).map(|_was_there| ())
+        let v4 = self.v4.iter().flatten().map(|(key, session)| (key.into(), session));
+        v4.chain(self.v6.iter().flatten())
     }
 }
 

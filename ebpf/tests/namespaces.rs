@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::{net::UdpSocket, process::Command};
+use std::{fs, net::UdpSocket, process::Command};
 use support::{
     bpf_mount::BpfMount,
     namespace::{Namespace, ip},
@@ -163,6 +163,38 @@ fn a_pinned_link_of_an_interface_that_was_made_anew_is_replaced() {
     assert!(has_program("wan"));
     again.detach().unwrap();
     assert!(!has_program("wan"));
+}
+
+#[test]
+fn what_a_version_with_another_layout_kept_makes_room() {
+    if !support::given_root() {
+        return;
+    }
+    let mount = BpfMount::new();
+    let _namespace = Namespace::enter_new();
+    ip("link add wan type veth peer name other");
+    let base = mount.path().join("waystation");
+    let pins = Pins::open(&base).unwrap();
+    assert!(pins.let_go().is_empty());
+    {
+        let mut programs = Programs::load(Some(&pins)).unwrap();
+        Attachment::new(&mut programs, "wan", Wanted::Native, Some(&pins)).unwrap();
+    }
+    // As if a version long ago had left it.
+    let (now, before) = (pins.link("wan"), base.join("layout-1"));
+    fs::rename(now.parent().unwrap(), &before).unwrap();
+    assert!(has_program("wan"));
+
+    let pins = Pins::open(&base).unwrap();
+    assert_eq!(pins.let_go(), std::slice::from_ref(&before));
+    assert!(!before.exists());
+    let mut programs = Programs::load(Some(&pins)).unwrap();
+    let attached = Attachment::new(&mut programs, "wan", Wanted::Native, Some(&pins)).unwrap();
+    assert_eq!(attached.mode, Mode::Native);
+    assert!(Pins::open(&base).unwrap().let_go().is_empty(), "its own pins are kept");
+    attached.detach().unwrap();
+    pins.remove().unwrap();
+    assert!(!has_program("wan") && !base.exists());
 }
 
 #[test]

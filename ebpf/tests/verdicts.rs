@@ -680,6 +680,86 @@ fn a_prefix_that_is_allowed_again_is_heard() {
 }
 
 #[test]
+fn whole_blocks_of_addresses_are_denied_and_allowed_again() {
+    if !support::given_root() {
+        return;
+    }
+    let mut stage = staged();
+    let mut run = |source: &str, local: &str, prefix: Option<(&str, u8, bool)>| {
+        if let Some((prefix, bits, is_denied)) = prefix {
+            let settings = &mut stage.programs.tables.settings;
+            let prefix = prefix.parse().unwrap();
+            if is_denied { settings.deny(prefix, bits) } else { settings.allow(prefix, bits) }
+                .unwrap();
+        }
+        stage.run(&udp(source, local, *b"x").frame()).0
+    };
+    let (far, far6) = ("10.77.0.9:5", "[2a01:7::9]:5");
+    assert_eq!(run(far, WAN, None), Verdict::PassStranger);
+    assert_eq!(run(far, WAN, Some(("10.0.0.0", 8, true))), Verdict::DropDenied);
+    assert_eq!(run("11.0.0.1:5", WAN, None), Verdict::PassStranger);
+    assert_eq!(run(far, WAN, Some(("10.77.0.0", 24, true))), Verdict::DropDenied);
+    // Of two prefixes that hold it one is left.
+    assert_eq!(run(far, WAN, Some(("10.0.0.0", 8, false))), Verdict::DropDenied);
+    assert_eq!(run("10.78.0.9:5", WAN, None), Verdict::PassStranger);
+    assert_eq!(run(far, WAN, Some(("10.77.0.0", 24, false))), Verdict::PassStranger);
+    assert_eq!(run(far6, WAN6, None), Verdict::PassStranger);
+    assert_eq!(run(far6, WAN6, Some(("2a00::", 12, true))), Verdict::DropDenied);
+    assert_eq!(run("[2b01:7::9]:5", WAN6, None), Verdict::PassStranger);
+    assert_eq!(run(far6, WAN6, Some(("2a00::", 12, false))), Verdict::PassStranger);
+    assert_eq!(run(far6, WAN6, Some(("::", 0, true))), Verdict::DropDenied);
+}
+
+#[test]
+fn a_session_of_a_source_that_is_denied_ends_with_that() {
+    if !support::given_root() {
+        return;
+    }
+    let mut stage = staged();
+    let frame = udp(PEER, RELAYED, *b"x").frame();
+    assert_eq!(stage.run(&frame).0, Verdict::RelayedBack);
+    let source = socket(PEER).ip();
+    stage.programs.tables.settings.deny(source, 32).unwrap();
+    assert_eq!(stage.run(&frame).0, Verdict::DropDenied);
+    stage.programs.tables.settings.allow(source, 32).unwrap();
+    assert_eq!(stage.run(&frame).0, Verdict::RelayedBack);
+}
+
+#[test]
+fn addresses_beyond_those_that_are_compared_are_this_machines_too() {
+    if !support::given_root() {
+        return;
+    }
+    let mut stage = staged();
+    let v4 = |last: u8| std::net::IpAddr::from([10, 9, 0, last]);
+    let v6 = |last: u8| format!("2001:db8:99::{last:x}").parse::<std::net::IpAddr>().unwrap();
+    let all: Vec<_> = (1..=20).flat_map(|last| [v4(last), v6(last)]).collect();
+    let verdict = |stage: &mut Stage, address: std::net::IpAddr| {
+        let from = if address.is_ipv4() { "198.51.100.50:4" } else { "[2001:db8:5::1]:4" };
+        let local = std::net::SocketAddr::new(address, TURN).to_string();
+        stage.run(&udp(from, &local, [0, 1, 0, 0]).frame()).0
+    };
+    let table = |stage: &mut Stage, address, kinds: &[Port]| {
+        stage.programs.tables.local_addresses.insert(address, kinds).unwrap();
+    };
+    for address in &all {
+        assert_eq!(verdict(&mut stage, *address), Verdict::PassForeign, "{address}");
+        table(&mut stage, *address, &[Port::Turn]);
+        assert_eq!(verdict(&mut stage, *address), Verdict::PassStranger, "{address}");
+    }
+    // What kinds are served may change wherever an address is, and any may go.
+    for address in &all {
+        table(&mut stage, *address, &[Port::Session]);
+        assert_eq!(verdict(&mut stage, *address), Verdict::PassForeign, "{address}");
+        table(&mut stage, *address, &[Port::Turn]);
+        assert_eq!(verdict(&mut stage, *address), Verdict::PassStranger, "{address}");
+        stage.programs.tables.local_addresses.remove(*address).unwrap();
+        assert_eq!(verdict(&mut stage, *address), Verdict::PassForeign, "{address}");
+    }
+    assert_eq!(stage.run(&stranger()).0, Verdict::PassStranger);
+}
+
+#[test]
 fn without_forwarding_on_loopback_sessions_go_to_user_space() {
     if !support::given_root() {
         return;

@@ -1,7 +1,7 @@
 //! Internet checksums (RFC 1071), in the byte order of the packet: the sum does not depend on it.
 
-use crate::parse::{Flow, PROTOCOL_UDP};
-use waystation_ebpf_abi::Address;
+use crate::parse::Flow;
+use waystation_ebpf_abi::Session;
 
 /// A sum that is folded at the end. Words of 16 and 32 bits may be mixed, for both 2^16 and 2^32
 /// are 1 modulo 65 535.
@@ -31,36 +31,19 @@ impl Sum {
     }
 
     #[inline(always)]
-    pub fn minus32(self, word: u32) -> Self {
-        self.plus32(!word)
-    }
-
-    /// The four words of an IPv6 address, or the one of an IPv4 address.
-    #[inline(always)]
-    pub fn plus_address(self, address: &Address, is_v4: bool) -> Self {
-        let [first, second, third, fourth] = address.words;
-        if is_v4 {
-            self.plus32(fourth)
-        } else {
-            self.plus32(first).plus32(second).plus32(third).plus32(fourth)
-        }
-    }
-
-    #[inline(always)]
-    pub fn minus_address(self, address: &Address, is_v4: bool) -> Self {
-        let [first, second, third, fourth] = address.words;
-        if is_v4 {
-            self.minus32(fourth)
-        } else {
-            self.minus32(first).minus32(second).minus32(third).minus32(fourth)
-        }
-    }
-
-    #[inline(always)]
     pub fn folded(self) -> u16 {
         let mut sum = self.0;
         sum = (sum & 0xffff_ffff) + (sum >> 32);
         sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum as u16
+    }
+
+    /// The same for a sum of words of 16 bits, of which there are few.
+    #[inline(always)]
+    pub fn folded16(self) -> u16 {
+        let mut sum = self.0 as u32;
         sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
         sum as u16
@@ -71,13 +54,8 @@ impl Sum {
 /// sender's network card has yet to finish (`CHECKSUM_PARTIAL`). One finished checksum in 65 535 is
 /// the same by chance.
 #[inline(always)]
-pub fn of_pseudo_header(flow: &Flow) -> u16 {
-    Sum::new(0)
-        .plus_address(&flow.source, flow.is_v4())
-        .plus_address(&flow.local, flow.is_v4())
-        .plus16(u16::from(PROTOCOL_UDP).to_be())
-        .plus16(flow.udp_bytes.to_be())
-        .folded()
+pub fn of_pseudo_header(flow: &Flow, session: &Session) -> u16 {
+    Sum::new(session.key_sum).plus16(flow.udp_bytes.to_be()).folded16()
 }
 
 /// The folded sum of the words of an IPv4 header without options; 0xffff if its checksum is right.

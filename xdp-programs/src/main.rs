@@ -12,23 +12,23 @@
 
 mod capture;
 mod checksum;
+mod clock;
 mod frames;
 mod limiter;
 mod maps;
 mod parse;
 mod relay;
 mod select;
+mod sessions;
 mod strangers;
 mod window;
 
 use aya_ebpf::{
-    bindings::xdp_action,
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns},
-    macros::xdp,
+    bindings::xdp_action, helpers::generated::bpf_get_smp_processor_id, macros::xdp,
     programs::XdpContext,
 };
 use parse::Flow;
-use waystation_ebpf_abi::{Action, Counter, NetworkU16, Session, SessionKey, Settings, Verdict};
+use waystation_ebpf_abi::{Action, Counter, NetworkU16, Session, Settings, Verdict};
 
 /// How the kernel is told: the routing look-up asks for a licence compatible with its own.
 #[unsafe(link_section = "license")]
@@ -102,9 +102,8 @@ fn judge<const L3: usize>(
         Err(verdict) if verdict.is_drop() => return refuse(&flow, verdict),
         Err(verdict) => return verdict.into(),
     }
-    // SAFETY: has no precondition.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
-    if let Some(session) = session_of(&flow.key()) {
+    if let Some(session) = sessions::of_flow(&flow) {
+        let now_ns = clock::now_ns();
         // Sockets for frames take none with a tag.
         if tagged.is_none()
             && let Some(outcome) = frames::hand_over(ctx, settings, &flow, session, now_ns)
@@ -122,7 +121,8 @@ fn judge<const L3: usize>(
     if flow.channel.number() != 0 {
         // A channel that user space relays, of a client it knows.
         flow.channel = NetworkU16::new(0);
-        if let Some(session) = session_of(&flow.key()) {
+        if let Some(session) = sessions::of_flow(&flow) {
+            let now_ns = clock::now_ns();
             if tagged.is_none()
                 && let Some(outcome) = frames::hand_over(ctx, settings, &flow, session, now_ns)
             {
@@ -134,16 +134,7 @@ fn judge<const L3: usize>(
     if !is_local(&flow) {
         return Verdict::PassForeign.into();
     }
-    strangers::judge(settings, &flow, now_ns).into()
-}
-
-/// The entry of a key, to be read and, from `limiter_ns` on, written.
-#[inline(always)]
-fn session_of(key: &SessionKey) -> Option<&'static mut Session> {
-    let session = maps::SESSIONS.get_ptr_mut(key)?;
-    // SAFETY: the kernel keeps the entry's memory while the program runs. Another processor may
-    // write the same words; see `Session` for why that loses a count at worst.
-    Some(unsafe { &mut *session })
+    strangers::judge(settings, &flow).into()
 }
 
 /// Hands a datagram to the processor of the core that owns its session.
@@ -175,11 +166,35 @@ fn refuse(flow: &Flow, verdict: Verdict) -> Outcome {
 /// of this machine may be anybody's.
 #[inline(always)]
 fn is_local(flow: &Flow) -> bool {
-    match maps::LOCAL_ADDRESSES.get_ptr(flow.local) {
-        // SAFETY: the kernel keeps the entry's memory while the program runs.
-        Some(kinds) => (unsafe { *kinds } >> (flow.port & 3)) & 1 != 0,
-        None => false,
+    let Some(own) = maps::OWN_ADDRESSES.get(0) else {
+        return false;
+    };
+    let mut kinds = 0;
+    let elsewhere = if flow.is_v4() {
+        for (address, its) in own.v4.iter().zip(&own.v4_kinds) {
+            if *address == flow.local.words[3] {
+                kinds = *its;
+                break;
+            }
+        }
+        own.v4_elsewhere
+    } else {
+        for (address, its) in own.v6.iter().zip(&own.v6_kinds) {
+            if *address == flow.local {
+                kinds = *its;
+                break;
+            }
+        }
+        own.v6_elsewhere
+    };
+    if kinds == 0 && elsewhere != 0 {
+        kinds = match maps::LOCAL_ADDRESSES.get_ptr(flow.local) {
+            // SAFETY: the kernel keeps the entry's memory while the program runs.
+            Some(kinds) => u32::from(unsafe { *kinds }),
+            None => 0,
+        };
     }
+    (kinds >> (flow.port & 3)) & 1 != 0
 }
 
 #[inline(always)]

@@ -3,13 +3,13 @@
 use aya_ebpf::{
     macros::map,
     maps::{
-        Array, CpuMap, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray,
-        RingBuf, XskMap,
+        Array, CpuMap, DevMapHash, HashMap, LpmTrie, PerCpuArray, ReusePortSockArray, RingBuf,
+        XskMap,
     },
 };
 use waystation_ebpf_abi::{
-    Address, Captured, Counter, FramePlace, FrameSocket, Selection, Session, SessionKey, Settings,
-    SocketPlace, Verdict, limits,
+    Address, Captured, Counter, FramePlace, FrameSocket, OwnAddresses, Reading, Selection, Session,
+    SessionKey, SessionKeyV4, Settings, SocketPlace, StrangerBucket, Verdict, limits,
 };
 
 /// What the operator wants; one entry.
@@ -20,15 +20,28 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 pub static PORT_KINDS: Array<u64> = Array::with_max_entries(limits::PORT_WORDS, 0);
 
-/// What becomes of known packets.
+/// What becomes of known packets over IPv4.
 #[map]
-pub static SESSIONS: HashMap<SessionKey, Session> =
+pub static SESSIONS_V4: HashMap<SessionKeyV4, Session> =
     HashMap::with_max_entries(limits::SESSION_ENTRIES_MAX, 0);
 
-/// Addresses of this machine, and which kinds of ports are served on each (`Port::bit`).
+/// What becomes of known packets over IPv6.
+#[map]
+pub static SESSIONS_V6: HashMap<SessionKey, Session> =
+    HashMap::with_max_entries(limits::SESSION_ENTRIES_MAX, 0);
+
+/// Addresses of this machine; one entry.
+#[map]
+pub static OWN_ADDRESSES: Array<OwnAddresses> = Array::with_max_entries(1, 0);
+
+/// Those that found no room there, and which kinds of ports are served on each (`Port::bit`).
 #[map]
 pub static LOCAL_ADDRESSES: HashMap<Address, u8> =
     HashMap::with_max_entries(limits::LOCAL_ADDRESSES_MAX, 0);
+
+/// In which blocks of addresses some are denied, a bit each.
+#[map]
+pub static DENIED_HINTS: Array<u64> = Array::with_max_entries(limits::DENIED_HINT_WORDS, 0);
 
 /// IPv4 prefixes nothing is taken from.
 #[map]
@@ -39,14 +52,17 @@ pub static DENIED_V4: LpmTrie<u32, u8> = LpmTrie::with_max_entries(limits::DENIE
 pub static DENIED_V6: LpmTrie<[u32; 4], u8> =
     LpmTrie::with_max_entries(limits::DENIED_PREFIXES_MAX, 0);
 
-/// When each source without a session would have paid for its packets, in nanoseconds.
+/// When each source without a session would have paid for its packets.
 #[map]
-pub static STRANGERS: LruHashMap<Address, u64> =
-    LruHashMap::with_max_entries(limits::STRANGERS_MAX, 0);
+pub static STRANGERS: Array<StrangerBucket> = Array::with_max_entries(limits::STRANGER_BUCKETS, 0);
 
-/// The same for all sources that were not remembered, per processor.
+/// The same, in nanoseconds, for all sources that were not remembered, per processor.
 #[map]
 pub static NEWCOMERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The clock, as each processor has read it.
+#[map]
+pub static READINGS: PerCpuArray<Reading> = PerCpuArray::with_max_entries(1, 0);
 
 /// Verdicts, counted per processor.
 #[map]

@@ -3,11 +3,11 @@
 use crate::{
     checksum,
     maps::PORT_KINDS,
-    window::{frame_bytes, halves, pair, read, read_word, window},
+    window::{frame_bytes, halves, read, read_word, window},
 };
 use aya_ebpf::programs::XdpContext;
 use waystation_ebpf_abi::{
-    Address, NetworkU16, Port, PortKinds, SessionKey, Verdict, family, limits::FRAME_MIN_BYTES,
+    Address, NetworkU16, Port, PortKinds, Verdict, family, limits::FRAME_MIN_BYTES,
 };
 
 pub const IPV4_BYTES: usize = 20;
@@ -48,33 +48,10 @@ pub struct Flow {
     pub identification: u32,
 }
 
-/// A key, word by word. Written so, it can be read so: the look-up reads words, and a processor waits
-/// when what it reads was written in two pieces a moment ago.
-#[repr(C)]
-struct KeyWords {
-    source: Address,
-    local: Address,
-    ports: u32,
-    channel_and_family: u32,
-}
-
 impl Flow {
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
         self.family == family::V4
-    }
-
-    /// Whose packets it is one of.
-    #[inline(always)]
-    pub fn key(&self) -> SessionKey {
-        let words = KeyWords {
-            source: self.source,
-            local: self.local,
-            ports: self.ports,
-            channel_and_family: pair(self.channel.to_packet(), u16::from(self.family)),
-        };
-        // SAFETY: both are the same integers at the same places, little-endian as everything here.
-        unsafe { core::mem::transmute::<KeyWords, SessionKey>(words) }
     }
 
     /// Where the UDP header begins, from the IP header.

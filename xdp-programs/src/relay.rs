@@ -80,7 +80,7 @@ pub fn relay<const L3: usize>(
     if !leaving.is_v4 && flow.checksum == 0 {
         return Err(Verdict::PassNoChecksum);
     }
-    if flow.checksum != 0 && flow.checksum == checksum::of_pseudo_header(flow) {
+    if flow.checksum != 0 && flow.checksum == checksum::of_pseudo_header(flow, session) {
         return Err(Verdict::PassUnfinishedChecksum);
     }
     next_hop(ctx, settings, session, &leaving, now_ns)?;
@@ -329,13 +329,8 @@ fn datagram_checksum(flow: &Flow, session: &Session, leaving: &Leaving) -> u16 {
     if flow.checksum == 0 {
         return 0;
     }
-    let mut sum = Sum::new(!flow.checksum)
-        .minus_address(&flow.source, flow.is_v4())
-        .minus_address(&flow.local, flow.is_v4())
-        .minus32(flow.ports)
-        .plus_address(&session.target_source, leaving.is_v4)
-        .plus_address(&session.target_destination, leaving.is_v4)
-        .plus32(target_ports(session));
+    // Addresses, ports and channels change alike in all packets of a session.
+    let mut sum = Sum::new(!flow.checksum).plus16(session.rewrite_sum);
     if flow.udp_bytes != leaving.udp_bytes {
         let (was, is) = (flow.udp_bytes.to_be(), leaving.udp_bytes.to_be());
         // The length counts twice: in the header and in the pseudo-header.
@@ -343,13 +338,12 @@ fn datagram_checksum(flow: &Flow, session: &Session, leaving: &Leaving) -> u16 {
     }
     if flow.channel.number() != 0 {
         let bytes = flow.udp_bytes - (UDP_BYTES + CHANNEL_BYTES) as u16;
-        sum = sum.minus16(flow.channel.to_packet()).minus16(bytes.to_be());
+        sum = sum.minus16(bytes.to_be());
     }
     if leaving.has_channel {
-        let bytes = payload_bytes(leaving);
-        sum = sum.plus16(session.target_channel.to_packet()).plus16(bytes.to_be());
+        sum = sum.plus16(payload_bytes(leaving).to_be());
     }
-    match !sum.folded() {
+    match !sum.folded16() {
         0 => 0xffff,
         checksum => checksum,
     }

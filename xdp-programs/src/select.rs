@@ -8,8 +8,8 @@
 //! session has to be decided by something that does not change before there is one.
 
 use crate::{
-    maps::{SELECTIONS, SESSIONS, SOCKET_PLACES, SOCKETS},
-    window,
+    maps::{SELECTIONS, SOCKET_PLACES, SOCKETS},
+    sessions, window,
 };
 use aya_ebpf::{
     EbpfContext as _, helpers::generated::bpf_skb_load_bytes_relative, macros::sk_reuseport,
@@ -26,7 +26,7 @@ const ETHERTYPE_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 #[sk_reuseport]
 pub fn owner_socket(ctx: SkReuseportContext) -> u32 {
     if let Some(key) = key_of(&ctx)
-        && let Some(session) = SESSIONS.get_ptr(key)
+        && let Some(session) = sessions::of_key(&key)
     {
         // SAFETY: the kernel keeps the entry's memory while the program runs.
         let owner_cpu = unsafe { (*session).owner_cpu };

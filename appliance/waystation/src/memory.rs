@@ -40,14 +40,14 @@ const DATAGRAM_BYTES: usize = 1280 * 1024;
 /// An opaque session in its core's tables: `relay::limits::UDP_SESSION_BYTES_MAX`, its places of
 /// the index, and what it has carried; and in the management core's.
 const UDP_SESSION_BYTES: usize = 2048;
-/// Entries of the map of sessions, and what each takes in the kernel and in its mirror: a key of 40 B,
-/// a value of 136 B, and the heads of both tables.
+/// Entries of the maps of sessions, one for each family, and what each takes in the kernel and in its
+/// mirror, which is one for both: a key of 16 or 40 B, a value of 152 B, and the heads of both tables.
 const XDP_ENTRIES_MAX: usize = SESSION_ENTRIES_MAX as usize;
 const XDP_ENTRY_BYTES: usize = 240;
 const XDP_MIRROR_BYTES: usize = 250;
 /// Sources without a session that are remembered, and what each takes.
 const XDP_STRANGERS_MAX: usize = STRANGERS_MAX as usize;
-const XDP_STRANGER_BYTES: usize = 90;
+const XDP_STRANGER_BYTES: usize = 16;
 /// A row of a listing in JSON, and any other answer of the stats socket.
 const LISTING_ROW_BYTES: usize = 420;
 const ANSWER_BYTES: usize = 1 << 20;
@@ -254,13 +254,13 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
     if config.xdp.mode != XdpMode::Off {
         terms.push(term(
             "sessions of the XDP program",
-            XDP_ENTRIES_MAX * (XDP_ENTRY_BYTES + XDP_MIRROR_BYTES),
-            "65536 entries of 240 B in the kernel and of 250 B here",
+            XDP_ENTRIES_MAX * (2 * XDP_ENTRY_BYTES + XDP_MIRROR_BYTES),
+            "65536 entries of 240 B in the kernel for each family and of 250 B here",
         ));
         terms.push(term(
             "strangers the XDP program remembers",
             XDP_STRANGERS_MAX * XDP_STRANGER_BYTES,
-            "65536 of 90 B, in the kernel",
+            "65536 of 16 B, in the kernel",
         ));
         let samples = config.xdp.capture_memory.as_usize();
         if samples > 0 {

@@ -14,15 +14,19 @@ mod pod;
 mod select;
 mod session;
 mod settings;
+mod sources;
 mod verdict;
 
 pub use captured::{CAPTURED_HEAD_BYTES, Captured};
 pub use frames::{FramePlace, FrameSocket};
 pub use select::{Selection, SocketPlace};
-pub use session::{Action, Address, NetworkU16, Session, SessionKey, family, stranger_of};
+pub use session::{Action, Address, NetworkU16, Session, SessionKey, SessionKeyV4, family};
 pub use settings::{Port, PortKinds, Settings, Vlan};
+pub use sources::{
+    DeniedHint, OwnAddresses, Reading, Stranger, StrangerBucket, bucket_of, stranger_of,
+};
 pub use verdict::{Counter, Verdict};
 
 /// Version of the maps' layout. Whoever changes a type here, or what a field means, adds one, so
 /// that a program of another version does not take over maps it would misread.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;

@@ -1,14 +1,30 @@
 //! Sizes of the maps, with unit and derivation. What a map is loaded with may be changed by
 //! `waystation-ebpf`; these are the sizes the object asks for by itself.
 
-/// Entries of the session map. A session has an entry per direction and a TURN client one more for
-/// its control traffic, so this holds 20 000 sessions of either kind. At about 240 B an entry,
-/// which the kernel allocates at once, 16 MiB.
+/// Entries of each of the two maps of sessions, and of both together. A session has an entry per
+/// direction and a TURN client one more for its control traffic, so this holds 20 000 sessions of
+/// either kind. At about 240 B an entry, which the kernel allocates at once, 30 MiB for both.
 pub const SESSION_ENTRIES_MAX: u32 = 65_536;
 
-/// Sources without a session that are remembered for their rate; the least recently seen makes
-/// room. At about 90 B an entry, 6 MiB.
+/// Sources without a session that are remembered for their rate, 16 B each: 1 MiB.
 pub const STRANGERS_MAX: u32 = 65_536;
+
+/// Of those, as many share a place in the table: a line of the processor's cache. Of a full one, who
+/// owes least makes room.
+pub const STRANGER_WAYS: usize = 4;
+
+/// Such places; a power of two.
+pub const STRANGER_BUCKETS: u32 = STRANGERS_MAX / STRANGER_WAYS as u32;
+
+/// Words that say in which blocks of addresses some are denied: a bit for each of 65 536 blocks of
+/// either family, 16 KiB.
+pub const DENIED_HINT_WORDS: u32 = 2 * 65_536 / u64::BITS;
+
+/// IPv4 addresses of this machine that are compared with one after the other; more are looked up.
+pub const OWN_V4_MAX: usize = 8;
+
+/// IPv6 addresses, as those.
+pub const OWN_V6_MAX: usize = 4;
 
 /// Denied prefixes of either family. Allocated one by one.
 pub const DENIED_PREFIXES_MAX: u32 = 16_384;

@@ -1,7 +1,8 @@
 //! Says of each type of the maps that it may be copied to and from the kernel as bytes.
 
 use crate::{
-    Address, Counter, FramePlace, FrameSocket, Session, SessionKey, Settings, SocketPlace,
+    Address, Counter, FramePlace, FrameSocket, OwnAddresses, Session, SessionKey, SessionKeyV4,
+    Settings, SocketPlace,
 };
 
 // SAFETY: four integers; every pattern of bits is valid, and there is no padding
@@ -10,6 +11,12 @@ unsafe impl aya::Pod for Address {}
 
 // SAFETY: integers only, without padding (`types_of_maps_have_no_hidden_bytes`).
 unsafe impl aya::Pod for SessionKey {}
+
+// SAFETY: four integers of the same size.
+unsafe impl aya::Pod for SessionKeyV4 {}
+
+// SAFETY: integers only, without padding (`layouts_are_those_the_object_was_built_with`).
+unsafe impl aya::Pod for OwnAddresses {}
 
 // SAFETY: integers only, without padding (`types_of_maps_have_no_hidden_bytes`); `action` and
 // `target_family` are plain bytes, so no pattern of bits is invalid.

@@ -133,6 +133,52 @@ impl SessionKey {
     }
 }
 
+/// A [`SessionKey`] of IPv4, as the map of those has it: the kernel's hash of a key costs by its words.
+///
+/// Aligned so that a program can write it in two pieces: the look-up compares eight bytes at a time, and
+/// a processor waits when what it reads was written in smaller ones a moment ago.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C, align(8))]
+pub struct SessionKeyV4 {
+    /// Source address as it lies in the packet.
+    pub source: u32,
+    /// Destination address.
+    pub local: u32,
+    /// Source port, then destination port, as they lie next to each other in the packet.
+    pub ports: u32,
+    /// Number of the TURN channel, as in the packet; 0 for none.
+    pub channel: u32,
+}
+
+impl SessionKey {
+    /// The same for the map of IPv4 keys, if it is one of those.
+    #[inline(always)]
+    pub const fn v4(&self) -> Option<SessionKeyV4> {
+        if self.family != family::V4 as u16 {
+            return None;
+        }
+        Some(SessionKeyV4 {
+            source: self.source.words[3],
+            local: self.local.words[3],
+            ports: self.source_port.0 as u32 | (self.local_port.0 as u32) << 16,
+            channel: self.channel.0 as u32,
+        })
+    }
+}
+
+impl From<SessionKeyV4> for SessionKey {
+    fn from(key: SessionKeyV4) -> Self {
+        Self {
+            source: Address::from_v4_word(key.source),
+            local: Address::from_v4_word(key.local),
+            source_port: NetworkU16(key.ports as u16),
+            local_port: NetworkU16((key.ports >> 16) as u16),
+            channel: NetworkU16(key.channel as u16),
+            family: family::V4.into(),
+        }
+    }
+}
+
 /// What is done with the packets of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -201,8 +247,11 @@ pub struct Session {
     pub hop_mtu_bytes: u32,
     /// Ethernet addresses of the next hop's frames: destination, then source.
     pub hop_frame: [u16; 6],
-    /// Makes the size the same on every target.
-    pub padding: u32,
+    /// Sum of what a packet's pseudo-header (RFC 768) has from its key, the protocol included; see
+    /// [`Session::with_sums`].
+    pub key_sum: u16,
+    /// What the rewrite adds to the sum that a packet's checksum is of, but for lengths.
+    pub rewrite_sum: u16,
 }
 
 impl Session {
@@ -258,6 +307,27 @@ impl Session {
         self.action == Action::Relay as u8 || self.action == Action::RelayTransport as u8
     }
 
+    /// This entry with the sums that the programs need of it and its key: both are the same for all its
+    /// packets. As they lie in packets, folded, and never 0.
+    #[must_use]
+    pub fn with_sums(mut self, key: &SessionKey) -> Self {
+        /// Protocol number of UDP.
+        const UDP: u16 = 17;
+        let of_key = sum_of(&key.source) + sum_of(&key.local);
+        let of_target = sum_of(&self.target_source) + sum_of(&self.target_destination);
+        self.key_sum = folded(of_key + u64::from(UDP.to_be()));
+        let (ports, target_ports) = (
+            [key.source_port, key.local_port, key.channel],
+            [self.target_source_port, self.target_destination_port, self.target_channel],
+        );
+        let words =
+            |words: [NetworkU16; 3]| words.map(|word| u64::from(word.0)).iter().sum::<u64>();
+        // To take a sum away is to add its complement (RFC 1624 §3).
+        let taken_away = u64::from(!folded(of_key + words(ports)));
+        self.rewrite_sum = folded(taken_away + of_target + words(target_ports));
+        self
+    }
+
     /// This entry with what the programs remember in another: what has been carried, and what is
     /// owed at the session's rate. A next hop is remembered only where the target is the same.
     #[must_use]
@@ -268,6 +338,8 @@ impl Session {
             packets: other.packets,
             bytes: other.bytes,
             dropped_packets: other.dropped_packets,
+            key_sum: other.key_sum,
+            rewrite_sum: other.rewrite_sum,
             ..self
         };
         let is_same_way = self.target_source == other.target_source
@@ -283,20 +355,28 @@ impl Session {
     }
 }
 
+/// The sum of an address's words; of an IPv4 address, without what makes it an IPv6 one.
+fn sum_of(address: &Address) -> u64 {
+    let [first, second, third, fourth] = address.words.map(u64::from);
+    if address.words[..3] == [0, 0, Address::MAPPED] {
+        fourth
+    } else {
+        first + second + third + fourth
+    }
+}
+
+/// A sum of words of 16 and 32 bits in 16, with carries added (RFC 1071); 0 only of nothing.
+fn folded(mut sum: u64) -> u16 {
+    while sum > u64::from(u16::MAX) {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
 fn family_of(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => family::V4,
         IpAddr::V6(_) => family::V6,
-    }
-}
-
-/// What a source without a session is known by: an IPv4 address, or the /64 of an IPv6 address.
-#[inline(always)]
-pub const fn stranger_of(source: Address, family: u8) -> Address {
-    if family == family::V4 {
-        source
-    } else {
-        Address { words: [source.words[0], source.words[1], 0, 0] }
     }
 }
 
@@ -310,6 +390,7 @@ mod tests {
     fn layouts_are_those_the_object_was_built_with() {
         assert_eq!((size_of::<Address>(), align_of::<Address>()), (16, 4));
         assert_eq!((size_of::<SessionKey>(), align_of::<SessionKey>()), (40, 4));
+        assert_eq!((size_of::<SessionKeyV4>(), align_of::<SessionKeyV4>()), (16, 8));
         assert_eq!(offset_of!(SessionKey, source_port), 32);
         assert_eq!(offset_of!(SessionKey, family), 38);
         assert_eq!((size_of::<Session>(), align_of::<Session>()), (152, 8));
@@ -323,7 +404,7 @@ mod tests {
     fn types_of_maps_have_no_hidden_bytes() {
         // The sum of the fields' sizes is the size, so no byte of an entry is uninitialised.
         assert_eq!(size_of::<SessionKey>(), 2 * 16 + 3 * 2 + 2);
-        let words = 2 * 16 + 3 * 2 + 2 + 2 * 4 + 8 * 8 + 4 * 4 + 2 * 4 + 12 + 4;
+        let words = 2 * 16 + 3 * 2 + 2 + 2 * 4 + 8 * 8 + 4 * 4 + 2 * 4 + 12 + 2 * 2;
         assert_eq!(size_of::<Session>(), words);
     }
 
@@ -348,14 +429,15 @@ mod tests {
     }
 
     #[test]
-    fn strangers_of_one_64_are_one() {
-        let stranger = |text: &str| {
-            let address: IpAddr = text.parse().unwrap();
-            stranger_of(address.into(), family_of(address))
-        };
-        assert_eq!(stranger("2001:db8:1:2:3::4"), stranger("2001:db8:1:2::"));
-        assert_ne!(stranger("2001:db8:1:3::4"), stranger("2001:db8:1:2::4"));
-        assert_ne!(stranger("192.0.2.1"), stranger("192.0.2.2"));
+    fn an_ipv4_key_is_the_same_in_its_own_map() {
+        let socket = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for channel in [None, Some(0x4001)] {
+            let key = SessionKey::new(socket("192.0.2.1:7"), socket("192.0.2.2:9"), channel);
+            let short = key.v4().unwrap();
+            assert_eq!(SessionKey::from(short), key);
+            assert_eq!(short.ports.to_ne_bytes(), [0, 7, 0, 9]);
+        }
+        assert_eq!(SessionKey::new(socket("[2001:db8::1]:7"), socket("[::2]:9"), None).v4(), None);
     }
 
     #[test]
@@ -373,6 +455,26 @@ mod tests {
         // Elsewhere there is another next hop.
         let entry = Session::steered(1).remembering(&before);
         assert_eq!((entry.packets, entry.hop_interface, entry.is_relayed()), (3, 0, false));
+    }
+
+    #[test]
+    fn sums_are_those_of_the_words_in_the_packet() {
+        let socket = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let key = SessionKey::new(socket("192.0.2.1:7"), socket("192.0.2.2:9"), Some(0x4001));
+        let same = Session::relayed(socket("192.0.2.1:7"), socket("192.0.2.2:9"), Some(0x4001), 0);
+        // Written as the packet came: nothing is added, and nothing is 0xffff.
+        assert_eq!(same.with_sums(&key).rewrite_sum, 0xffff);
+        let words = [0xc000, 0x0201, 0xc000, 0x0202, 17_u32];
+        let sum: u32 = words.iter().sum();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        assert_eq!(u32::from(u16::from_be(same.with_sums(&key).key_sum)), sum);
+        // A port that is higher by one.
+        let other = Session::relayed(socket("192.0.2.1:8"), socket("192.0.2.2:9"), Some(0x4001), 0);
+        assert_eq!(u16::from_be(other.with_sums(&key).rewrite_sum), 1);
+        let to6 = Session::relayed(socket("[::1]:7"), socket("[::3]:9"), Some(0x4001), 0);
+        let gone: u32 = [0xc000, 0x0201, 0xc000, 0x0202].iter().sum();
+        let gone = (gone & 0xffff) + (gone >> 16);
+        assert_eq!(u32::from(u16::from_be(to6.with_sums(&key).rewrite_sum)), 0xffff - gone + 4);
     }
 
     #[test]

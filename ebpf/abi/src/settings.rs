@@ -38,6 +38,8 @@ pub struct Settings {
     pub frame_sockets: u32,
     /// Makes the size the same on every target.
     pub padding: u32,
+    /// Spreads strangers over their table; any number that nobody outside can guess.
+    pub stranger_seed: u64,
 }
 
 /// One VLAN the program was told of.
@@ -107,8 +109,8 @@ mod tests {
 
     #[test]
     fn layouts_are_those_the_object_was_built_with() {
-        assert_eq!((size_of::<Settings>(), align_of::<Settings>()), (104, 8));
-        assert_eq!(size_of::<Settings>(), 6 * 8 + VLANS_MAX * 8 + 6 * 4);
+        assert_eq!((size_of::<Settings>(), align_of::<Settings>()), (112, 8));
+        assert_eq!(size_of::<Settings>(), 7 * 8 + VLANS_MAX * 8 + 6 * 4);
         assert_eq!(offset_of!(Settings, vlans), 40);
         assert_eq!(offset_of!(Settings, routing_interface), 72);
     }

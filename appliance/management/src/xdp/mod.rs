@@ -390,7 +390,16 @@ impl Xdp {
     /// Where things are kept over a restart. Links of interfaces that are wanted no more go.
     fn pins(&mut self, directory: Option<&Path>) -> Option<Pins> {
         match Pins::open(directory?) {
-            Ok(pins) => Some(pins),
+            Ok(pins) => {
+                self.status.hints.extend(pins.let_go().iter().map(|directory| {
+                    let directory = directory.display();
+                    format!(
+                        "what another version kept in {directory} has another layout and was \
+                         removed: sessions that its program relayed begin anew"
+                    )
+                }));
+                Some(pins)
+            }
             Err(error) => {
                 self.status.hints.push(format!("nothing outlives this process: {error}"));
                 None
