@@ -11,8 +11,8 @@ METHOD
   from when a message was due. Rounds alternate between three: nothing else happens; a flood goes to
   a socket that somebody else empties (which is what the flood costs the machine, generator and
   management sharing the other processor with it); and the same flood goes to the node of the DHT.
-  The flood is signed pings, 4096 that differ, from so many addresses in turn, each of a network of
-  its own without --xdp. As root the generator comes first on its processor, and sleeps until a
+  The flood is signed pings, 4096 that differ, from one address; from more, pings that all differ and
+  whose signatures do not hold, in turn, each address of a network of its own without --xdp. As root the generator comes first on its processor, and sleeps until a
   message is due; so what it waits for is the relay, and not the flood beside it.
 
   With --xdp, as root, everything is in a network namespace of its own, the flood comes over a veth

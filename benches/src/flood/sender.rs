@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use waystation_a2al::keys::SigningKey;
+use waystation_a2al::limits::SIGNATURE_BYTES;
 use waystation_a2al::message::{self, Body, TransactionId};
 
 /// Datagrams that differ: signing each as it is sent would cost more than sending it.
@@ -29,7 +30,7 @@ pub fn send(sending: &Sending) -> Result<()> {
     processor::pin(sending.cpu)?;
     sleep_precisely()?;
     let sockets = sockets(sending)?;
-    let packets = packets()?;
+    let mut packets = packets()?;
     println(READY)?;
     let is_over = over_with_standard_input();
     let clock = Clock::start();
@@ -38,13 +39,24 @@ pub fn send(sending: &Sending) -> Result<()> {
         let due = clock.now_ns() * u64::from(sending.per_second) / SECOND_NS;
         for number in tried..due {
             let socket = &sockets[(number % sockets.len() as u64) as usize];
-            let packet = &packets[(number / sockets.len() as u64 % PACKETS) as usize];
+            let packet = &mut packets[(number / sockets.len() as u64 % PACKETS) as usize];
+            if sockets.len() > 1 {
+                make_unheard_of(packet, number);
+            }
             sent += u64::from(socket.send(packet).is_ok());
         }
         tried = due.max(tried);
         clock.sleep_until(clock.now_ns() + STEP_NS);
     }
     println(&sent.to_string())
+}
+
+/// Changes the signature, so that the message is not one that came before, and has to be verified to be
+/// found a forgery: the most that a datagram costs the node if nothing stops it before.
+fn make_unheard_of(packet: &mut [u8], number: u64) {
+    if let Some(signature) = packet.last_chunk_mut::<SIGNATURE_BYTES>() {
+        signature[..8].copy_from_slice(&number.to_be_bytes());
+    }
 }
 
 fn sockets(sending: &Sending) -> Result<Vec<UdpSocket>> {
