@@ -12,11 +12,14 @@ use core::fmt;
 use core::str::FromStr;
 
 pub use codec::{EncodeError, data_header_bytes, write_data_header};
-pub use decoder::{Decoded, FrameDecoder, FrameError, TypeName};
+pub use decoder::{Decoded, DecoderState, FrameDecoder, FrameError, TypeName};
 pub use run::DataRun;
 
+use serde::{Deserialize, Serialize};
+
 /// A generation of the link's wire format (spec §1); the feature name never tells them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Profile {
     /// Raw negotiation without a link id, opcode table A (2024‑07‑23 to 2025‑10‑29).
     P0,

@@ -10,6 +10,7 @@ pub mod brontide;
 pub mod endpoint;
 pub mod frame;
 pub mod gateway;
+pub mod hexadecimal;
 pub mod identity;
 pub mod key_file;
 pub mod limits;

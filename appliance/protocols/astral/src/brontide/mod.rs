@@ -9,11 +9,13 @@
 
 mod handshake;
 mod record;
+mod state;
 #[cfg(test)]
 mod tests;
 
 pub use handshake::{Act, HandshakeError, Initiator, Responder};
 pub use record::{Opener, RecordError, SealError, Sealer};
+pub use state::DirectionState;
 
 pub use crate::limits::{
     ACT_ONE_BYTES, ACT_THREE_BYTES, ACT_TWO_BYTES, RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES,

@@ -15,8 +15,8 @@ use crate::limits::{
 
 /// Seals the records of one direction.
 pub struct Sealer {
-    direction: Direction,
-    failed: bool,
+    pub(super) direction: Direction,
+    pub(super) failed: bool,
 }
 
 impl Sealer {
@@ -78,13 +78,13 @@ impl fmt::Debug for Sealer {
 
 /// Opens the records of one direction, header and body in turn.
 pub struct Opener {
-    direction: Direction,
-    due: Due,
+    pub(super) direction: Direction,
+    pub(super) due: Due,
 }
 
 /// What an [`Opener`] takes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
+pub(super) enum Due {
     Header,
     /// A body whose ciphertext and tag are this long together.
     Body {
@@ -162,16 +162,16 @@ impl fmt::Debug for Opener {
 }
 
 /// The cipher state of one direction.
-struct Direction {
-    key: AeadKey,
+pub(super) struct Direction {
+    pub(super) key: AeadKey,
     /// Erased when replaced or dropped, like the key.
-    chaining_key: Zeroizing<[u8; KEY_BYTES]>,
+    pub(super) chaining_key: Zeroizing<[u8; KEY_BYTES]>,
     /// AEAD operations done with the present key: the next nonce.
-    operations: u64,
+    pub(super) operations: u64,
 }
 
 impl Direction {
-    fn new(
+    pub(super) fn new(
         suite: AeadSuite,
         key: &[u8; KEY_BYTES],
         chaining_key: &[u8; KEY_BYTES],

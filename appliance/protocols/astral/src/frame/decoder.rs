@@ -6,7 +6,11 @@
 //! are reported as ranges of the input. It never panics and never waits for more bytes than
 //! [`crate::limits::FRAME_PAYLOAD_BYTES_MAX`].
 
+mod state;
+
 use core::fmt;
+
+pub use state::DecoderState;
 
 use super::codec::{DATA_OPCODE, DATA_TYPE_TAG};
 use super::{Frame, FrameKind, Profile};
@@ -113,7 +117,7 @@ pub struct FrameDecoder {
     query: Vec<u8>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
 enum State {
     /// Between frames, with nothing carried.
     Boundary,
@@ -128,10 +132,11 @@ enum State {
     /// Inside surplus payload bytes, which are skipped (spec §5.3).
     Surplus { remaining: usize },
     /// The peer broke the format; there is no way to find the next frame.
+    #[serde(skip)]
     Failed(FrameError),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
 struct Payload {
     nonce: u64,
     frame_bytes: usize,
@@ -146,7 +151,7 @@ impl Payload {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
 struct QueryString {
     relayed: bool,
     nonce: u64,
