@@ -103,6 +103,16 @@ impl ChunkPool {
         Some((chunk.bytes.get(chunk.start..chunk.end)?, chunk.stamp_ns))
     }
 
+    /// Every run of waiting bytes, in order, and when its first byte was opened.
+    pub fn runs(&self, queue: &ChunkQueue) -> impl Iterator<Item = (&[u8], u64)> {
+        let mut index = queue.head;
+        std::iter::from_fn(move || {
+            let chunk = self.chunk(index)?;
+            index = chunk.next;
+            Some((chunk.bytes.get(chunk.start..chunk.end)?, chunk.stamp_ns))
+        })
+    }
+
     /// Removes `count` bytes from the front of the first run; at most that run's length.
     pub fn consume(&mut self, queue: &mut ChunkQueue, count: usize) {
         let head = queue.head;

@@ -4,12 +4,15 @@
 //! carry a generation, so a tag of something that has ended never names its successor. They are
 //! meaningless outside one process and are never sent to a peer.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
 /// One data core, counted from 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct CoreId(pub u16);
 
 impl CoreId {
@@ -28,7 +31,9 @@ impl fmt::Display for CoreId {
 macro_rules! tag {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+        )]
         pub struct $name {
             /// The core that owns it.
             pub core: CoreId,

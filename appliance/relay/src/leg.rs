@@ -7,10 +7,11 @@ use crate::drop_reason::DropReason;
 use crate::ids::{CoreId, LegTag};
 use crate::limiting::{Limit, LimitClock};
 use crate::quota::Quota;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What a leg does, for listings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LegKind {
     /// A query answered by this node.
     Local,
@@ -25,7 +26,7 @@ pub enum LegKind {
 }
 
 /// Where a leg is between query and end (spec §7.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LegState {
     /// The link's peer asked; nothing was answered yet.
     Asked,
@@ -76,7 +77,7 @@ pub enum Intake {
 }
 
 /// Whose bytes leave on a leg: sources take turns on its link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Source {
     /// This node's own, and those of links of its own.
     Node,

@@ -155,3 +155,7 @@ pub const UDP_SWEEP_PERIOD_NS: u64 = 8_000_000_000;
 
 /// Sessions that one sweep looks at, at most: 20 us of cache misses.
 pub const UDP_SWEEP_SESSIONS_MAX: usize = 256;
+
+/// Places of sessions that a core's table may have when another process says which are in use: far
+/// more than the sessions that a core may have, 1 GiB of them.
+pub const SESSION_PLACES_MAX: u32 = 1 << 22;

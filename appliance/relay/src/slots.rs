@@ -62,6 +62,26 @@ impl<T> Slots<T> {
         (slot, generation)
     }
 
+    /// Puts a value into the place of a key that another table gave out. Places in front of it that
+    /// there are not yet become free ones. Gives the value back if the place is in use.
+    pub fn insert_at(&mut self, slot: u32, generation: u32, value: T) -> Result<(), T> {
+        while self.places() <= slot {
+            self.free.push(self.places());
+            self.places.push(Place { generation: 0, value: None });
+        }
+        let Some(place) = self.places.get_mut(slot as usize) else { return Err(value) };
+        if place.value.is_some() {
+            return Err(value);
+        }
+        (place.generation, place.value) = (generation, Some(value));
+        // It is the last one if the places come in order.
+        if let Some(position) = self.free.iter().rposition(|&free| free == slot) {
+            self.free.remove(position);
+        }
+        self.used += 1;
+        Ok(())
+    }
+
     /// The value at a place, whatever its generation.
     pub fn at(&self, slot: u32) -> Option<&T> {
         self.places.get(slot as usize)?.value.as_ref()
@@ -128,6 +148,18 @@ mod tests {
         assert_eq!(slots.get(slot, generation), None);
         assert_eq!(slots.get(second.0, second.1), Some(&'b'));
         assert_eq!(slots.len(), 1);
+    }
+
+    #[test]
+    fn value_is_found_by_the_key_that_another_table_gave_it() {
+        let mut slots = Slots::default();
+        assert_eq!(slots.insert_at(3, 7, 'd'), Ok(()));
+        assert_eq!(slots.insert_at(3, 8, 'x'), Err('x'));
+        assert_eq!(slots.insert_at(1, 2, 'b'), Ok(()));
+        assert_eq!((slots.get(3, 7), slots.get(1, 2), slots.len()), (Some(&'d'), Some(&'b'), 2));
+        let others: Vec<_> = ['e', 'f', 'g'].map(|value| slots.insert(value)).into();
+        assert!(!others.iter().any(|&(slot, _)| slot == 1 || slot == 3), "{others:?}");
+        assert_eq!((slots.places(), slots.len()), (5, 5));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod credit;
 mod ending;
+mod handing_over;
 mod limiting;
 mod local;
 mod migration;
@@ -37,6 +38,7 @@ use waystation_astral::frame::{Frame, Profile};
 use waystation_astral::identity::Identity;
 use waystation_astral::operations;
 
+pub use handing_over::{SessionsRefusal, SessionsState};
 pub use limiting::LinkLimitTimes;
 pub use migration::Migration;
 pub use relocation::{DepartureProgress, MoveRefusal, MovedSessions};

@@ -178,15 +178,29 @@ struct MovedLeg {
 
 /// When legs that wait for an answer give up.
 #[derive(Debug, Default)]
-struct OfferDues {
+pub(super) struct OfferDues {
     answers: BTreeMap<LegTag, u64>,
     graces: BTreeMap<LegTag, u64>,
+}
+
+impl OfferDues {
+    pub(super) fn answer_due_ns(&self, leg: LegTag) -> Option<u64> {
+        self.answers.get(&leg).copied()
+    }
+
+    pub(super) fn grace_due_ns(&self, leg: LegTag) -> Option<u64> {
+        self.graces.get(&leg).copied()
+    }
 }
 
 impl MovedSessions {
     /// How many sessions there are.
     pub fn sessions(&self) -> usize {
         self.legs.len()
+    }
+
+    pub(super) fn into_legs(self) -> impl Iterator<Item = Leg> {
+        self.legs.into_iter().map(|moved| moved.leg)
     }
 
     fn queue_bytes(&self) -> usize {
@@ -209,6 +223,12 @@ impl Switch {
         if sessions.by_nonce.len() > MOVED_SESSIONS_MAX {
             return Some(MoveRefusal::TooManySessions);
         }
+        self.what_ties(link)
+    }
+
+    /// As [`Self::why_immovable`], however many sessions there are.
+    pub fn what_ties(&self, link: u32) -> Option<MoveRefusal> {
+        let Some(sessions) = self.link(link) else { return Some(MoveRefusal::NoSuchLink) };
         let legs = sessions.by_nonce.values().filter_map(|&slot| self.legs.at(slot));
         let mut pending = None;
         for leg in legs {
@@ -305,7 +325,7 @@ impl Switch {
 
     /// When those of these legs that wait for an answer have waited for too long. The lists are
     /// gone through once for all of them, and not at all if none waits.
-    fn dues_of_offers(&self, slots: &[u32]) -> OfferDues {
+    pub(super) fn dues_of_offers(&self, slots: &[u32]) -> OfferDues {
         let tags = slots.iter().map(|&slot| self.tag(slot));
         let offered: BTreeSet<LegTag> = tags.filter(|tag| self.is_offered(*tag)).collect();
         let mut dues = OfferDues::default();
@@ -345,8 +365,7 @@ impl Switch {
         if let LegState::Offered { .. } = leg.state {
             self.deadlines.offered -= 1;
         }
-        let answer_due_ns = dues.answers.get(&was).copied();
-        let grace_due_ns = dues.graces.get(&was).copied();
+        let (answer_due_ns, grace_due_ns) = (dues.answer_due_ns(was), dues.grace_due_ns(was));
         Some(MovedLeg { was, leg, queued, pace, answer_due_ns, grace_due_ns })
     }
 

@@ -7,6 +7,7 @@
 )]
 
 mod fairness;
+mod handing_over;
 mod limiting;
 mod local;
 mod migration;
