@@ -3,11 +3,12 @@
 //! Commands go down and are carried out in order at the top of a turn. Reports go up; a report that
 //! finds the ring full is counted, and its query is answered with code 1 on the spot. Nobody waits.
 
-use crate::core::{OpaqueHandOver, OpaqueOpenError, OpaqueTakeOver, TurnHandOver};
+use crate::core::{LinkState, OpaqueHandOver, OpaqueOpenError, OpaqueTakeOver, TurnHandOver};
 use crate::offload::{Offloaded, PathChange, UdpOffloaded, UdpPath, UdpPathAnswer};
 use crate::port::datagrams::UdpTier;
 use crate::snapshot::CoreSnapshot;
 use crate::statistics::CoreStatistics;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -36,7 +37,8 @@ pub struct AskId(pub u64);
 pub struct OpaqueRequest(pub u64);
 
 /// Over what a link runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Network {
     /// A TCP connection of its own.
     Tcp,
@@ -173,13 +175,27 @@ pub enum Command {
     /// Serves again after [`Self::HandOver`], with one more descriptor of each listener for links,
     /// and for TURN clients.
     GoOn { links: Vec<TcpListener>, turn: Vec<TcpListener> },
-    /// Forgets what [`Report::UdpTold`] told: another process goes on with it.
+    /// Forgets what [`Report::UdpTold`] and [`Report::LinksTold`] told: another process goes on with
+    /// it.
     LetUdpGo,
     /// Goes on with what another process had, once told to [`Self::Begin`], and with what has become
     /// of that, if told again; [`Report::UdpTaken`] says with how much.
     TakeUdpOver { from: Box<UdpTakeOver> },
     /// Listens and serves, on a core that was made held.
     Begin,
+    /// Has all links stand still that run over a connection of their own, and answers how far that
+    /// is with [`Report::LinksFrozen`]. Asked again, it says so again. Until [`Self::TellLinks`],
+    /// [`Self::ThawLinks`] or [`Self::GoOn`] no other command may name a link.
+    FreezeLinks { round: u64 },
+    /// Lets all other links go on, and answers with [`Report::LinksTold`].
+    TellLinks { links: Vec<LinkTag> },
+    /// Lets links go on that stand still.
+    ThawLinks,
+    /// Takes links that another process had, which stand still until [`Self::Begin`]; answers with
+    /// [`Report::LinksTaken`].
+    TakeLinks { links: Vec<(Box<LinkState>, TcpStream)> },
+    /// Forgets links that stand still without a word to their peers: another process has them.
+    ForgetLinks,
     /// Closes everything and ends the thread.
     Shutdown,
 }
@@ -226,11 +242,54 @@ impl Command {
             | Self::LetUdpGo
             | Self::TakeUdpOver { .. }
             | Self::Begin
+            | Self::FreezeLinks { .. }
+            | Self::TellLinks { .. }
+            | Self::ThawLinks
+            | Self::TakeLinks { .. }
+            | Self::ForgetLinks
             | Self::NoteUdpOffloaded { .. }
             | Self::AnswerUdpPaths { .. }
             | Self::Shutdown => {}
         }
     }
+}
+
+/// How far links of a core stand still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrozenLinks {
+    pub core: CoreId,
+    /// That of the command.
+    pub round: u64,
+    /// How many may still come to stand still if they are given time.
+    pub busy: usize,
+    /// Batches given to other cores and taken from them: when these are as many on all cores, twice
+    /// in a row, nothing is on its way between cores.
+    pub batches_sent: u64,
+    pub batches_received: u64,
+    /// Those that another process could go on with.
+    pub links: Vec<FrozenLink>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrozenLink {
+    pub link: LinkTag,
+    /// The links that its sessions are joined to: core, and place there. Only together with these
+    /// can it go on elsewhere.
+    pub joined: Vec<(CoreId, u32)>,
+    /// Bytes of payload that it takes along.
+    pub bytes: usize,
+}
+
+/// Why a link is not taken that another process had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkRefusal {
+    /// The configuration allows fewer links or sessions, or less memory.
+    #[error("link {0}: there is no room for it")]
+    NoRoom(LinkTag),
+    /// The other process has said what no link ever is.
+    #[error("link {0}: what is told of it is no link")]
+    Malformed(LinkTag),
 }
 
 /// What has passed over a link, both ways, by the core of the other side.
@@ -347,6 +406,13 @@ pub enum Report {
     /// Answer to [`Command::TellUdp`], and to [`Command::HandOver`] when connections and datagrams
     /// wait in their sockets. An error is the kernel's refusal of a descriptor.
     UdpTold { core: CoreId, result: io::Result<Box<UdpHandOver>> },
+    /// Answer to [`Command::FreezeLinks`].
+    LinksFrozen(Box<FrozenLinks>),
+    /// Answer to [`Command::TellLinks`]: they are as they will be when they go on. An error is the
+    /// kernel's refusal of a descriptor.
+    LinksTold { core: CoreId, result: io::Result<Vec<(Box<LinkState>, TcpStream)>> },
+    /// Answer to [`Command::TakeLinks`]. After an error some may have been taken.
+    LinksTaken { core: CoreId, result: Result<(), LinkRefusal> },
     /// Answer to [`Command::TakeUdpOver`].
     UdpTaken { core: CoreId, taken: Box<UdpTaken> },
     /// The thread has ended; `error` says why if it was not asked to.

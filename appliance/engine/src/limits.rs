@@ -226,3 +226,7 @@ pub const ENTROPY_BYTES: usize = 512;
 /// the wire, for an ICMP message of 56 and more whose sender may be anybody, so this bounds what can
 /// be had for a forged one; a client needs one for each peer that is gone or each way that is narrow.
 pub const TURN_ERRORS_PER_S_MAX: u32 = 10;
+
+/// Places of connections that a core's table may have when another process says which are in use:
+/// more than a process may have descriptors on any machine.
+pub const LINK_PLACES_MAX: u32 = 1 << 20;

@@ -70,6 +70,7 @@ pub struct MeshEnd {
     outgoing: Vec<Option<Outgoing>>,
     incoming: Vec<Option<Incoming>>,
     batches_sent: u64,
+    batches_received: u64,
 }
 
 #[derive(Debug)]
@@ -109,6 +110,7 @@ pub fn connect(wakers: &[Waker]) -> Vec<MeshEnd> {
             outgoing: Vec::with_capacity(count),
             incoming: (0..count).map(|_| None).collect(),
             batches_sent: 0,
+            batches_received: 0,
         })
         .collect();
     for from in 0..count {
@@ -148,6 +150,11 @@ impl MeshEnd {
     /// Batches handed over so far.
     pub fn batches_sent(&self) -> u64 {
         self.batches_sent
+    }
+
+    /// Batches taken from the others' rings so far.
+    pub fn batches_received(&self) -> u64 {
+        self.batches_received
     }
 
     /// Adds a signal to the batch for its core.
@@ -264,7 +271,9 @@ impl MeshEnd {
 
     /// The next batch from a core.
     pub fn next_batch(&mut self, from: CoreId) -> Option<Batch> {
-        self.incoming.get_mut(from.index())?.as_mut()?.batches.pop()
+        let batch = self.incoming.get_mut(from.index())?.as_mut()?.batches.pop()?;
+        self.batches_received += 1;
+        Some(batch)
     }
 
     /// The next raw socket from a core.

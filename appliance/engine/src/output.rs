@@ -9,16 +9,20 @@
 use crate::block::{BLOCK_BYTES, Block, BlockPool};
 use crate::limits::{BLOCKS_RESERVED, CONTROL_MAX_BYTES, CONTROL_PONG_MAX_BYTES, LINK_BLOCKS_MAX};
 use crate::marks::Marks;
+use crate::port::arena::ReceiveBuffer;
 use crate::port::{SEND_SEGMENTS_MAX, Segment, Segments};
 use crate::statistics::{StageHistograms, TrafficClass};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::ops::Range;
+use waystation_astral::aead::AeadSuite;
 use waystation_astral::brontide::{
-    RECORD_HEADER_BYTES, RECORD_PLAINTEXT_MAX_BYTES, Sealer, TAG_BYTES,
+    DirectionState, RECORD_HEADER_BYTES, RECORD_PLAINTEXT_MAX_BYTES, Sealer, TAG_BYTES,
 };
 use waystation_astral::frame::{
     DataRun, EncodeError, Frame, Profile, data_header_bytes, write_data_header,
 };
+use waystation_astral::hexadecimal::HexadecimalBytes;
 
 /// Payload room below which a new record is started rather than a sliver of a frame sent.
 const SLIVER_BYTES: usize = 512;
@@ -49,7 +53,7 @@ pub struct LinkOutput {
 }
 
 /// What one link has sent so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputTotals {
     pub frames: u64,
     pub payload_bytes: u64,
@@ -91,6 +95,30 @@ impl Tail {
         let start = self.plain_end;
         self.plain_end += bytes;
         &mut self.block[start..start + bytes]
+    }
+}
+
+/// What waits for one link, as one process tells another of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputState {
+    sealer: DirectionState,
+    /// Records that are sealed and not sent.
+    sealed: HexadecimalBytes,
+    /// Control frames that found no room.
+    control: HexadecimalBytes,
+    totals: OutputTotals,
+}
+
+impl OutputState {
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.sealed.len() + self.control.len()
+    }
+
+    /// Blocks that it takes.
+    pub fn blocks(&self) -> usize {
+        self.sealed.len().div_ceil(BLOCK_BYTES)
     }
 }
 
@@ -360,6 +388,50 @@ impl LinkOutput {
             block[..bytes.len()].copy_from_slice(bytes);
             self.ready.push(Segment::Block { block, range: 0..bytes.len() });
         }
+    }
+
+    /// What another process needs to go on sending; what is open is sealed for it. `received` gives
+    /// the bytes of the port's buffers. `None`: sealing has failed.
+    pub fn state(
+        &mut self,
+        mut received: impl FnMut(&ReceiveBuffer, &mut Vec<u8>, Range<usize>),
+    ) -> Option<OutputState> {
+        self.close_tail();
+        let mut sealed = Vec::new();
+        for segment in &self.ready {
+            match segment {
+                Segment::Block { block, range } => sealed.extend_from_slice(&block[range.clone()]),
+                Segment::Receive { buffer, range } => {
+                    received(buffer, &mut sealed, range.clone());
+                }
+            }
+        }
+        let sealer = self.sealer.state().filter(|_| !self.failed)?;
+        Some(OutputState {
+            sealer,
+            sealed: HexadecimalBytes(sealed),
+            control: HexadecimalBytes(self.control.iter().copied().collect()),
+            totals: self.totals,
+        })
+    }
+
+    /// Goes on sending. The pool must have blocks. `None`: no output is ever there.
+    pub fn from_state(
+        suite: AeadSuite,
+        profile: Profile,
+        state: &OutputState,
+        pool: &mut BlockPool,
+    ) -> Option<Self> {
+        if state.blocks() > SEND_SEGMENTS_MAX || state.control.len() > CONTROL_MAX_BYTES {
+            return None;
+        }
+        let mut output = Self::new(Sealer::from_state(suite, &state.sealer)?);
+        output.profile = profile;
+        output.control.extend(&state.control.0);
+        // What the other process has counted is its own.
+        (output.totals, output.told) = (state.totals, state.totals);
+        output.put_ready(&state.sealed.0, pool);
+        Some(output)
     }
 
     /// What was sent since this was asked last, for the core's counters.

@@ -5,8 +5,11 @@
 //! to the pool when the record is complete, so an idle link holds no buffer.
 
 use crate::block::{Block, BlockPool};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
-use waystation_astral::brontide::{Opener, RECORD_HEADER_BYTES, TAG_BYTES};
+use waystation_astral::aead::AeadSuite;
+use waystation_astral::brontide::{DirectionState, Opener, RECORD_HEADER_BYTES, TAG_BYTES};
+use waystation_astral::hexadecimal::HexadecimalBytes;
 use waystation_relay::drop_reason::DropReason;
 
 /// Where in its block a cut record's body begins.
@@ -23,6 +26,25 @@ pub struct RecordReader {
     /// A cut record's body, behind room for the length it will be sent on with.
     body: Option<(Block, usize)>,
     records: u64,
+}
+
+/// Where a reader is, as one process tells another of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReaderState {
+    opener: DirectionState,
+    /// What has come of a cut header.
+    header: HexadecimalBytes,
+    /// What has come of a cut body.
+    body: HexadecimalBytes,
+    records: u64,
+}
+
+impl ReaderState {
+    /// Whether it takes a block to go on from here.
+    pub fn needs_block(&self) -> bool {
+        !self.body.is_empty()
+    }
 }
 
 /// What the input of a link holds next.
@@ -132,6 +154,42 @@ impl RecordReader {
             block[BODY_AT..BODY_AT + body.len()].copy_from_slice(body);
             self.body = Some((block, body.len()));
         }
+    }
+
+    /// What another process needs to go on reading. `None`: a record was bad.
+    pub fn state(&self) -> Option<ReaderState> {
+        let opener = self.opener.state()?;
+        // A header that is open is not needed any more.
+        let header_bytes = if self.body_bytes.is_some() { 0 } else { self.header_bytes };
+        let body = match &self.body {
+            Some((block, bytes)) => block[BODY_AT..BODY_AT + bytes].to_vec(),
+            None => Vec::new(),
+        };
+        Some(ReaderState {
+            opener,
+            header: HexadecimalBytes(self.header[..header_bytes].to_vec()),
+            body: HexadecimalBytes(body),
+            records: self.records,
+        })
+    }
+
+    /// Goes on reading. The pool must have a block. `None`: no reader is ever there.
+    pub fn from_state(suite: AeadSuite, state: &ReaderState, pool: &mut BlockPool) -> Option<Self> {
+        let mut reader = Self::new(Opener::from_state(suite, &state.opener)?);
+        reader.body_bytes = state.opener.body_bytes();
+        reader.records = state.records;
+        let (header, body) = (&state.header.0, &state.body.0);
+        let body_bytes = reader.body_bytes.unwrap_or(0);
+        if header.len() >= RECORD_HEADER_BYTES
+            || (!body.is_empty() && body.len() >= body_bytes)
+            || (!header.is_empty() && body_bytes > 0)
+        {
+            return None;
+        }
+        reader.header[..header.len()].copy_from_slice(header);
+        reader.header_bytes = header.len();
+        reader.put_body(body, pool);
+        Some(reader)
     }
 
     /// Gives back what a cut record holds.

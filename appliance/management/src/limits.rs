@@ -158,6 +158,26 @@ pub const LINK_TRAFFIC_AGE_MAX: Duration = Duration::from_millis(1500);
 pub const CORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long commands wait for a full ring before they are tried again: some turns of a data core.
 pub const COMMAND_RETRY_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long links stand still while one of them may still come to do so, as its last send has to
+/// reach its peer or a query of it has to be answered: what a peer that reads takes in the worst of
+/// round trips. Those that have not by then stay with the process that ends.
+pub const LINKS_BUSY_MAX: Duration = Duration::from_millis(300);
+
+/// How long they stand still at most before they are told of; if something is on its way between
+/// cores even then, none is.
+pub const LINKS_SETTLE_MAX: Duration = Duration::from_secs(2);
+
+/// Times that cores are asked at least before what may still come is given up, so that threads that
+/// wait for a processor are no reason.
+pub const LINKS_FREEZE_ROUNDS_MIN: usize = 10;
+
+/// How long cores are left alone before they are asked again whether links stand still.
+pub const LINKS_FREEZE_PAUSE: Duration = Duration::from_millis(1);
+
+/// Bytes of payload that links take to the next process, all together: a fraction of a second to
+/// write and read, and four times as much memory for as long. Links with more stay.
+pub const LINKS_OVER_BYTES_MAX: usize = 64 << 20;
 /// How long the data cores may take to acknowledge a new configuration before the reload counts as
 /// done without them: some waits of an idle core, which are half a second.
 pub const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);

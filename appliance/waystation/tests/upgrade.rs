@@ -83,12 +83,16 @@ fn echo_over_channel(
 }
 
 #[test]
-fn nobody_is_refused_and_links_of_the_old_process_finish() {
+fn nobody_is_refused_and_the_old_process_finishes_what_stays() {
     for port in PORTS {
         if !port.is_given() {
             continue;
         }
-        let mut upgrade = Upgrade::of(&Settings::new(port, 2));
+        let files = TempDir::new().unwrap();
+        let mut upgrade = Upgrade::of(&with_turn(port, 2, &files));
+        let tcp = address(&upgrade.old.status(), "turn_listen_tcp");
+        let mut over_tcp = TurnClient::over_tcp(tcp, ALICE).unwrap();
+        over_tcp.allocate().unwrap();
         let (caller, target) = (upgrade.old.node(Profile::P4), upgrade.old.node(Profile::P0));
         let (near, far) = nodes::route(&caller, &target, RouteForm::G2);
         let session = Pump::start("session", near, far);
@@ -123,10 +127,13 @@ fn nobody_is_refused_and_links_of_the_old_process_finish() {
         let old: Value = serde_json::from_slice(&old).unwrap();
         assert_eq!(old["readiness"]["state"], "draining");
         assert_eq!(upgrade.old.status()["readiness"]["state"], "ready");
+        over_tcp.refresh(0).unwrap();
+        drop(over_tcp);
+        upgrade.expect_end_of_old();
+        // The session has gone on all the while.
         Pump::wait_for(&[&session], PUMPED_BYTES);
         session.finish();
         drop((caller, target));
-        upgrade.expect_end_of_old();
         let (caller, target) = (upgrade.old.node(Profile::P4), upgrade.old.node(Profile::P4));
         let (near, far) = nodes::route(&caller, &target, RouteForm::G2);
         let session = Pump::start("session", near, far);
@@ -278,6 +285,11 @@ impl ByHand {
         self.say(&json!({ "ask": ask }));
     }
 
+    /// Hears of the links of all cores, however many there are.
+    fn hear_links(&mut self) {
+        while self.hear()["links"].is_object() {}
+    }
+
     /// The next message; its descriptors are closed by the kernel, as nobody takes them.
     fn hear(&mut self) -> Value {
         /// Descriptors that go with one byte.
@@ -325,6 +337,8 @@ fn a_next_process_that_goes_half_way_changes_nothing() {
         }
         if steps > 1 {
             by_hand.say(&json!("prepared"));
+            by_hand.hear_links();
+            by_hand.say(&json!({ "links_taken": { "all": true } }));
             for core in 0..2 {
                 let changed = by_hand.hear();
                 assert_eq!(changed["core"]["core"], core);

@@ -26,6 +26,12 @@ impl Closing {
         self.queue.push_back((until_ns, stream));
     }
 
+    /// Whether no send goes on of a stream that was closed.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.until_ns.iter().all(|until_ns| *until_ns == 0)
+    }
+
     /// Notes that the send of a closed stream has ended.
     pub(super) fn end(&mut self, stream: StreamKey) {
         if let Some(until_ns) = self.until_ns.get_mut(stream.0 as usize) {

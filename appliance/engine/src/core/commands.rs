@@ -121,6 +121,11 @@ impl<P: Port> DataCore<P> {
             Command::LetUdpGo => self.let_udp_go(),
             Command::TakeUdpOver { from } => self.take_udp_over(*from),
             Command::Begin => self.begin(),
+            Command::FreezeLinks { round } => self.freeze_links(round),
+            Command::TellLinks { links } => self.tell_links(&links),
+            Command::ThawLinks => self.thaw_links(),
+            Command::TakeLinks { links } => self.take_links(links),
+            Command::ForgetLinks => self.forget_links(),
             Command::Shutdown => self.shut_down(),
         }
         self.fabric.apply_effects();

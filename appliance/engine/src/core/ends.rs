@@ -244,7 +244,7 @@ impl<P: Port> DataCore<P> {
         }
     }
 
-    fn discard_side(&mut self, slot: u32) {
+    pub(super) fn discard_side(&mut self, slot: u32) {
         if let Some(Some(mut side)) = self.fabric.sides.get_mut(slot as usize).map(Option::take) {
             let port = &mut self.port;
             side.output.discard(&mut self.fabric.pool, |segment| {
@@ -256,7 +256,7 @@ impl<P: Port> DataCore<P> {
     }
 
     /// What passed over a link so far; nothing for any other connection.
-    fn totals(&self, slot: u32) -> LinkTotals {
+    pub(super) fn totals(&self, slot: u32) -> LinkTotals {
         let Some(connection) = self.connections.at(slot) else { return LinkTotals::default() };
         let Some(link) = connection.phase.link() else { return LinkTotals::default() };
         let side = self.fabric.sides.get(slot as usize).and_then(Option::as_deref);

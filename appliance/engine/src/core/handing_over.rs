@@ -3,7 +3,8 @@
 //! Runs on the core's thread, at the management core's word. The new process's cores are made held:
 //! they have every socket and serve none. The old process's cores tell what they have while they
 //! serve on; then they leave connections and datagrams in the sockets and tell what has changed
-//! since, until one of the two lets go. Links and raw pipes of the old process are not paused.
+//! since, until one of the two lets go. What becomes of links is in [`super::links_over`]; raw pipes
+//! are not paused.
 
 use super::opaque::OpaqueTold;
 use super::{CoreError, CoreParts, DataCore};
@@ -63,6 +64,7 @@ impl<P: Port> DataCore<P> {
         };
         let begun = beginning();
         self.end_if_failed(begun);
+        self.thaw_links();
     }
 
     /// Tells all that another process needs to go on with UDP, or forgets that it was told.
@@ -111,9 +113,11 @@ impl<P: Port> DataCore<P> {
         self.begin();
     }
 
-    /// Another process has it all: what stays are TURN clients over TCP.
+    /// Another process has it all: what stays are TURN clients over TCP, and links that it was not
+    /// told of.
     pub(super) fn let_udp_go(&mut self) {
         self.telling = Telling::default();
+        self.forget_links();
         if let Some(turn) = &mut self.turn {
             turn.let_go();
         }

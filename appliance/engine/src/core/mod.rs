@@ -14,7 +14,9 @@ mod frames;
 mod handing_over;
 mod ingress;
 mod limiting;
+mod link_state;
 mod links;
+mod links_over;
 mod listing;
 pub mod moving;
 mod opaque;
@@ -26,6 +28,7 @@ mod traffic;
 mod turn;
 mod waiting;
 
+pub use link_state::LinkState;
 pub(crate) use opaque::is_without_family;
 pub use opaque::{
     OpaqueHandOver, OpaqueOpenError, OpaqueSessionState, OpaqueSettings, OpaqueTakeOver, PortError,
@@ -171,6 +174,10 @@ pub struct DataCore<P> {
     before_ns: u64,
     /// The link that is about to leave for another core.
     departing: Option<u32>,
+    /// Whether links stand still, because another process is to have them or has had them.
+    stands_still: bool,
+    /// Those that may go on and have just been given back by the port.
+    thawing: Vec<u32>,
     /// What passes over links, as far as it is added up.
     traffic_walk: Option<TrafficWalk>,
     now_ns: u64,
@@ -257,6 +264,8 @@ impl<P: Port> DataCore<P> {
             run_delay: clock::RunDelay::of_this_thread(),
             before_ns: now_ns,
             departing: None,
+            stands_still: false,
+            thawing: Vec::new(),
             traffic_walk: None,
             now_ns,
             started_ns: now_ns,
@@ -332,7 +341,7 @@ impl<P: Port> DataCore<P> {
         let idle_ns = u64::try_from(IDLE_WAIT.as_nanos()).unwrap_or(u64::MAX);
         let paced = self.paced.peek().map(|&Reverse((ready_ns, _, _))| ready_ns);
         let allocation = self.turn.as_ref().and_then(|turn| turn.next_deadline_ns());
-        let switch = self.fabric.switch.next_deadline_ns();
+        let switch = self.fabric.switch.next_deadline_ns().filter(|_| !self.stands_still);
         let session = self.opaque.as_ref().and_then(|opaque| opaque.next_deadline_ns());
         let deadlines = [self.wheel.next_due_ns(), switch, paced, allocation, session];
         let next = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
@@ -374,6 +383,7 @@ impl<P: Port> DataCore<P> {
         while let Some((stream, remote)) = self.accepted.pop_front() {
             self.on_accepted(stream, remote);
         }
+        self.thaw_detached();
         self.take_from_mesh();
         self.carry_out_commands();
         self.go_on_handing_over();
@@ -537,7 +547,9 @@ impl<P: Port> DataCore<P> {
     fn fill_seal_and_submit(&mut self) {
         let now_ns = self.now_ns;
         self.find_stuck();
-        self.fabric.switch.tick(now_ns);
+        if !self.stands_still {
+            self.fabric.switch.tick(now_ns);
+        }
         self.fabric.apply_effects();
         for link in self.starved.drain(..) {
             self.fabric.mark_dirty(link);
@@ -562,12 +574,14 @@ impl<P: Port> DataCore<P> {
     /// gathered and goes out as one.
     fn flush(&mut self, slot: u32) {
         let Some(connection) = self.connections.at_mut(slot) else { return };
+        if let Phase::Departing(_) = connection.phase {
+            return;
+        }
         let Some(stream) = connection.stream else {
             self.flush_inner(slot);
             return;
         };
-        let departs = matches!(connection.phase, Phase::Departing(_));
-        if departs || self.port.is_sending(stream) {
+        if self.port.is_sending(stream) {
             return;
         }
         if !self.fabric.fill(slot) {

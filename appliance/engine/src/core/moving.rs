@@ -10,6 +10,7 @@ use super::DataCore;
 use super::connection::{Connection, Ended, LinkInput, Phase};
 use super::ingress::{Input, Share, Waiting};
 use super::limiting::Presence;
+use super::links_over::Standing;
 use crate::block::{BLOCK_BYTES, Block, BlockPool};
 use crate::control::{DialId, LinkTotals, Network, Report};
 use crate::fabric::LinkSide;
@@ -26,14 +27,22 @@ use waystation_relay::switch::{DepartureProgress, MoveRefusal, MovedSessions};
 #[derive(Debug)]
 pub(super) struct Departing {
     pub(super) link: Box<LinkInput>,
-    to: CoreId,
-    stage: Stage,
+    pub(super) to: Destination,
+    pub(super) stage: Stage,
     /// What it has received and nobody has looked at.
-    inputs: VecDeque<Waiting>,
+    pub(super) inputs: VecDeque<Waiting>,
+}
+
+/// Where a link is to go.
+#[derive(Debug)]
+pub(super) enum Destination {
+    Core(CoreId),
+    /// To another process, or it has come from one and waits to begin here.
+    Process(Standing),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// A query of its peer waits for a verdict.
     Answering,
     /// The other sides of its sessions have not all answered, or a send is in flight.
@@ -64,14 +73,14 @@ pub struct MovedLink {
 
 /// What a link has received and not dealt with, in the order of its stream.
 #[derive(Debug, Default)]
-struct ReceivedBytes {
+pub(super) struct ReceivedBytes {
     /// What is left of a record that is open.
-    open: Vec<u8>,
+    pub(super) open: Vec<u8>,
     /// What has come of the body of a record that has not come whole.
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     /// What is behind that.
-    raw: Vec<u8>,
-    ended: Option<Ended>,
+    pub(super) raw: Vec<u8>,
+    pub(super) ended: Option<Ended>,
 }
 
 impl MovedLink {
@@ -123,6 +132,7 @@ impl<P: Port> DataCore<P> {
             match std::mem::replace(&mut connection.phase, Phase::Lingering) {
                 Phase::Link(input) => {
                     let stage = Stage::Answering;
+                    let to = Destination::Core(to);
                     let departing = Departing { link: input, to, stage, inputs };
                     connection.phase = Phase::Departing(Box::new(departing));
                 }
@@ -179,6 +189,10 @@ impl<P: Port> DataCore<P> {
             return;
         };
         let sending = stream.is_some_and(|stream| self.port.is_sending(stream));
+        if let Destination::Process(_) = departing.to {
+            // The management core has the clock.
+            return;
+        }
         match departing.stage {
             Stage::Answering => self.stay(slot, MoveRefusal::QueryPending),
             Stage::Freezing if sending => self.stay(slot, MoveRefusal::PeerNotReading),
@@ -189,7 +203,7 @@ impl<P: Port> DataCore<P> {
     }
 
     /// A link stays where it is, with everything that has come meanwhile.
-    fn stay(&mut self, slot: u32, refusal: MoveRefusal) {
+    pub(super) fn stay(&mut self, slot: u32, refusal: MoveRefusal) {
         let inputs = self.become_link_again(slot, refusal);
         let place = self.place(slot);
         if let Some(stream) = self.connections.at(slot).and_then(|connection| connection.stream) {
@@ -213,12 +227,16 @@ impl<P: Port> DataCore<P> {
     }
 
     fn become_link_again(&mut self, slot: u32, refusal: MoveRefusal) -> VecDeque<Waiting> {
-        self.departing = None;
+        if self.departing == Some(slot) {
+            self.departing = None;
+        }
+        let mut changes_cores = false;
         let mut inputs = VecDeque::new();
         if let Some(connection) = self.connections.at_mut(slot) {
             match std::mem::replace(&mut connection.phase, Phase::Lingering) {
                 Phase::Departing(departing) => {
                     inputs = departing.inputs;
+                    changes_cores = matches!(departing.to, Destination::Core(_));
                     connection.phase = Phase::Link(departing.link);
                 }
                 other => connection.phase = other,
@@ -226,7 +244,9 @@ impl<P: Port> DataCore<P> {
         }
         self.fabric.switch.stay(slot);
         self.fabric.apply_effects();
-        self.report_stay(self.link_tag(slot), refusal);
+        if changes_cores {
+            self.report_stay(self.link_tag(slot), refusal);
+        }
         inputs
     }
 
@@ -258,7 +278,10 @@ impl<P: Port> DataCore<P> {
         };
         let Connection { remote, local, accepted_ns, network, dial, phase, .. } = connection;
         let Phase::Departing(departing) = phase else { return };
-        let Departing { link: mut input, to, inputs, .. } = *departing;
+        let Departing { link: mut input, to: Destination::Core(to), inputs, .. } = *departing
+        else {
+            return;
+        };
         self.fabric.statistics.counters.add_sent(side.output.new_totals());
         self.fabric.statistics.counters.links_moved_out += 1;
         let received = self.take_received(&mut input, inputs);
@@ -396,6 +419,15 @@ impl<P: Port> DataCore<P> {
 
     /// Has what a link had received wait for its turn here.
     fn put_received(&mut self, slot: u32, received: ReceivedBytes) {
+        let place = self.place(slot);
+        for waiting in self.inputs_of(slot, received) {
+            let asked = self.ingress.push(waiting);
+            self.receive_as_asked(place, asked);
+        }
+    }
+
+    /// What a link had received, as input that waits. The pool must have blocks.
+    pub(super) fn inputs_of(&mut self, slot: u32, received: ReceivedBytes) -> VecDeque<Waiting> {
         let ReceivedBytes { open, raw, ended, .. } = received;
         let pool = &mut self.fabric.pool;
         let mut record =
@@ -410,12 +442,12 @@ impl<P: Port> DataCore<P> {
         }
         inputs.extend(ended.map(Input::End));
         let place = self.place(slot);
-        for input in inputs {
+        let waiting = inputs.into_iter().map(|input| {
             let mut waiting = Waiting::new(place, input, self.now_ns);
             waiting.progress.record = record.take();
-            let asked = self.ingress.push(waiting);
-            self.receive_as_asked(place, asked);
-        }
+            waiting
+        });
+        waiting.collect()
     }
 
     /// No core has room for a link any more: it ends.

@@ -3,6 +3,7 @@
 //! Spec §11.2. What two of them are once they are joined is in [`super::pipes`].
 
 use super::connection::{BufferFate, Connection, Early, HandingOff, Idle, Leaving, Phase, Unsent};
+use super::moving::Destination;
 use super::{DataCore, nanos};
 use crate::block::Block;
 use crate::control::Report;
@@ -201,8 +202,11 @@ impl<P: Port> DataCore<P> {
             *place = None;
         }
         let Some(slot) = slot else { return };
-        if let Some(Phase::Departing(_)) = self.connections.at(slot).map(|it| &it.phase) {
-            self.leave_core(slot, socket);
+        if let Some(Phase::Departing(departing)) = self.connections.at(slot).map(|it| &it.phase) {
+            match departing.to {
+                Destination::Core(_) => self.leave_core(slot, socket),
+                Destination::Process(_) => self.keep_socket(slot, socket),
+            }
             return;
         }
         self.set_phase_counts(slot, -1);

@@ -6,6 +6,7 @@
 use super::SessionRecord;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use waystation_engine::core::LinkState;
 use waystation_turn::server::ServerChanges;
 use zeroize::Zeroize;
 
@@ -17,6 +18,12 @@ pub(crate) enum Message {
     Offer(Offer),
     Refusal(String),
     Ready,
+    Links(LinksMessage),
+    LinksComplete,
+    LinksTaken {
+        /// Whether the next process can go on with all of them. Otherwise it has none.
+        all: bool,
+    },
     Core(Box<CoreMessage>),
     /// All there is has been told, and is served on.
     Told,
@@ -37,6 +44,9 @@ impl Message {
             Self::Offer(_) => "offer",
             Self::Refusal(_) => "refusal",
             Self::Ready => "ready",
+            Self::Links(_) => "links",
+            Self::LinksComplete => "links_complete",
+            Self::LinksTaken { .. } => "links_taken",
             Self::Core(_) => "core",
             Self::Told => "told",
             Self::Prepared => "prepared",
@@ -104,6 +114,14 @@ pub(crate) enum Role {
     Metrics,
     Dht,
     Hub,
+}
+
+/// Some of the links of one core, with a descriptor for each.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LinksMessage {
+    pub(crate) core: u16,
+    pub(crate) links: Vec<LinkState>,
 }
 
 /// What one core has over UDP, but for what it has told already. Descriptors: those of the relayed

@@ -11,6 +11,9 @@
 //! this → next   Core …     each core's clients over UDP, who are served on here
 //! this → next   Told
 //! next → this   Prepared   its cores have all of them
+//! this → next   Links …    links that stand still from here on
+//! this → next   LinksComplete
+//! next → this   LinksTaken whether it can go on with all of these; if not, they go on here
 //! this → next   Core …     what has changed since; from here on those clients wait
 //! this → next   Complete
 //! next → this   Taken      its cores could begin
@@ -30,7 +33,7 @@ pub(crate) mod serving;
 pub use asking::{Given, HandOverError, TakeOver, ask};
 pub(crate) use channel::Channel;
 pub use channel::ChannelError;
-pub(crate) use message::{Ask, CoreMessage, Message, Offer, Role, SocketGroup};
+pub(crate) use message::{Ask, CoreMessage, LinksMessage, Message, Offer, Role, SocketGroup};
 pub(crate) use records::SessionRecord;
 pub(crate) use serving::{Step, Told};
 
@@ -43,6 +46,10 @@ pub const VERSION: u32 = 2;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Descriptors of one message: as many as there are ports.
 pub(crate) const MESSAGE_DESCRIPTORS_MAX: usize = 1 << 17;
+/// Links of one message: as many descriptors as go with one byte.
+pub(crate) const LINKS_PER_MESSAGE: usize = DESCRIPTORS_PER_BYTE;
+/// Bytes of payload of these, but for what a single link has.
+pub(crate) const LINKS_MESSAGE_BYTES: usize = 1 << 20;
 /// Descriptors that go with one byte; the kernel takes 253 (`SCM_MAX_FD`).
 pub(crate) const DESCRIPTORS_PER_BYTE: usize = 128;
 /// How long one side waits for the other where that one has only to answer.

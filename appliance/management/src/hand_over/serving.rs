@@ -5,8 +5,8 @@
 //! is to hand over. One conversation is had at a time; others wait in the socket's queue.
 
 use super::{
-    ANSWER_TIMEOUT, Ask, Channel, ChannelError, CoreMessage, Message, Offer, START_TIMEOUT,
-    TAKE_UP_TIMEOUT, VERSION,
+    ANSWER_TIMEOUT, Ask, Channel, ChannelError, CoreMessage, LinksMessage, Message, Offer,
+    START_TIMEOUT, TAKE_UP_TIMEOUT, VERSION,
 };
 use crate::limits::STATS_ACCEPT_PAUSE;
 use crate::stats_socket::may_command;
@@ -33,6 +33,9 @@ pub(crate) struct Told {
     pub(crate) since_ns: u64,
 }
 
+/// Links of all cores, each with its descriptor.
+pub(crate) type ToldLinks = Vec<(LinksMessage, Vec<OwnedFd>)>;
+
 /// How far a hand-over has come.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -40,7 +43,11 @@ pub(crate) enum Step {
     Asked { ask: Ask, reply: Reply<(Offer, Vec<OwnedFd>)> },
     /// The next process waits for all there is.
     Ready { reply: Reply<Told> },
-    /// The next process has that, and waits for what has changed. From now on datagrams wait too.
+    /// The next process has that. From now on links stand still that it can go on with.
+    Freeze { reply: Reply<ToldLinks> },
+    /// It has all of these, or none.
+    LinksTaken { all: bool },
+    /// It waits for what has changed. From now on datagrams wait too.
     Prepared { reply: Reply<Told> },
     /// The next process knows that it is its turn.
     Yours { process: Option<i32> },
@@ -119,6 +126,7 @@ async fn converse(stream: UnixStream, steps: &mpsc::Sender<Step>) -> Result<bool
     let told = question(steps, |reply| Step::Ready { reply }).await;
     tell(&mut channel, told, |_| Message::Told).await?;
     hear(&mut channel, "prepared", TAKE_UP_TIMEOUT).await?;
+    hand_links_over(&mut channel, steps).await?;
     let rest = question(steps, |reply| Step::Prepared { reply }).await;
     tell(&mut channel, rest, |paused_ns| Message::Complete { paused_ns }).await?;
     hear(&mut channel, "taken", ANSWER_TIMEOUT).await?;
@@ -145,6 +153,31 @@ async fn tell(
         send(channel, &Message::Core(Box::new(core)), &descriptors).await?;
     }
     send(channel, &end(since_ns), &[]).await
+}
+
+/// Tells of links, before datagrams have to wait.
+async fn hand_links_over(
+    channel: &mut Channel,
+    steps: &mpsc::Sender<Step>,
+) -> Result<(), ChannelError> {
+    let links = match question(steps, |reply| Step::Freeze { reply }).await {
+        Ok(links) => links,
+        Err(why) => {
+            send(channel, &Message::Refusal(why.clone()), &[]).await?;
+            return Err(ChannelError::Refused(why));
+        }
+    };
+    for (links, descriptors) in links {
+        send(channel, &Message::Links(links), &descriptors).await?;
+    }
+    send(channel, &Message::LinksComplete, &[]).await?;
+    let all = match channel.receive(TAKE_UP_TIMEOUT).await? {
+        (Message::LinksTaken { all }, _) => all,
+        (other, _) => return Err(ChannelError::unexpected(&other, "links_taken")),
+    };
+    // The management core is there for as long as this is.
+    let _ = steps.send(Step::LinksTaken { all }).await;
+    Ok(())
 }
 
 async fn refuse(channel: &mut Channel, why: String) -> Result<bool, ChannelError> {

@@ -192,6 +192,9 @@ impl Node {
             | Report::Incident { .. }
             | Report::Adopted { .. }
             | Report::DialFailed { .. }
+            | Report::LinksFrozen(_)
+            | Report::LinksTold { .. }
+            | Report::LinksTaken { .. }
             | Report::Stopped { .. } => {}
         }
         self.listings.begin(now_ns, out);

@@ -6,6 +6,7 @@ use crate::clock::Moment;
 use crate::journal::{EventKind, fields};
 use crate::node::NodeEvent;
 use serde_json::json;
+use std::sync::Arc;
 use waystation_astral::gateway::{self, GatewayOperation};
 use waystation_astral::identity::Identity;
 use waystation_engine::control::{Command, LinkUp, Query, Report};
@@ -44,6 +45,10 @@ impl ManagementCore {
         match self.accounts.link_up(now, up) {
             Ok(quota) => {
                 let keep = self.keeps(link, &identity);
+                let senders = self.moves.senders.remove(&(link.core, link.slot));
+                for leg in senders.into_iter().flatten() {
+                    self.command(leg.core, Command::Pace { leg, pace: Arc::clone(&quota) });
+                }
                 self.command(link.core, Command::Govern { link, quota: Some(quota), keep });
             }
             Err(refusal) => {

@@ -5,6 +5,7 @@
 //! connections and datagrams that waited are served here.
 
 use super::ManagementCore;
+use super::links_over::LinksOver;
 use crate::clock;
 use crate::documents::Readiness;
 use crate::hand_over::serving::Reply;
@@ -46,6 +47,9 @@ pub(super) struct HandingOver {
     kept: Vec<[Vec<TcpListener>; 2]>,
     /// How long this process goes on after it.
     drain: Duration,
+    /// Links that stand still, or are about to.
+    pub(super) links: LinksOver,
+    freezing_rounds: u64,
     /// Whether the configuration is to be read again if it comes to nothing.
     pub(super) reload_after: bool,
 }
@@ -77,7 +81,8 @@ struct Collecting {
 impl HandingOver {
     pub(super) fn new(shared: Option<SharedSockets>) -> Self {
         let (phase, kept, drain) = (Phase::Serving, Vec::new(), Duration::ZERO);
-        Self { shared, phase, kept, drain, reload_after: false }
+        let (links, freezing_rounds, reload_after) = (LinksOver::default(), 0, false);
+        Self { shared, phase, kept, drain, links, freezing_rounds, reload_after }
     }
 
     /// Whether the next process can be given anything at all.
@@ -93,6 +98,11 @@ impl HandingOver {
     /// Whether datagrams wait until it is clear who serves them.
     pub(super) fn is_paused(&self) -> bool {
         matches!(self.phase, Phase::Pausing(_) | Phase::Paused)
+    }
+
+    pub(super) fn next_freezing_round(&mut self) -> u64 {
+        self.freezing_rounds += 1;
+        self.freezing_rounds
     }
 
     /// What cores are being asked, and the phase that comes behind it.
@@ -119,6 +129,9 @@ impl ManagementCore {
                 let _ = reply.send(self.offer(&ask));
             }
             Step::Ready { reply } => self.tell(reply),
+            Step::Freeze { reply } => self.freeze_links(reply),
+            Step::LinksTaken { all: true } => {}
+            Step::LinksTaken { all: false } => self.thaw_links(),
             Step::Prepared { reply } => self.pause(reply),
             Step::Yours { process } => self.let_go(process),
             Step::Failed { why } => self.go_on(&why),
@@ -254,6 +267,7 @@ impl ManagementCore {
         for core in self.cores() {
             self.command(core, Command::LetUdpGo);
         }
+        let links = self.let_links_go();
         self.forget_opaque();
         if let Some(dht) = &mut self.dht {
             dht.begin_stop();
@@ -264,8 +278,8 @@ impl ManagementCore {
         }
         self.heartbeat.tell(LifeSign::HandedOver { process });
         let (socket, deadline) = (self.socket.display().to_string(), self.hand_over.drain);
-        tracing::info!(process, socket, "another process has taken over");
-        let said = json!({ "process": process, "socket": socket });
+        tracing::info!(process, socket, links, "another process has taken over");
+        let said = json!({ "process": process, "socket": socket, "links": links });
         self.journal.record(clock::now(), EventKind::HandedOver, None, fields(said));
         self.begin_drain(deadline, 0, false);
     }
@@ -273,6 +287,7 @@ impl ManagementCore {
     /// Nothing came of it.
     fn go_on(&mut self, why: &str) {
         tracing::warn!("nothing was handed over, and this process goes on: {why}");
+        self.thaw_links();
         let kept = std::mem::take(&mut self.hand_over.kept);
         if self.hand_over.is_paused() {
             for (core, [links, turn]) in self.cores().zip(kept) {

@@ -68,6 +68,7 @@ mod draining;
 mod governing;
 mod handing_over;
 mod heartbeat;
+mod links_over;
 mod logging;
 mod moving;
 mod opaque;
@@ -609,6 +610,7 @@ impl ManagementCore {
         self.begin_listing();
         self.end_late_closings();
         self.end_late_moves();
+        self.go_on_freezing();
         self.end_late_udp();
         self.end_late_reload();
         self.tell_followers();
@@ -643,6 +645,9 @@ impl ManagementCore {
         }
         if let Some(reload) = &self.reload {
             next = next.min(reload.deadline);
+        }
+        if let Some(at) = self.hand_over.links.next_round() {
+            next = next.min(at);
         }
         if !self.backlog.is_empty() || self.xdp.has_work() {
             next = next.min(now + COMMAND_RETRY_PAUSE);

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use waystation_engine::control::{Command, LinkTraffic, LinkUp, Report};
-use waystation_relay::ids::{CoreId, LinkTag};
+use waystation_relay::ids::{CoreId, LegTag, LinkTag};
 use waystation_relay::switch::MoveRefusal;
 
 /// Links that are on their way, and what is known for deciding about further ones.
@@ -29,6 +29,9 @@ pub(super) struct Moves {
     pub(super) placement: Placement,
     /// Moves that were decided on and have not begun.
     wanted: Vec<Move>,
+    /// By the places of links that have come from another process and are not governed yet: what
+    /// passes on what their peers send.
+    pub(super) senders: BTreeMap<(CoreId, u32), Vec<LegTag>>,
 }
 
 struct UnderWay {
@@ -77,7 +80,13 @@ impl ManagementCore {
     /// Keeps a command that names a link on its way. `None`: it is kept.
     pub(super) fn hold(&mut self, core: CoreId, mut command: Command) -> Option<Command> {
         let mut waits = false;
-        if !self.moves.under_way.is_empty() {
+        if self.hand_over.links.stand_still() {
+            waits = matches!(command, Command::CloseSession { .. });
+            command.rename_links(|link| {
+                waits = true;
+                link
+            });
+        } else if !self.moves.under_way.is_empty() {
             let under_way = &self.moves.under_way;
             command.rename_links(|link| {
                 waits |= under_way.contains_key(&link);
@@ -174,6 +183,13 @@ impl ManagementCore {
         }
     }
 
+    /// Sends what was held back, to links that are where they were or are another process's.
+    pub(super) fn send_all_held(&mut self) {
+        for (core, command) in std::mem::take(&mut self.moves.held) {
+            self.command(core, command);
+        }
+    }
+
     /// Answers those who have waited for a move for too long. The link stays on its way: only its
     /// core knows.
     pub(super) fn end_late_moves(&mut self) {
@@ -221,6 +237,9 @@ impl ManagementCore {
     /// Begins what was decided on. A core lets one link go at a time; further ones wait for that
     /// one's outcome.
     fn begin_wanted(&mut self) {
+        if self.hand_over.links.stand_still() {
+            return;
+        }
         for wanted in std::mem::take(&mut self.moves.wanted) {
             let from = wanted.link.core;
             if self.moves.under_way.keys().any(|link| link.core == from) {

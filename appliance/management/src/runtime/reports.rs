@@ -84,6 +84,9 @@ impl ManagementCore {
             Report::UdpMoved(moved) => self.on_udp_moved(now, &moved),
             Report::UdpEnded(ended) => self.on_udp_ended(now, &ended),
             Report::UdpTold { core, result } => self.on_udp_told(core, result),
+            Report::LinksFrozen(frozen) => self.on_links_frozen(*frozen),
+            Report::LinksTold { core, result } => self.on_links_told(core, result),
+            Report::LinksTaken { core, result } => self.on_links_taken(core, result),
             Report::UdpTaken { core, taken } => self.on_udp_taken(core, *taken),
             Report::LinkUp(_)
             | Report::HandshakeFailed { .. }
@@ -237,6 +240,9 @@ fn log_report(report: &Report) {
         | Report::Listing { .. }
         | Report::Paths { .. }
         | Report::UdpPaths { .. }
+        | Report::LinksFrozen(_)
+        | Report::LinksTold { .. }
+        | Report::LinksTaken { .. }
         | Report::Stopped { error: None, .. } => {}
     }
 }

@@ -8,7 +8,7 @@
 use super::{ManagementCore, RuntimeError};
 use crate::clock;
 use crate::hand_over::{
-    ANSWER_TIMEOUT, Channel, ChannelError, CoreMessage, Message, TAKE_UP_TIMEOUT,
+    ANSWER_TIMEOUT, Channel, ChannelError, CoreMessage, LinksMessage, Message, TAKE_UP_TIMEOUT,
 };
 use crate::journal::{EventKind, fields};
 use crate::limits::COMMAND_RETRY_PAUSE;
@@ -16,11 +16,11 @@ use crate::opaque::{Known, settings_again};
 use crate::stats_socket::Aside;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until};
-use waystation_engine::control::{Command, UdpTakeOver, UdpTaken};
+use waystation_engine::control::{Command, LinkRefusal, UdpTakeOver, UdpTaken};
 use waystation_engine::core::{OpaqueTakeOver, TurnHandOver};
 use waystation_relay::ids::{CoreId, UdpSessionTag};
 use waystation_relay::udp::{LegState, LocalPort};
@@ -39,6 +39,8 @@ pub(super) struct TakingOver {
 #[derive(Debug, Default)]
 pub(super) struct TakingUp {
     missing: Vec<CoreId>,
+    links: usize,
+    links_refusal: Option<LinkRefusal>,
     /// What is known of sessions that the other process has told of.
     told: BTreeMap<UdpSessionTag, Known>,
     /// Those of them that cores have, and those that they have no place for, with the reason.
@@ -95,6 +97,7 @@ impl ManagementCore {
         }
         self.cores_have_taken_up(doorbell).await?;
         channel.send(&Message::Prepared, &[], ANSWER_TIMEOUT).await?;
+        self.take_links_up(channel, doorbell).await?;
         let paused_ns = match self.hear_cores(channel).await? {
             Message::Complete { paused_ns } => paused_ns,
             other => return Err(ChannelError::unexpected(&other, "complete").into()),
@@ -111,6 +114,69 @@ impl ManagementCore {
                 (Message::Refusal(why), _) => return Err(ChannelError::Refused(why)),
                 (other, _) => return Ok(other),
             }
+        }
+    }
+
+    /// Hears which links the other process has, and gives them to the cores: all, or none.
+    async fn take_links_up(
+        &mut self,
+        channel: &mut Channel,
+        doorbell: &pipe::Receiver,
+    ) -> Result<(), RuntimeError> {
+        loop {
+            match channel.receive(ANSWER_TIMEOUT).await? {
+                (Message::Links(links), descriptors) => self.take_up_links(links, descriptors)?,
+                (Message::LinksComplete, _) => break,
+                (Message::Refusal(why), _) => return Err(ChannelError::Refused(why).into()),
+                (other, _) => return Err(ChannelError::unexpected(&other, "links").into()),
+            }
+        }
+        self.cores_have_taken_up(doorbell).await?;
+        let all = self.taking_up.links_refusal.is_none();
+        if let Some(refusal) = self.taking_up.links_refusal.take() {
+            tracing::warn!("links stay with the other process: {refusal}");
+            self.taking_up.links = 0;
+            self.moves.senders.clear();
+            for core in self.cores() {
+                self.command(core, Command::ForgetLinks);
+            }
+        }
+        channel.send(&Message::LinksTaken { all }, &[], ANSWER_TIMEOUT).await?;
+        Ok(())
+    }
+
+    fn take_up_links(
+        &mut self,
+        message: LinksMessage,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), ChannelError> {
+        let (core, links) = (CoreId(message.core), message.links);
+        if links.len() != descriptors.len() || core.index() >= self.end.cores() {
+            let said =
+                format!("{} links of core {core}, {} descriptors", links.len(), descriptors.len());
+            return Err(ChannelError::Unexpected {
+                said,
+                wanted: "one of its cores, with as many",
+            });
+        }
+        for (leg, from) in links.iter().flat_map(|link| link.senders(core)) {
+            self.moves.senders.entry(from).or_default().push(leg);
+        }
+        self.taking_up.links += links.len();
+        self.taking_up.missing.push(core);
+        let sockets = descriptors.into_iter().map(TcpStream::from);
+        let links = links.into_iter().map(Box::new).zip(sockets).collect();
+        self.command(core, Command::TakeLinks { links });
+        Ok(())
+    }
+
+    pub(super) fn on_links_taken(&mut self, core: CoreId, result: Result<(), LinkRefusal>) {
+        let missing = &mut self.taking_up.missing;
+        if let Some(place) = missing.iter().position(|missing| *missing == core) {
+            missing.remove(place);
+        }
+        if let Err(refusal) = result {
+            self.taking_up.links_refusal = Some(refusal);
         }
     }
 
@@ -201,7 +267,7 @@ impl ManagementCore {
     }
 
     fn say_taken_over(&mut self, program: &str, waited_ns: u64) {
-        let TakingUp { mut told, taken, left, allocations_left, .. } =
+        let TakingUp { mut told, taken, left, allocations_left, links, .. } =
             std::mem::take(&mut self.taking_up);
         for session in taken {
             if let Some(known) = told.remove(&session) {
@@ -216,6 +282,7 @@ impl ManagementCore {
         let waited_us = waited_ns / 1000;
         tracing::info!(
             program,
+            links,
             udp_waited_us = waited_us,
             allocations_left,
             sessions_left,
@@ -223,6 +290,7 @@ impl ManagementCore {
         );
         let said = json!({
             "program": program,
+            "links": links,
             "udp_waited_us": waited_us,
             "allocations_left": allocations_left,
             "sessions_left": sessions_left,

@@ -136,6 +136,15 @@ impl Network {
         self.sockets[socket.0].place
     }
 
+    /// A socket that a core has as a descriptor is that of another descriptor from now on, as where
+    /// one process has given it to another.
+    pub(crate) fn pass_on(&mut self, socket: SocketId, descriptor: &TcpStream) {
+        assert_eq!(self.sockets[socket.0].place, Place::Core, "{socket:?} is in use");
+        self.by_descriptor.retain(|_, known| *known != socket);
+        let earlier = self.by_descriptor.insert(descriptor.as_raw_fd(), socket);
+        assert_eq!(earlier, None, "a descriptor of two sockets");
+    }
+
     /// Forgets every socket; nobody may have one.
     pub(crate) fn clear(&mut self) {
         self.sockets.clear();

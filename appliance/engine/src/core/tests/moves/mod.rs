@@ -1,4 +1,5 @@
-//! Links move at random between three data cores while their peers do what peers do.
+//! Links move at random between three data cores, and all of them to the cores of another process,
+//! while their peers do what peers do.
 //!
 //! Peers, kernel, management core and time are played by the test, from a seed, on simulated
 //! ports. Every record must open, so none may be lost, repeated or out of order; every byte of a
@@ -38,7 +39,14 @@ const REACHED: [&str; 11] = [
 ];
 
 /// What happens once in a thousand moves or so.
-const SELDOM: [&str; 3] = ["came back", "stayed: query_pending", "stayed: no_such_link"];
+const SELDOM: [&str; 6] = [
+    "came back",
+    "stayed: query_pending",
+    "stayed: no_such_link",
+    "handed over",
+    "not handed over",
+    "not handed over at once",
+];
 
 fn run(seed: u64, moves: u64) -> World {
     let _seed = Seed(seed);

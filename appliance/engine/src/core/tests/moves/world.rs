@@ -1,5 +1,6 @@
 //! The cores, peers and sessions of one run, and what becomes of them.
 
+mod handing_over;
 mod hearing;
 
 use super::peer::{PROFILE, Peer, Reached, establish};
@@ -64,6 +65,7 @@ pub(super) struct World {
     queries: Vec<(LegTag, usize)>,
     now_ns: u64,
     pub(super) moves: u64,
+    hand_overs: u64,
     pub(super) delivered_bytes: u64,
     pub(super) reached: BTreeMap<&'static str, u64>,
 }
@@ -73,17 +75,7 @@ impl World {
         let network = Network::new().unwrap();
         network.borrow_mut().random = Random(seed);
         clock::simulated::set(START_NS);
-        let port = PortLimits { receive_buffers: 16, receive_buffer_bytes: 65_536, streams: 16 };
-        let limits = CoreLimits {
-            window_bytes: WINDOW as u32,
-            queue_bytes: 64 << 20,
-            block_bytes: 400 * BLOCK_BYTES,
-        };
-        let mut snapshot = snapshot(0);
-        let room = &mut snapshot.limits;
-        (room.links, room.sessions, room.sessions_per_link) = (LINKS_PER_CORE, 1000, 200);
-        let (cores, management) =
-            data_cores_with(CORES, &network, port, limits, &Arc::new(snapshot));
+        let (cores, management) = new_cores(&network);
         let mut world = Self {
             network,
             cores,
@@ -93,6 +85,8 @@ impl World {
             queries: Vec::new(),
             now_ns: START_NS,
             moves: 0,
+            // Which kind comes first is another in each world.
+            hand_overs: seed % 3,
             delivered_bytes: 0,
             reached: BTreeMap::new(),
         };
@@ -162,6 +156,7 @@ impl World {
                 self.read(peer, most);
             }
             630 => self.end_a_link(),
+            636 if self.one_in(2) => self.hand_over(),
             631..=635 => {
                 let ns = self.below(150_000_000);
                 self.pass_time(ns);
@@ -389,6 +384,8 @@ impl World {
                 assert!(!self.peers[peer].alive, "a link has ended for no reason: {report:?}");
                 (self.peers[peer].tag, self.peers[peer].moving) = (None, false);
             }
+            // One that another process had.
+            Report::LinkUp(up) => assert!(self.peer_of(up.link).is_some(), "{up:?}"),
             Report::Statistics(_) | Report::Incident { .. } => {}
             other => panic!("{other:?}"),
         }
@@ -540,6 +537,20 @@ impl Session {
             over: false,
         }
     }
+}
+
+/// Cores without links on the ports of a network.
+fn new_cores(network: &Rc<RefCell<Network>>) -> (Vec<DataCore<SimulatedPort>>, ManagementEnd) {
+    let port = PortLimits { receive_buffers: 16, receive_buffer_bytes: 65_536, streams: 16 };
+    let limits = CoreLimits {
+        window_bytes: WINDOW as u32,
+        queue_bytes: 64 << 20,
+        block_bytes: 400 * BLOCK_BYTES,
+    };
+    let mut snapshot = snapshot(0);
+    let room = &mut snapshot.limits;
+    (room.links, room.sessions, room.sessions_per_link) = (LINKS_PER_CORE, 1000, 200);
+    data_cores_with(CORES, network, port, limits, &Arc::new(snapshot))
 }
 
 /// Bytes of a session's stream from a position on.
