@@ -131,6 +131,7 @@ impl SettingsTable {
             capture_verdicts: current.capture_verdicts,
             frame_sockets: current.frame_sockets,
             stranger_seed: current.stranger_seed,
+            frame_kinds: current.frame_kinds,
             ..settings
         })
     }
@@ -146,12 +147,18 @@ impl SettingsTable {
         self.store(settings)
     }
 
-    /// Has the program look for sockets that frames are brought to, of which there are so many.
+    /// Has the program look for sockets that frames are brought to, of which there are so many, if
+    /// they are for ports of these kinds.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn set_frame_sockets(&mut self, frame_sockets: u32) -> Result<(), MapError> {
-        self.store(Settings { frame_sockets, ..self.current })
+    pub fn set_frame_sockets(
+        &mut self,
+        frame_sockets: u32,
+        kinds: &[Port],
+    ) -> Result<(), MapError> {
+        let frame_kinds = kinds.iter().fold(0, |bits, kind| bits | u32::from(kind.bit()));
+        self.store(Settings { frame_sockets, frame_kinds, ..self.current })
     }
 
     /// Takes nothing any more from a prefix. Sessions of sources in it end with that.

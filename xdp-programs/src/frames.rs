@@ -3,10 +3,10 @@
 use crate::{Outcome, maps, parse::Flow};
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use waystation_ebpf_abi::{
-    FramePlace, Port, Session, Settings, Verdict, limits::FRAME_PACKET_BYTES_MAX,
+    FramePlace, Session, Settings, Verdict, limits::FRAME_PACKET_BYTES_MAX,
 };
 
-/// Hands a frame of TURN's over if the core that owns its session has a socket where it came in. What
+/// Hands a frame of a wanted kind over if the core that owns its session has a socket where it came in. What
 /// it has carried is not counted with the session: the core counts it.
 #[inline(always)]
 pub fn hand_over(
@@ -16,8 +16,8 @@ pub fn hand_over(
     session: &mut Session,
     now_ns: u64,
 ) -> Option<Outcome> {
-    let is_of_turn = flow.port == Port::Turn as u8 || flow.port == Port::Session as u8;
-    if settings.frame_sockets == 0 || !is_of_turn || flow.ip_bytes > FRAME_PACKET_BYTES_MAX {
+    let is_wanted = (settings.frame_kinds >> (flow.port & 3)) & 1 != 0;
+    if settings.frame_sockets == 0 || !is_wanted || flow.ip_bytes > FRAME_PACKET_BYTES_MAX {
         return None;
     }
     let interface = ctx.ingress_ifindex() as u32;

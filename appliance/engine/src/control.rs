@@ -528,6 +528,8 @@ pub struct OpaqueRow {
     pub dropped_datagrams: u64,
     /// Of both directions.
     pub datagrams_in_trains: u64,
+    /// The same, sent as frames.
+    pub datagrams_in_frames: u64,
     /// The same, relayed without this core.
     pub datagrams_offloaded: u64,
 }

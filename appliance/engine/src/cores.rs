@@ -140,6 +140,8 @@ pub struct BoundEngine {
     sockets: ListeningSockets,
     /// Without sockets, and with the last core's first.
     turn_parts: Vec<TurnParts>,
+    /// Sockets that frames come by, of each core.
+    frames: Vec<Vec<FrameSocket>>,
     /// Whether cores wait to be told to begin.
     is_held: bool,
 }
@@ -187,7 +189,8 @@ impl BoundEngine {
         let listen = actual(&sockets.links)?;
         let turn_listen =
             TurnListen { udp: actual(&sockets.turn_udp)?, tcp: actual(&sockets.turn_tcp)? };
-        Ok(Self { settings, listen, turn_listen, sockets, turn_parts, is_held })
+        let frames = (0..count).map(|_| Vec::new()).collect();
+        Ok(Self { settings, listen, turn_listen, sockets, turn_parts, frames, is_held })
     }
 
     /// One more descriptor of everything that is listened with, for the process that will take over
@@ -212,11 +215,10 @@ impl BoundEngine {
         &self.turn_listen
     }
 
-    /// Gives a core sockets that frames come by, for its TURN server.
+    /// Gives a core a socket that frames come by.
     pub fn add_frame_socket(&mut self, core: CoreId, socket: FrameSocket) {
-        // The parts of the last core come first.
-        if let Some(parts) = self.turn_parts.iter_mut().rev().nth(core.index()) {
-            parts.frames.push(socket);
+        if let Some(frames) = self.frames.get_mut(core.index()) {
+            frames.push(socket);
         }
     }
 
@@ -226,7 +228,7 @@ impl BoundEngine {
     /// # Errors
     /// Whatever keeps a core from starting; none runs then.
     pub fn start(self) -> Result<(Engine, ManagementEnd), EngineError> {
-        let Self { settings, listen, turn_listen, sockets, mut turn_parts, is_held } = self;
+        let Self { settings, listen, turn_listen, sockets, mut turn_parts, frames, is_held } = self;
         let count = settings.cpus.len();
         let listeners = listening::by_core(sockets.links, count);
         let turn_tcp = listening::by_core(sockets.turn_tcp, count);
@@ -239,9 +241,9 @@ impl BoundEngine {
         let (management, ends) = ManagementEnd::new(wakers.clone()).map_err(start_error)?;
         let mut threads = Vec::with_capacity(count);
         let rings = meshes.into_iter().zip(ends).zip(wakers).zip(&settings.cpus);
-        let sockets = listeners.into_iter().zip(turn_tcp).zip(turn_udp);
-        for ((((mesh, end), waker), &cpu), ((listeners, turn_tcp), turn_udp)) in rings.zip(sockets)
-        {
+        let sockets = listeners.into_iter().zip(turn_tcp).zip(turn_udp).zip(frames);
+        for (ring, (((listeners, turn_tcp), turn_udp), frames)) in rings.zip(sockets) {
+            let (((mesh, end), waker), &cpu) = ring;
             let core = mesh.core();
             let turn = turn_parts.pop();
             let turn = turn.map(|it| TurnParts { sockets: turn_udp, listeners: turn_tcp, ..it });
@@ -255,6 +257,7 @@ impl BoundEngine {
                 is_held,
                 turn,
                 opaque: settings.opaque.clone(),
+                frames,
                 mesh,
                 end,
                 waker,
@@ -388,6 +391,7 @@ struct CoreSeed {
     is_held: bool,
     turn: Option<TurnParts>,
     opaque: Option<OpaqueSettings>,
+    frames: Vec<FrameSocket>,
     mesh: MeshEnd,
     end: CoreEnd,
     waker: Waker,
@@ -438,6 +442,7 @@ impl CoreSeed {
             cpu,
             turn: self.turn,
             opaque: self.opaque,
+            frames: self.frames,
         };
         let core = match self.is_held {
             true => DataCore::new_held(port, self.listeners, parts)?,

@@ -56,6 +56,7 @@ fn session(row: &OpaqueRow, known: Option<&Known>) -> Value {
         "bytes_per_s_max": wish.and_then(|wish| wish.rate.bytes_per_s),
         "dropped_datagrams": row.dropped_datagrams,
         "datagrams_in_trains": row.datagrams_in_trains,
+        "datagrams_in_frames": row.datagrams_in_frames,
         "datagrams_offloaded": row.datagrams_offloaded,
     })
 }
@@ -154,6 +155,7 @@ mod tests {
             age_ns: 65_000_000_000,
             dropped_datagrams: 5,
             datagrams_in_trains: 4,
+            datagrams_in_frames: 0,
             datagrams_offloaded: 9,
         }
     }

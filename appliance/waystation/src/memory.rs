@@ -6,7 +6,7 @@
 use waystation_a2al::limits::HUB_EARLY_BYTES_MAX;
 use waystation_engine::limits::{CONTROL_MAX_BYTES, EARLY_BYTES_MAX, MESH_RING_SOCKETS};
 use waystation_engine::port::datagrams::UdpTier;
-use waystation_engine::port::frames::{FRAME_SOCKETS_MAX, SOCKET_BYTES};
+use waystation_engine::port::frames::SOCKET_BYTES;
 use waystation_engine::statistics::{Stage, TrafficClass};
 use waystation_management::config::{Config, XdpMode};
 use waystation_management::dht::limits::TABLE_BYTES_MAX;
@@ -15,7 +15,7 @@ use waystation_management::hub::limits::{
     CONNECTION_BYTES as HUB_CONNECTION_BYTES, OUTGOING_BYTES_ALL_MAX, OUTGOING_BYTES_MAX,
 };
 use waystation_management::limits::{EVENTS_KEPT_MAX, LISTING_ROWS_MAX, STATS_CONNECTIONS_MAX};
-use waystation_management::xdp::{SESSION_ENTRIES_MAX, STRANGERS_MAX};
+use waystation_management::xdp::{FRAME_SOCKETS_MAX, SESSION_ENTRIES_MAX, STRANGERS_MAX};
 use waystation_tuning::doctor::MemoryTerm;
 
 /// A histogram of two digits from a nanosecond to a minute.
@@ -267,10 +267,12 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
             terms.push(term("samples of packets", samples, "xdp.capture_memory, in the kernel"));
         }
     }
-    if config.turn.is_enabled() && config.turn.tier == UdpTier::AfXdp {
+    let of_turn = config.turn.is_enabled() && config.turn.tier == UdpTier::AfXdp;
+    let of_sessions = config.udp.is_enabled() && config.udp.tier == UdpTier::AfXdp;
+    if of_turn || of_sessions {
         terms.push(term(
             "frames of AF_XDP sockets",
-            FRAME_SOCKETS_MAX * SOCKET_BYTES,
+            FRAME_SOCKETS_MAX as usize * SOCKET_BYTES,
             "16 sockets of 1024 frames of 2 KiB, locked",
         ));
     }

@@ -51,8 +51,8 @@ pub const EGRESS_INTERFACES_MAX: u32 = 64;
 /// on. At 8 B each, and about 80 B for whose it is, 90 KiB.
 pub const SOCKETS_MAX: u32 = 1024;
 
-/// Sockets that frames are brought to: of several queues of several interfaces, 2 MiB each.
-pub const FRAME_SOCKETS_MAX: u32 = 64;
+/// Sockets that frames are brought to, of all data cores together: 2 MiB of locked memory each, 32 MiB.
+pub const FRAME_SOCKETS_MAX: u32 = 16;
 
 /// The longest IP packet that such a socket's memory takes, of 2 KiB less the 256 bytes that the
 /// kernel keeps in front of a frame and its Ethernet header. The kernel would drop a longer one.

@@ -36,8 +36,8 @@ pub struct Settings {
     /// Sockets that frames of sessions are brought to past the kernel's network stack; 0 spares the
     /// look-up.
     pub frame_sockets: u32,
-    /// Makes the size the same on every target.
-    pub padding: u32,
+    /// Kinds of ports (`Port::bit`) whose frames are brought to them.
+    pub frame_kinds: u32,
     /// Spreads strangers over their table; any number that nobody outside can guess.
     pub stranger_seed: u64,
 }

@@ -141,6 +141,7 @@ impl<P: Port> DataCore<P> {
     }
 
     fn pause_udp(&mut self) {
+        self.frames.pause();
         if let Some(turn) = &mut self.turn {
             turn.pause();
         }
@@ -150,6 +151,7 @@ impl<P: Port> DataCore<P> {
     }
 
     fn resume_udp(&mut self) -> io::Result<()> {
+        self.frames.resume();
         if let Some(turn) = &mut self.turn {
             turn.resume()?;
         }

@@ -10,6 +10,7 @@ mod commands;
 mod connection;
 mod ends;
 mod establish;
+mod framed;
 mod frames;
 mod handing_over;
 mod ingress;
@@ -44,12 +45,14 @@ use crate::limits::{BATCHES_PER_TURN, IDLE_WAIT, LISTINGS_UNDER_WAY_MAX};
 use crate::management_end::CoreEnd;
 use crate::mesh::{Entry, MeshEnd};
 use crate::port::datagrams;
+use crate::port::frames::FrameSocket;
 use crate::port::{CloseMode, EVENTS_MAX, Event, Port, ReceiveMode, Segment, Segments, StreamKey};
 use crate::snapshot::{CoreSnapshot, ReloadableLimits};
 use crate::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use crate::timer::Wheel;
 use closing::Closing;
 use connection::{Connection, Ended, Phase};
+use framed::Frames;
 use handing_over::{Held, Telling};
 use ingress::{Ingress, Place};
 use limiting::Saturation;
@@ -59,6 +62,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use traffic::TrafficWalk;
@@ -115,6 +119,8 @@ pub struct CoreParts {
     pub turn: Option<TurnParts>,
     /// Opaque UDP sessions, if there are to be any.
     pub opaque: Option<OpaqueSettings>,
+    /// Sockets that frames come by, for [`crate::port::datagrams::UdpTier::AfXdp`].
+    pub frames: Vec<FrameSocket>,
 }
 
 /// Why a data core cannot go on.
@@ -200,6 +206,7 @@ pub struct DataCore<P> {
     listings: VecDeque<ListingWalk>,
     turn: Option<Box<TurnServer>>,
     opaque: Option<Box<OpaqueSessions>>,
+    frames: Frames,
 }
 
 impl<P: Port> DataCore<P> {
@@ -213,14 +220,19 @@ impl<P: Port> DataCore<P> {
         for listener in listeners {
             port.add_listener(listener).map_err(|source| CoreError::Listen { core, source })?;
         }
+        let datagrams_error = |source| CoreError::Datagrams { core, source };
+        let frames = Frames::new(parts.frames).map_err(datagrams_error)?;
         let turn = parts.turn.zip(parts.snapshot.turn.as_ref());
-        let turn = turn.map(|(turn, snapshot)| TurnServer::new(turn, snapshot, &mut port));
+        let turn =
+            turn.map(|(turn, snapshot)| TurnServer::new(turn, snapshot, frames.share(), &mut port));
         let turn = turn.transpose().map_err(|source| CoreError::Turn { core, source })?;
         let peers = &parts.snapshot.udp_peers;
-        let opaque = parts.opaque.map(|it| OpaqueSessions::new(core, &it, Arc::clone(peers)));
-        let opaque = opaque.transpose().map_err(|source| CoreError::Datagrams { core, source })?;
-        watch_datagrams(&mut port, turn.as_ref(), opaque.as_ref())
-            .map_err(|source| CoreError::Datagrams { core, source })?;
+        let opaque = parts
+            .opaque
+            .map(|it| OpaqueSessions::new(core, &it, Arc::clone(peers), frames.share()));
+        let opaque = opaque.transpose().map_err(datagrams_error)?;
+        watch_datagrams(&mut port, turn.as_ref(), opaque.as_ref(), &frames)
+            .map_err(datagrams_error)?;
         let blocks = parts.limits.block_bytes / crate::block::BLOCK_BYTES;
         let mut statistics = Box::new(CoreStatistics::new(core, port.kind().name()));
         statistics.cpu = parts.cpu;
@@ -280,6 +292,7 @@ impl<P: Port> DataCore<P> {
             listings: VecDeque::with_capacity(LISTINGS_UNDER_WAY_MAX),
             turn: turn.map(Box::new),
             opaque: opaque.map(Box::new),
+            frames,
         })
     }
 
@@ -359,6 +372,7 @@ impl<P: Port> DataCore<P> {
             || !self.fabric.inner_inbox.is_empty()
             || self.turn.as_ref().is_some_and(|turn| turn.has_more())
             || self.opaque.as_ref().is_some_and(|opaque| opaque.has_more())
+            || self.frames.has_more()
     }
 
     /// Whether a ring to another thread is full, or something is to be told as soon as it is so.
@@ -397,6 +411,7 @@ impl<P: Port> DataCore<P> {
     fn serve_datagrams(&mut self) {
         let is_ready = self.port.take_datagrams_ready();
         self.in_vain &= !is_ready;
+        self.serve_frames(is_ready);
         if let Some(turn) = &mut self.turn {
             if is_ready {
                 turn.note_ready();
@@ -857,6 +872,7 @@ impl<P: Port> DataCore<P> {
         if let Some(opaque) = &self.opaque {
             opaque.add_counters(counters);
         }
+        self.frames.add_counters(counters);
         counters.udp_watch_failures = self.port.datagram_watch_failures();
     }
 }
@@ -866,13 +882,15 @@ fn watch_datagrams(
     port: &mut impl Port,
     turn: Option<&TurnServer>,
     opaque: Option<&OpaqueSessions>,
+    frames: &Frames,
 ) -> io::Result<()> {
     let owners = [turn.map(TurnServer::sockets), opaque.map(OpaqueSessions::sockets)];
     let owners: Vec<_> = owners.into_iter().flatten().collect();
     if owners.is_empty() {
         return Ok(());
     }
-    let frames = turn.into_iter().flat_map(TurnServer::frame_descriptors).collect::<Vec<_>>();
+    let frames = frames.descriptors()?;
+    let frames: Vec<_> = frames.iter().map(AsFd::as_fd).collect();
     port.watch_datagrams(datagrams::readiness_of(&owners, &frames)?)
 }
 

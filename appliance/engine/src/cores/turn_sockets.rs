@@ -49,7 +49,6 @@ pub(super) fn prepare(
             shared: Arc::clone(&shared),
             behind: settings.behind.clone(),
             tier: settings.tier,
-            frames: Vec::new(),
         });
     }
     bound.turn_udp = bind_all(&settings.listen, &mut given.turn_udp, cores)?;

@@ -57,6 +57,7 @@ fn core_for_datagrams<P: Port>(
         cpu: None,
         turn,
         opaque,
+        frames: Vec::new(),
     };
     (DataCore::new(port(waker, limits), vec![], parts).unwrap(), management)
 }
@@ -109,6 +110,7 @@ impl<P: Port> Bench<P> {
             cpu: None,
             turn: None,
             opaque: None,
+            frames: Vec::new(),
         };
         let core = DataCore::new(port(waker, limits), vec![listener], parts).unwrap();
         Self {

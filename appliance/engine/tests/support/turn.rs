@@ -62,7 +62,6 @@ impl<P: Port> TurnBench<P> {
             shared,
             behind: vec![],
             tier,
-            frames: Vec::new(),
         };
         let (core, management) = core_for_datagrams(port, snapshot, Some(turn), None);
         let client = UdpSocket::bind((loopback, 0)).unwrap();

@@ -3,7 +3,7 @@
 //! The reader validates with it and the documented default is printed from it.
 
 use super::Config;
-use super::rule::{Rule, TURN_TIERS};
+use super::rule::{Rule, UDP_TIERS};
 pub use super::sections::{SECTIONS, Section};
 use super::udp_keys;
 use super::xdp_keys;
@@ -718,7 +718,7 @@ pub const KEYS: &[Key] = &[
         "turn",
         "tier",
         "name",
-        Rule::Tier { tiers: &TURN_TIERS, at: |config| &mut config.turn.tier },
+        Rule::Tier { tiers: &UDP_TIERS, at: |config| &mut config.turn.tier },
         "The best way datagrams may be sent. gso hands trains of equal ones over in one piece, where \
         the route takes that; plain hands over each by itself. af_xdp has frames of channels brought \
         past the kernel's network stack and sent so, where xdp.mode puts the program, and is else as \

@@ -183,9 +183,8 @@ const fn named(tier: UdpTier) -> (&'static str, UdpTier) {
     (tier.name(), tier)
 }
 
-/// Ways of datagrams over sockets, and those that TURN has besides.
-pub(super) const SOCKET_TIERS: [(&str, UdpTier); 2] = [named(UdpTier::Gso), named(UdpTier::Plain)];
-pub(super) const TURN_TIERS: [(&str, UdpTier); 3] =
+/// Ways that datagrams may be sent.
+pub(super) const UDP_TIERS: [(&str, UdpTier); 3] =
     [named(UdpTier::Gso), named(UdpTier::Plain), named(UdpTier::AfXdp)];
 const UDP_PROTOCOLS: [(&str, UdpProtocol); 2] =
     [("opaque", UdpProtocol::Opaque), ("wireguard", UdpProtocol::Wireguard)];

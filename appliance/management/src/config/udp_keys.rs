@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::keys::{Key, key, live};
-use super::rule::{Rule, SOCKET_TIERS};
+use super::rule::{Rule, UDP_TIERS};
 use crate::limits::PEER_BLOCKS_MAX;
 use std::time::Duration;
 use waystation_relay::limits::UDP_SESSIONS_MAX;
@@ -69,6 +69,7 @@ pub(super) const TIER: Key<Config> = key(
     "udp",
     "tier",
     "name",
-    Rule::Tier { tiers: &SOCKET_TIERS, at: |config| &mut config.udp.tier },
-    "The best way datagrams may be sent, as turn.tier, but for af_xdp.",
+    Rule::Tier { tiers: &UDP_TIERS, at: |config| &mut config.udp.tier },
+    "The best way datagrams may be sent, as turn.tier. With af_xdp the XDP program relays no \
+        session by itself, and brings those of ends that are known to their cores.",
 );

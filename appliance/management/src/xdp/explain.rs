@@ -37,6 +37,8 @@ pub(super) struct Around<'a> {
     pub(super) is_steering: bool,
     /// AF_XDP sockets where it is taken to come in: the queue of each, and whose it is.
     pub(super) frame_sockets: Vec<(u32, u32)>,
+    /// Kinds of ports whose frames those are for.
+    pub(super) frame_kinds: &'a [Port],
     /// The monotonic clock, for rates.
     pub(super) now_ns: u64,
     /// `on`, `off` or `unavailable`, or `not asked` where only a file was.
@@ -57,6 +59,7 @@ pub fn explain_for(config: &Config, frame: &[u8]) -> Value {
             owners: &[],
             is_steering: config.xdp.steer,
             frame_sockets: Vec::new(),
+            frame_kinds: &[],
             now_ns: 0,
             program: "not asked",
         },
@@ -190,9 +193,9 @@ fn hand_over(
 ) -> HandOver {
     // What is decided before the program looks for a session.
     let is_earlier = [Verdict::DropDenied, Verdict::DropMalformed, Verdict::PassChannelPadding];
-    let is_of_turn = matches!(port, Some(Port::Turn | Port::Session));
+    let is_wanted = port.is_some_and(|port| around.frame_kinds.contains(&port));
     let fits = ip_bytes(frame).is_some_and(|bytes| bytes <= FRAME_PACKET_BYTES_MAX);
-    if is_earlier.contains(&verdict) || !is_of_turn || !fits {
+    if is_earlier.contains(&verdict) || !is_wanted || !fits {
         return HandOver::Never;
     }
     let is_its = |(_, owner): &&(u32, u32)| *owner == entry.owner_cpu;

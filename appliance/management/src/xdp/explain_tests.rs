@@ -100,6 +100,7 @@ fn a_session_says_where_its_packets_go_and_how_the_frame_looks_then() {
             owners: &[3],
             is_steering: false,
             frame_sockets: Vec::new(),
+            frame_kinds: &[],
             now_ns,
             program: "on",
         };
@@ -136,6 +137,7 @@ fn a_client_without_that_channel_is_user_spaces() {
         owners: &[0, 1],
         is_steering: true,
         frame_sockets: Vec::new(),
+        frame_kinds: &[],
         now_ns: 0,
         program: "on",
     };
@@ -163,6 +165,7 @@ fn said_of(
         owners: &[2, 5],
         is_steering: false,
         frame_sockets: frame_sockets.to_vec(),
+        frame_kinds: &[Port::Turn, Port::Session],
         now_ns: 0,
         program: "on",
     };

@@ -1,4 +1,5 @@
-//! Sockets that whole frames of sessions are brought to (AF_XDP), for `turn.tier = "af_xdp"`.
+//! Sockets that whole frames of sessions are brought to (AF_XDP), for the tier `af_xdp` of TURN
+//! and of opaque sessions.
 //!
 //! Opened once, on the thread that starts everything, while it has its privileges, and given to data
 //! cores. What is kept here is a second descriptor of each, for the maps of a program that is put on
@@ -6,13 +7,12 @@
 
 use crate::config::Config;
 use std::os::fd::OwnedFd;
-use waystation_ebpf::abi::FramePlace;
+use waystation_ebpf::abi::limits::FRAME_SOCKETS_MAX;
+use waystation_ebpf::abi::{FramePlace, Port};
 use waystation_ebpf::interfaces;
 use waystation_ebpf::tables::{MapError, Tables};
 use waystation_engine::port::datagrams::UdpTier;
-use waystation_engine::port::frames::{
-    FRAME_SOCKETS_MAX, FrameError, FramePlace as Place, FrameSocket,
-};
+use waystation_engine::port::frames::{FrameError, FramePlace as Place, FrameSocket};
 use waystation_relay::ids::CoreId;
 
 /// A socket that a data core has, as the program has to know it.
@@ -31,9 +31,16 @@ pub(super) struct Opened {
     pub(super) hints: Vec<String>,
 }
 
-/// Whether the configuration asks for any.
-pub(super) fn are_wanted(config: &Config) -> bool {
-    config.turn.is_enabled() && config.turn.tier == UdpTier::AfXdp
+/// Kinds of ports whose frames the configuration asks for.
+pub(super) fn wanted(config: &Config) -> Vec<Port> {
+    let mut kinds = Vec::new();
+    if config.turn.is_enabled() && config.turn.tier == UdpTier::AfXdp {
+        kinds.extend([Port::Turn, Port::Session]);
+    }
+    if config.udp.is_enabled() && config.udp.tier == UdpTier::AfXdp {
+        kinds.push(Port::Opaque);
+    }
+    kinds
 }
 
 /// Opens one on each queue of some interfaces, for the cores in turn. `owners`: what the program knows
@@ -51,7 +58,7 @@ pub(super) fn open(interfaces: &[&str], owners: &[u32]) -> Opened {
     for name in interfaces {
         let Some(interface) = interfaces::index_of(name) else { continue };
         for queue in 0.. {
-            if opened.given.len() == FRAME_SOCKETS_MAX {
+            if opened.given.len() == FRAME_SOCKETS_MAX as usize {
                 let hint = format!(
                     "queue {queue} of {name} and what follows has no AF_XDP socket: \
                     there are {FRAME_SOCKETS_MAX}"
@@ -90,11 +97,15 @@ fn open_one(
     Ok((socket, KnownSocket { place, owner, descriptor }))
 }
 
-/// Tells the program of them.
-pub(super) fn tell(known: &[KnownSocket], tables: &mut Tables) -> Result<(), MapError> {
+/// Tells the program of them, and of the kinds of ports that they are for.
+pub(super) fn tell(
+    known: &[KnownSocket],
+    kinds: &[Port],
+    tables: &mut Tables,
+) -> Result<(), MapError> {
     for socket in known {
         let count = tables.frame_sockets.insert(socket.place, socket.owner, &socket.descriptor)?;
-        tables.settings.set_frame_sockets(count)?;
+        tables.settings.set_frame_sockets(count, kinds)?;
     }
     Ok(())
 }
@@ -133,13 +144,16 @@ mod tests {
     }
 
     #[test]
-    fn they_are_wanted_with_their_tier_and_a_server_only() {
+    fn they_are_wanted_with_their_tier_and_for_what_there_is_only() {
         let mut config = Config::default();
-        config.turn.tier = UdpTier::AfXdp;
-        assert!(!are_wanted(&config));
+        config.udp.addresses.clear();
+        (config.turn.tier, config.udp.tier) = (UdpTier::AfXdp, UdpTier::AfXdp);
+        assert_eq!(wanted(&config), []);
         config.turn.listen = vec!["127.0.0.1:3478".parse().unwrap()];
-        assert!(are_wanted(&config));
+        assert_eq!(wanted(&config), [Port::Turn, Port::Session]);
+        config.udp.addresses = vec!["127.0.0.1".parse().unwrap()];
+        assert_eq!(wanted(&config), [Port::Turn, Port::Session, Port::Opaque]);
         config.turn.tier = UdpTier::Gso;
-        assert!(!are_wanted(&config));
+        assert_eq!(wanted(&config), [Port::Opaque]);
     }
 }

@@ -21,7 +21,7 @@ pub use capture::{CaptureRefusal, CaptureRequest, Verdicts};
 pub(crate) use document::{document, summary};
 pub use entries::EntryCounts;
 pub use explain::{explain_for, explained};
-pub use waystation_ebpf::abi::limits::{SESSION_ENTRIES_MAX, STRANGERS_MAX};
+pub use waystation_ebpf::abi::limits::{FRAME_SOCKETS_MAX, SESSION_ENTRIES_MAX, STRANGERS_MAX};
 
 use crate::clock::{self, Moment};
 use crate::config::{Config, XdpMode};
@@ -149,6 +149,8 @@ pub struct Xdp {
     sweep_in: Option<u32>,
     /// Sockets for frames that data cores have.
     frame_sockets: Vec<KnownSocket>,
+    /// Kinds of ports whose frames they are for, as at the start.
+    frame_kinds: Vec<Port>,
     /// Sockets of data cores among which the program chooses.
     shared_addresses: Vec<SharedAddress>,
 }
@@ -216,7 +218,8 @@ impl Xdp {
     /// Opens sockets for frames, if they are wanted, and tells the program of them. They are the data
     /// cores' then.
     pub fn open_frame_sockets(&mut self, config: &Config) -> Vec<(CoreId, FrameSocket)> {
-        if !frames::are_wanted(config) {
+        self.frame_kinds = frames::wanted(config);
+        if self.frame_kinds.is_empty() {
             return Vec::new();
         }
         let attached = self.at_work.iter().flat_map(|at_work| &at_work.attachments);
@@ -224,7 +227,7 @@ impl Xdp {
         let mut opened = frames::open(&interfaces, &self.owners);
         if interfaces.is_empty() {
             opened.hints.push(
-                "turn.tier = \"af_xdp\" needs the XDP program on an interface (xdp.mode): datagrams go \
+                "tier = \"af_xdp\" needs the XDP program on an interface (xdp.mode): datagrams go \
                  by tier gso"
                     .to_owned(),
             );
@@ -240,7 +243,9 @@ impl Xdp {
 
     fn tell_frame_sockets(&mut self) {
         let Some(at_work) = &mut self.at_work else { return };
-        if let Err(error) = frames::tell(&self.frame_sockets, &mut at_work.programs.tables) {
+        if let Err(error) =
+            frames::tell(&self.frame_sockets, &self.frame_kinds, &mut at_work.programs.tables)
+        {
             let hint = format!("not all frames are brought to data cores: {error}");
             tracing::warn!(hint, "AF_XDP does less than it could");
             self.status.hints.push(hint);
@@ -514,6 +519,7 @@ impl Xdp {
             owners: &self.owners,
             is_steering: config.xdp.steer,
             frame_sockets: frames::at(&self.frame_sockets, ingress),
+            frame_kinds: &self.frame_kinds,
             now_ns,
             program,
         };

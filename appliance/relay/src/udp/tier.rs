@@ -11,6 +11,8 @@ pub enum Tier {
     Plain,
     /// Trains in and out (GRO and GSO).
     Gso,
+    /// Frames in and out, past the kernel's network stack (AF_XDP).
+    AfXdp,
     /// An XDP program, before the kernel's network stack.
     Xdp,
 }
@@ -21,6 +23,7 @@ impl Tier {
         match self {
             Self::Plain => "plain",
             Self::Gso => "gso",
+            Self::AfXdp => "af_xdp",
             Self::Xdp => "xdp",
         }
     }
@@ -83,6 +86,8 @@ pub struct Facts {
     /// What stands against the XDP program, as whoever fills its map has said; `None`: the session
     /// is in the map.
     pub against_xdp: Option<WhyNot>,
+    /// Whether the core has sockets for frames, and a program that brings it those of its sessions.
+    pub has_frames: bool,
     /// Whether the kernel can segment.
     pub can_segment: bool,
     /// Whether a send with segmentation to either leg has failed.
@@ -104,8 +109,10 @@ impl TierChoice {
     /// The fastest tier that the facts allow.
     pub fn new(facts: &Facts) -> Self {
         let (not_xdp, not_gso) = (why_not_xdp(facts), why_not_gso(facts));
+        let has_frames = facts.has_frames && facts.fastest_allowed >= Tier::AfXdp;
         match (not_xdp, not_gso) {
             (None, _) => Self { tier: Tier::Xdp, not_xdp: None, not_gso: None },
+            (Some(_), _) if has_frames => Self { tier: Tier::AfXdp, not_xdp, not_gso: None },
             (Some(_), None) => Self { tier: Tier::Gso, not_xdp, not_gso: None },
             (Some(_), Some(_)) => Self { tier: Tier::Plain, not_xdp, not_gso },
         }
@@ -142,6 +149,7 @@ mod tests {
     const ALL_WELL: Facts = Facts {
         fastest_allowed: Tier::Xdp,
         against_xdp: None,
+        has_frames: false,
         can_segment: true,
         has_route_refused: false,
     };
@@ -169,6 +177,23 @@ mod tests {
             let expected = TierChoice { tier: Tier::Gso, not_xdp: Some(why_not), not_gso: None };
             assert_eq!(choice(change), expected);
         }
+    }
+
+    #[test]
+    fn frames_are_taken_only_where_they_are_asked_for_and_there_are_any() {
+        let asked = |has_frames| {
+            choice(|facts| {
+                (facts.fastest_allowed, facts.has_frames) = (Tier::AfXdp, has_frames);
+                facts.has_route_refused = true;
+            })
+        };
+        let not_xdp = Some(WhyNot::NotAllowed);
+        assert_eq!(asked(true), TierChoice { tier: Tier::AfXdp, not_xdp, not_gso: None });
+        assert_eq!(asked(false).tier, Tier::Plain);
+        let unasked = choice(|facts| {
+            (facts.fastest_allowed, facts.has_frames) = (Tier::Gso, true);
+        });
+        assert_eq!(unasked.tier, Tier::Gso);
     }
 
     #[test]

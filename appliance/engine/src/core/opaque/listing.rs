@@ -46,6 +46,7 @@ impl OpaqueSessions {
                 age_ns: now_ns.saturating_sub(listed.opened_ns),
                 dropped_datagrams: listed.dropped_packets,
                 datagrams_in_trains: carried.datagrams_in_trains,
+                datagrams_in_frames: carried.datagrams_in_frames,
                 datagrams_offloaded: carried.datagrams_offloaded,
             });
         }

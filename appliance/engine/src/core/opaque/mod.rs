@@ -19,6 +19,7 @@ pub use handing_over::{OpaqueHandOver, OpaqueSessionState, OpaqueTakeOver};
 pub use ports::PortError;
 pub(crate) use ports::is_without_family;
 
+use super::framed::SharedFrames;
 use crate::control::{OpaqueRequest, Report, UdpEnded, UdpMoved};
 use crate::entropy::Entropy;
 use crate::fabric::Fabric;
@@ -83,6 +84,7 @@ struct Carried {
     bytes: [u64; 2],
     /// Of both directions.
     datagrams_in_trains: u64,
+    datagrams_in_frames: u64,
     datagrams_offloaded: u64,
     opened_ns: u64,
 }
@@ -99,6 +101,7 @@ pub(super) struct OpaqueSessions {
     carried: Vec<Carried>,
     burst: Burst,
     outgoing: Outgoing,
+    frames: SharedFrames,
     tier: UdpTier,
     /// What the table has told and nobody has acted upon.
     events: Vec<Event>,
@@ -114,7 +117,7 @@ pub(super) struct OpaqueSessions {
 }
 
 impl OpaqueSessions {
-    /// An empty table.
+    /// An empty table. `frames`: what it sends by with [`UdpTier::AfXdp`], if there are any.
     ///
     /// # Errors
     /// The kernel's refusal of a descriptor.
@@ -122,7 +125,9 @@ impl OpaqueSessions {
         core: CoreId,
         settings: &OpaqueSettings,
         policy: Arc<AddressPolicy>,
+        frames: SharedFrames,
     ) -> io::Result<Self> {
+        let (frames, tier) = frames.of_tier(settings.tier);
         let mut entropy = Entropy::default();
         let seeds = [entropy.u64(), entropy.u64()];
         let sessions_max = settings.sessions_max;
@@ -134,8 +139,9 @@ impl OpaqueSessions {
             ports: Ports::new(settings.addresses.clone()),
             carried: Vec::with_capacity(sessions_max),
             burst: Burst::new(),
-            outgoing: Outgoing::new(settings.tier),
-            tier: settings.tier,
+            outgoing: Outgoing::new(tier),
+            frames,
+            tier,
             events: Vec::new(),
             moves: Moves::new(sessions_max),
             paths: Paths::new(sessions_max),
@@ -388,9 +394,14 @@ impl OpaqueSessions {
     fn choice(&self, session: UdpSessionTag) -> TierChoice {
         let path = self.sessions.path(session);
         let is_refused = |end: SocketAddr| self.outgoing.tier_of(end.ip()) == UdpTier::Plain;
-        let can_trains = self.tier == UdpTier::Gso;
+        let can_trains = self.tier != UdpTier::Plain;
         TierChoice::new(&Facts {
-            fastest_allowed: if can_trains { Tier::Xdp } else { Tier::Plain },
+            fastest_allowed: match self.tier {
+                UdpTier::Plain => Tier::Plain,
+                UdpTier::Gso => Tier::Xdp,
+                UdpTier::AfXdp => Tier::AfXdp,
+            },
+            has_frames: self.tier == UdpTier::AfXdp && self.has_program(),
             against_xdp: self.against_xdp(session),
             can_segment: true,
             has_route_refused: can_trains
@@ -423,6 +434,39 @@ impl OpaqueSessions {
     fn receive(&mut self, key: DatagramKey, now_ns: u64, fabric: &mut Fabric) -> usize {
         self.sockets.receive(key, &mut self.burst);
         let Some(port) = self.ports.of(key) else { return 0 };
+        self.take_burst(key, port, now_ns, fabric)
+    }
+
+    /// Whether an address is one that sessions are reached at.
+    pub(super) fn is_at(&self, local: SocketAddr) -> bool {
+        self.ports.at(local).is_some()
+    }
+
+    /// Receives a burst that came in frames to an address of ours, and passes it on. Returns how many
+    /// datagrams it had.
+    pub(super) fn take_frames(
+        &mut self,
+        local: SocketAddr,
+        now_ns: u64,
+        fabric: &mut Fabric,
+    ) -> usize {
+        self.frames.receive(&mut self.burst);
+        let Some((key, port)) = self.ports.at(local) else { return self.burst.len() };
+        if self.ports.is_on_all_addresses(local.is_ipv6()) {
+            self.burst.note_local(local.ip());
+        }
+        let datagrams = self.take_burst(key, port, now_ns, fabric);
+        self.act_on_events(now_ns, fabric);
+        datagrams
+    }
+
+    fn take_burst(
+        &mut self,
+        key: DatagramKey,
+        port: LocalPort,
+        now_ns: u64,
+        fabric: &mut Fabric,
+    ) -> usize {
         let mut datagrams = 0;
         for index in 0..self.burst.len() {
             let Some(arrival) = self.burst.arrival(index) else {
@@ -521,8 +565,8 @@ impl OpaqueSessions {
 
     /// Sends what is queued, and counts what became of it.
     fn send(&mut self, fabric: &mut Fabric) {
-        let Self { outgoing, sockets, burst, carried, .. } = self;
-        outgoing.send(sockets, burst.memory(), |tag, bytes, sent| {
+        let Self { outgoing, sockets, frames, burst, carried, .. } = self;
+        frames.send_queued(outgoing, sockets, burst.memory(), |tag, bytes, sent| {
             let (place, leaving) = of_tag(tag);
             if let Sent::Not(failure) = sent {
                 fabric.count_drop(reason_of(failure), bytes);
@@ -536,6 +580,7 @@ impl OpaqueSessions {
                 carried.datagrams[leaving.index()] += 1;
                 carried.bytes[leaving.index()] += bytes as u64;
                 carried.datagrams_in_trains += u64::from(sent == Sent::InTrain);
+                carried.datagrams_in_frames += u64::from(sent == Sent::Framed);
             }
         });
     }

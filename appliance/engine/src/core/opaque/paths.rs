@@ -200,6 +200,11 @@ impl OpaqueSessions {
         Some(UdpPathLeg { end, local, indices: leg.indices })
     }
 
+    /// Whether a program on interfaces knows of sessions, and so can bring their frames here.
+    pub(super) fn has_program(&self) -> bool {
+        self.paths.is_wanted
+    }
+
     fn against(&self, offer: &Offer, legs: &[Option<UdpPathLeg>; 2]) -> Option<WhyNot> {
         if self.tier != UdpTier::Gso {
             return Some(WhyNot::NotAllowed);

@@ -94,6 +94,20 @@ impl Ports {
         self.addresses.iter().copied().find(|address| address.is_ipv6() == is_ipv6)
     }
 
+    /// The port at an address of ours, and its socket there.
+    pub(super) fn at(&self, local: SocketAddr) -> Option<(DatagramKey, LocalPort)> {
+        let address = self.address_of_family(local.is_ipv6())?;
+        let is_there = address == local.ip() || address.is_unspecified();
+        let port = LocalPort(local.port());
+        let open = self.open.get(&port).filter(|_| is_there)?;
+        Some((open.sockets.to(local)?, port))
+    }
+
+    /// Whether ports are on all addresses of a family.
+    pub(super) fn is_on_all_addresses(&self, is_ipv6: bool) -> bool {
+        self.address_of_family(is_ipv6).is_some_and(|address| address.is_unspecified())
+    }
+
     /// The port of a socket.
     pub(super) fn of(&self, key: DatagramKey) -> Option<LocalPort> {
         *self.owners.get(key.slot as usize)?
@@ -199,6 +213,8 @@ mod tests {
         let key = first.to("192.0.2.1:9".parse().unwrap()).unwrap();
         assert_eq!(ports.of(key), Some(port));
         assert_eq!(first.to("[2001:db8::1]:9".parse().unwrap()), None);
+        let at = |address: &str| ports.at(SocketAddr::new(address.parse().unwrap(), port.0));
+        assert_eq!((at("127.0.0.1"), at("127.0.0.2"), at("::1")), (Some((key, port)), None, None));
         ports.give_back(port, &mut sockets);
         assert_eq!((ports.of(key), sockets.len()), (Some(port), 1));
         ports.give_back(port, &mut sockets);

@@ -77,6 +77,7 @@ fn data_cores_with(
             cpu: None,
             turn: None,
             opaque: None,
+            frames: Vec::new(),
         };
         DataCore::new(port, Vec::new(), parts).unwrap()
     });

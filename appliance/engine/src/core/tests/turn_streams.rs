@@ -47,10 +47,9 @@ fn bench(blocks: usize, seed: u64) -> Bench {
         shared,
         behind: Vec::new(),
         tier: UdpTier::Gso,
-        frames: Vec::new(),
     };
     let core = &mut bench.cores[0];
-    let turn = TurnServer::new(parts, &snapshot, &mut core.port).unwrap();
+    let turn = TurnServer::new(parts, &snapshot, core.frames.share(), &mut core.port).unwrap();
     core.turn = Some(Box::new(turn));
     bench
 }

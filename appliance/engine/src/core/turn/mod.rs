@@ -18,6 +18,7 @@ pub use handing_over::TurnHandOver;
 pub(super) use streams::Around;
 pub use streams::StreamLimits;
 
+use super::framed::SharedFrames;
 use crate::clock;
 use crate::fabric::Fabric;
 use crate::limits::{DATAGRAM_BURSTS_PER_TURN, DATAGRAMS_PER_TURN};
@@ -25,13 +26,11 @@ use crate::port::Port;
 use crate::port::datagrams::{
     BURST_MESSAGES, Burst, DatagramKey, Departure, Outgoing, SendFailure, Sent, Sockets, UdpTier,
 };
-use crate::port::frames::{FrameSocket, FrameSockets};
 use crate::snapshot::TurnSnapshot;
 use hosting::{Hosting, Owner, Tally};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use streams::ClientStreams;
 use waystation_relay::drop_reason::DropReason;
@@ -64,8 +63,6 @@ pub struct TurnParts {
     pub behind: Vec<(IpAddr, IpAddr)>,
     /// The best way datagrams may be sent.
     pub tier: UdpTier,
-    /// Sockets that frames come by, for [`UdpTier::AfXdp`].
-    pub frames: Vec<FrameSocket>,
 }
 
 /// Why a core has no TURN server.
@@ -103,7 +100,7 @@ pub(super) struct TurnServer {
     listeners: Vec<Listener>,
     burst: Burst,
     outgoing: Outgoing,
-    frames: FrameSockets,
+    frames: SharedFrames,
     answer: Box<[u8; ANSWER_BYTES_MAX]>,
     streams: ClientStreams,
     /// The kernel may have more.
@@ -114,9 +111,11 @@ pub(super) struct TurnServer {
 
 impl TurnServer {
     /// A server whose listeners the port accepts on; its sockets have to be watched by the port.
+    /// `frames`: what it sends by with [`UdpTier::AfXdp`], if there are any.
     pub(super) fn new(
         parts: TurnParts,
         snapshot: &TurnSnapshot,
+        frames: SharedFrames,
         port: &mut impl Port,
     ) -> Result<Self, TurnError> {
         let (allocations_max, channels_max) =
@@ -136,8 +135,7 @@ impl TurnServer {
         let watched = parts.listeners.into_iter().map(|listener| port.add_listener(listener));
         let streams = ClientStreams::new(watched.collect::<io::Result<_>>()?, parts.stream_limits);
         let peers = Arc::clone(&snapshot.peers);
-        let frames = FrameSockets::new(parts.frames)?;
-        let tier = if frames.is_empty() { parts.tier.of_sockets() } else { parts.tier };
+        let (frames, tier) = frames.of_tier(parts.tier);
         Ok(Self {
             server,
             hosting: Hosting::new(
@@ -163,20 +161,14 @@ impl TurnServer {
         &self.hosting.sockets
     }
 
-    /// The sockets that frames come by, to be watched as well.
-    pub(super) fn frame_descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.frames.descriptors()
-    }
-
     /// The kernel has said that there is something to receive.
     pub(super) fn note_ready(&mut self) {
         self.has_more = !self.is_paused;
     }
 
-    /// Whether there may be something to receive, or to hand over once more, without the kernel
-    /// saying so again.
+    /// Whether there may be something to receive without the kernel saying so again.
     pub(super) fn has_more(&self) -> bool {
-        self.has_more || self.streams.has_input() || self.frames.has_unsent()
+        self.has_more || self.streams.has_input()
     }
 
     /// Makes no new allocations from now on; those that are there go on and are refreshed.
@@ -198,13 +190,11 @@ impl TurnServer {
     /// relayed addresses do not keep a client from refreshing its allocation; the others have at
     /// least half of the bound and a burst.
     pub(super) fn serve(&mut self, now_ns: u64, fabric: &mut Fabric) {
-        self.frames.begin_turn(now_ns);
         if !self.has_more {
             return;
         }
         let now = Now { monotonic_ns: now_ns, unix_s: clock::unix_s() };
         let mut budget = Budget::TURN;
-        let has_frames = self.receive_frames(now, fabric);
         let share = Budget::of_listener(self.listeners.len());
         for index in 0..self.listeners.len() {
             let Some(&Listener { key, .. }) = self.listeners.get(index) else { break };
@@ -220,7 +210,7 @@ impl TurnServer {
         }
         loop {
             let Some(key) = self.hosting.sockets.next_ready() else {
-                self.has_more = has_frames;
+                self.has_more = false;
                 return;
             };
             if self.hosting.sockets.has_errors() {
@@ -235,27 +225,25 @@ impl TurnServer {
         }
     }
 
-    /// Receives and relays what came in frames, up to half of a turn. Returns whether there may be
-    /// more.
-    fn receive_frames(&mut self, now: Now, fabric: &mut Fabric) -> bool {
-        let mut budget = Budget::of_listener(1);
-        while budget.is_left() {
-            let Some(received) = self.frames.receive(&mut self.burst) else { return false };
-            for _ in 0..received.malformed {
-                fabric.count_drop(DropReason::UdpMalformed, 0);
-            }
-            budget.spend((self.burst.len() + received.malformed) as u64);
-            let Some(local) = received.local else { continue };
-            match self.owner_of(local) {
-                Some(Owner::Listener(index)) => self.take_from_clients(index, now, fabric),
-                Some(Owner::Relayed(relayed)) => self.take_from_peers(relayed, now, fabric),
-                // Closed since the program was told of it.
-                None => (0..self.burst.len())
-                    .for_each(|_| fabric.count_drop(DropReason::TurnNoAllocation, 0)),
-            }
-            self.send(fabric);
+    /// Receives a burst that came in frames to an address of ours, and relays it. Returns how many
+    /// datagrams it had.
+    pub(super) fn take_frames(
+        &mut self,
+        local: SocketAddr,
+        now_ns: u64,
+        fabric: &mut Fabric,
+    ) -> usize {
+        let now = Now { monotonic_ns: now_ns, unix_s: clock::unix_s() };
+        self.frames.receive(&mut self.burst);
+        match self.owner_of(local) {
+            Some(Owner::Listener(index)) => self.take_from_clients(index, now, fabric),
+            Some(Owner::Relayed(relayed)) => self.take_from_peers(relayed, now, fabric),
+            // Closed since the program was told of it.
+            None => (0..self.burst.len())
+                .for_each(|_| fabric.count_drop(DropReason::TurnNoAllocation, 0)),
         }
-        true
+        self.send(fabric);
+        self.burst.len()
     }
 
     /// Whose an address of ours is. Frames to a socket on all addresses are told to which.
@@ -315,14 +303,6 @@ impl TurnServer {
         counters.udp_sockets_open = self.hosting.sockets.len() as u64;
         counters.udp_syscalls = self.hosting.sockets.syscalls();
         (counters.udp_trains_sent, counters.udp_trains_refused) = self.outgoing.trains();
-        let frames = self.frames.counts();
-        counters.udp_syscalls += frames.syscalls;
-        counters.udp_frames_received = frames.received;
-        counters.udp_frames_lost = self.frames.lost();
-        counters.udp_frames_no_hop = frames.no_hop;
-        counters.udp_frames_other_interface = frames.other_interface;
-        counters.udp_frames_too_long = frames.too_long;
-        counters.udp_frames_no_room = frames.no_room;
     }
 
     // From clients
@@ -478,21 +458,12 @@ impl TurnServer {
 fn send_queued(
     outgoing: &mut Outgoing,
     hosting: &mut Hosting,
-    frames: &mut FrameSockets,
+    frames: &SharedFrames,
     memory: &[u8],
     fabric: &mut Fabric,
 ) {
     let Hosting { sockets, tallies, .. } = hosting;
-    if !frames.is_empty() {
-        outgoing.offer(
-            sockets,
-            memory,
-            |from, to, pieces| frames.send(from, to, pieces).is_ok(),
-            |tag, bytes, sent| count_sent(fabric, tallies, tag, bytes, sent),
-        );
-        frames.flush();
-    }
-    outgoing.send(sockets, memory, |tag, bytes, sent| {
+    frames.send_queued(outgoing, sockets, memory, |tag, bytes, sent| {
         count_sent(fabric, tallies, tag, bytes, sent);
     });
 }

@@ -23,7 +23,9 @@ pub use next_hops::NoHop;
 pub use socket::{FrameError, FramePlace, FrameSocket};
 
 use crate::port::datagrams::{BURST_MESSAGES, Burst};
+use netlink::Interface;
 use next_hops::NextHops;
+use packet::Parsed;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -42,8 +44,6 @@ const KERNEL_HEADROOM_BYTES: usize = 256;
 pub const PACKET_BYTES_MAX: usize = FRAME_BYTES - KERNEL_HEADROOM_BYTES - packet::ETHERNET_BYTES;
 /// Memory of a socket: 2 MiB, locked. Of 8 MiB that a process may lock there are four.
 pub const SOCKET_BYTES: usize = FRAME_BYTES * (RECEIVE_FRAMES + SEND_FRAMES) as usize;
-/// Sockets of all cores together: memory of 32 MiB.
-pub const FRAME_SOCKETS_MAX: usize = 16;
 
 /// Why a datagram was not sent as a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,13 +75,15 @@ pub struct FrameCounts {
     pub syscalls: u64,
 }
 
-/// What one look at the sockets brought.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Received {
-    /// Whom the datagrams of the burst are for; none if there are none.
-    pub local: Option<SocketAddr>,
-    /// Frames besides that are no datagrams, as one whose checksum is wrong.
-    pub malformed: usize,
+/// What is there to be received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing.
+    Nothing,
+    /// A frame that is no datagram, as one whose checksum is wrong. It has been taken out.
+    Malformed,
+    /// Datagrams that were sent to this address of ours.
+    For(SocketAddr),
 }
 
 /// See the module.
@@ -92,6 +94,8 @@ pub struct FrameSockets {
     counts: FrameCounts,
     /// Which socket is asked next.
     next: usize,
+    /// The datagram in that socket's next frame, once that has been looked at.
+    seen: Option<Parsed>,
     /// When the turn began.
     now_ns: u64,
 }
@@ -103,7 +107,7 @@ impl FrameSockets {
     /// The kernel's refusal of a socket that tells of routes.
     pub fn new(sockets: Vec<FrameSocket>) -> io::Result<Self> {
         let (hops, counts) = (NextHops::new()?, FrameCounts::default());
-        Ok(Self { sockets, hops, counts, next: 0, now_ns: 0 })
+        Ok(Self { sockets, hops, counts, next: 0, seen: None, now_ns: 0 })
     }
 
     /// Whether there is none.
@@ -134,42 +138,52 @@ impl FrameSockets {
         self.flush();
     }
 
-    /// Receives a burst of frames of one socket that were sent to one address of ours. `None`: there
-    /// is nothing. Sockets come in turn.
-    pub fn receive(&mut self, burst: &mut Burst) -> Option<Received> {
-        burst.clear();
+    /// Looks at what is there. Sockets come in turn.
+    pub fn look(&mut self) -> Next {
         for _ in 0..self.sockets.len() {
             let index = self.next % self.sockets.len();
-            self.next = index + 1;
-            let received = self.receive_from(index, burst);
-            if received.is_some() {
-                return received;
-            }
+            let Some(frame) = self.sockets[index].peek() else {
+                self.next = index + 1;
+                continue;
+            };
+            let Some(parsed) = packet::parse(frame) else {
+                self.sockets[index].release();
+                return Next::Malformed;
+            };
+            let local = parsed.local;
+            self.seen = Some(parsed);
+            return Next::For(local);
         }
-        None
+        Next::Nothing
     }
 
-    fn receive_from(&mut self, index: usize, burst: &mut Burst) -> Option<Received> {
-        let socket = self.sockets.get_mut(index)?;
-        let mut received = Received::default();
-        for _ in 0..BURST_MESSAGES {
-            let Some(frame) = socket.peek() else { break };
-            match packet::parse(frame) {
-                Some(parsed) => {
-                    if *received.local.get_or_insert(parsed.local) != parsed.local {
-                        break;
-                    }
-                    let payload = frame.get(parsed.payload).unwrap_or_default();
-                    if !burst.push(parsed.source, payload) {
-                        break;
-                    }
-                    self.counts.received += 1;
-                }
-                None => received.malformed += 1,
+    /// Receives a burst of the datagrams that [`Self::look`] has told of, all of one socket and to
+    /// one address of ours.
+    pub fn receive(&mut self, burst: &mut Burst) {
+        burst.clear();
+        let Some(first) = self.seen.take() else { return };
+        let index = self.next % self.sockets.len();
+        self.next = index + 1;
+        let socket = &mut self.sockets[index];
+        let (local, mut next) = (first.local, Some(first));
+        while let Some(parsed) = next.filter(|parsed| parsed.local == local) {
+            let payload = socket.peek().and_then(|frame| frame.get(parsed.payload));
+            if !burst.push(parsed.source, payload.unwrap_or_default()) {
+                return;
             }
+            self.counts.received += 1;
             socket.release();
+            // What is for somebody else, or no datagram, is looked at once more then.
+            next = socket.peek().filter(|_| burst.len() < BURST_MESSAGES).and_then(packet::parse);
         }
-        (received != Received::default()).then_some(received)
+    }
+
+    /// Takes the frame out that [`Self::look`] has told of.
+    pub fn discard(&mut self) {
+        if self.seen.take().is_some() {
+            let index = self.next % self.sockets.len();
+            self.sockets[index].release();
+        }
     }
 
     /// Sends a datagram, made of pieces, as a frame at the next [`Self::flush`].
@@ -199,13 +213,15 @@ impl FrameSockets {
         to: SocketAddr,
         pieces: [&[u8]; 3],
     ) -> Result<(), NotFramed> {
-        let hop = self.hops.to(from.ip(), to.ip(), self.now_ns)?;
+        let Self { sockets, hops, now_ns, .. } = self;
+        let hop = hops.to(from.ip(), to.ip(), *now_ns)?;
         let on_interface = |socket: &&mut FrameSocket| socket.place().interface == hop.interface;
-        let socket = self.sockets.iter_mut().find(on_interface);
-        let socket = socket.ok_or(NotFramed::OtherInterface)?;
-        let stations = [hop.station, socket.station()];
+        let socket = sockets.iter_mut().find(on_interface).ok_or(NotFramed::OtherInterface)?;
+        let interface = socket.interface(*now_ns, |index| hops.interface(index));
+        let Interface { station, mtu_bytes } = interface.ok_or(NotFramed::OtherInterface)?;
+        let stations = [hop.station, station];
         let bytes = packet::packet_bytes(from, pieces);
-        if bytes > socket.packet_bytes_max().min(hop.mtu_bytes) {
+        if bytes > mtu_bytes.min(hop.mtu_bytes).min(PACKET_BYTES_MAX) {
             return Err(NotFramed::TooLong);
         }
         if socket.send(|frame| packet::build(frame, stations, from, to, pieces)) {

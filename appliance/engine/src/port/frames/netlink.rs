@@ -97,21 +97,7 @@ impl Interface {
     /// # Errors
     /// When there is none, or it is no Ethernet.
     pub(super) fn of_index(index: u32) -> io::Result<Self> {
-        let mut netlink = Netlink::new()?;
-        let mut body = [0; LINK_BYTES];
-        body[4..8].copy_from_slice(&index.to_ne_bytes());
-        let answer = netlink.ask(GET_LINK, NEW_LINK, &body, &[])?;
-        let no_ethernet = || io::Error::other("no Ethernet interface");
-        if answer.get(2..4) != Some(&ETHERNET.to_ne_bytes()) {
-            return Err(no_ethernet());
-        }
-        let attributes = answer.get(LINK_BYTES..).unwrap_or_default();
-        let station = attribute(attributes, LINK_ADDRESS).and_then(|it| it.try_into().ok());
-        let mtu_bytes = attribute(attributes, LINK_MTU).and_then(word);
-        match (station, mtu_bytes) {
-            (Some(station), Some(mtu_bytes)) => Ok(Self { station, mtu_bytes: mtu_bytes as usize }),
-            _ => Err(no_ethernet()),
-        }
+        Netlink::new()?.interface(index)
     }
 }
 
@@ -126,6 +112,29 @@ impl Netlink {
 
     pub(super) fn syscalls(&self) -> u64 {
         self.syscalls
+    }
+
+    /// What the kernel says of an interface.
+    ///
+    /// # Errors
+    /// When there is none, or it is no Ethernet.
+    pub(super) fn interface(&mut self, index: u32) -> io::Result<Interface> {
+        let mut body = [0; LINK_BYTES];
+        body[4..8].copy_from_slice(&index.to_ne_bytes());
+        let answer = self.ask(GET_LINK, NEW_LINK, &body, &[])?;
+        let no_ethernet = || io::Error::other("no Ethernet interface");
+        if answer.get(2..4) != Some(&ETHERNET.to_ne_bytes()) {
+            return Err(no_ethernet());
+        }
+        let attributes = answer.get(LINK_BYTES..).unwrap_or_default();
+        let station = attribute(attributes, LINK_ADDRESS).and_then(|it| it.try_into().ok());
+        let mtu_bytes = attribute(attributes, LINK_MTU).and_then(word);
+        match (station, mtu_bytes) {
+            (Some(station), Some(mtu_bytes)) => {
+                Ok(Interface { station, mtu_bytes: mtu_bytes as usize })
+            }
+            _ => Err(no_ethernet()),
+        }
     }
 
     /// The way from an address of this machine to another machine's; none if there is none.

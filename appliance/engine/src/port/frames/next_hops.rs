@@ -5,7 +5,7 @@
 //! kernel that a neighbour is still there, so a datagram now and then goes by an ordinary socket,
 //! which has the kernel ask.
 
-use super::netlink::{Netlink, Route};
+use super::netlink::{Interface, Netlink, Route};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
@@ -15,9 +15,9 @@ const NEXT_HOPS_MAX: usize = 2048;
 /// Next hops that the kernel is asked for in one turn: what a turn may take longer for it. Datagrams of
 /// further ones go by ordinary sockets.
 const ASKED_PER_TURN_MAX: u32 = 32;
-/// How long the kernel's word holds, in nanoseconds: a route that has changed is taken up a second
-/// late.
-const FRESH_NS: u64 = 1_000_000_000;
+/// How long the kernel's word holds, in nanoseconds: a route or an interface that has changed is taken
+/// up a second late.
+pub(super) const FRESH_NS: u64 = 1_000_000_000;
 /// How long it holds that there is no hop: an ordinary socket sends meanwhile, and the kernel finds
 /// out.
 const MISSING_FRESH_NS: u64 = 50_000_000;
@@ -77,6 +77,11 @@ impl NextHops {
 
     pub(super) fn syscalls(&self) -> u64 {
         self.netlink.syscalls()
+    }
+
+    /// What has become of an interface; none if it is gone, or no Ethernet any more.
+    pub(super) fn interface(&mut self, index: u32) -> Option<Interface> {
+        self.netlink.interface(index).ok()
     }
 
     /// A turn begins.

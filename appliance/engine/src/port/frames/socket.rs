@@ -1,8 +1,9 @@
 //! One AF_XDP socket, on one queue of one interface.
 
 use super::netlink::Interface;
+use super::next_hops::FRESH_NS;
 use super::rings::{Mapping, Ring};
-use super::{FRAME_BYTES, PACKET_BYTES_MAX, RECEIVE_FRAMES, SEND_FRAMES, SOCKET_BYTES};
+use super::{FRAME_BYTES, RECEIVE_FRAMES, SEND_FRAMES, SOCKET_BYTES};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::net::xdp::{
@@ -52,7 +53,10 @@ pub enum FrameError {
 #[derive(Debug)]
 pub struct FrameSocket {
     place: FramePlace,
-    interface: Interface,
+    /// None: it is gone.
+    interface: Option<Interface>,
+    /// How long that holds.
+    fresh_until_ns: u64,
     descriptor: OwnedFd,
     fill: Ring<u64>,
     received: Ring<XdpDesc>,
@@ -98,7 +102,8 @@ impl FrameSocket {
         let free = (RECEIVE_FRAMES..RECEIVE_FRAMES + SEND_FRAMES).map(frame).collect();
         let mut socket = Self {
             place,
-            interface,
+            interface: Some(interface),
+            fresh_until_ns: 0,
             descriptor,
             fill,
             received,
@@ -125,14 +130,18 @@ impl FrameSocket {
         self.descriptor.as_fd()
     }
 
-    /// The Ethernet address of the interface.
-    pub(super) fn station(&self) -> [u8; 6] {
-        self.interface.station
-    }
-
-    /// The longest IP packet that leaves: what the interface takes, and a frame's memory.
-    pub(super) fn packet_bytes_max(&self) -> usize {
-        self.interface.mtu_bytes.min(PACKET_BYTES_MAX)
+    /// The interface, as it was a second ago at most while this is asked before each frame. `look`
+    /// asks the kernel for it; none if it is gone.
+    pub(super) fn interface(
+        &mut self,
+        now_ns: u64,
+        look: impl FnOnce(u32) -> Option<Interface>,
+    ) -> Option<Interface> {
+        if now_ns >= self.fresh_until_ns {
+            self.interface = look(self.place.interface);
+            self.fresh_until_ns = now_ns.saturating_add(FRESH_NS);
+        }
+        self.interface
     }
 
     pub(super) fn syscalls(&self) -> u64 {
