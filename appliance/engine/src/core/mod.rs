@@ -8,8 +8,10 @@
 mod closing;
 mod commands;
 mod connection;
+mod datagrams;
 mod ends;
 mod establish;
+mod figures;
 mod framed;
 mod frames;
 mod handing_over;
@@ -38,13 +40,11 @@ pub use turn::{StreamLimits, TurnError, TurnHandOver, TurnParts};
 
 use crate::block::BlockPool;
 use crate::clock;
-use crate::control::Report;
 use crate::entropy::Entropy;
 use crate::fabric::Fabric;
 use crate::limits::{BATCHES_PER_TURN, IDLE_WAIT, LISTINGS_UNDER_WAY_MAX};
 use crate::management_end::CoreEnd;
 use crate::mesh::{Entry, MeshEnd};
-use crate::port::datagrams;
 use crate::port::frames::FrameSocket;
 use crate::port::{CloseMode, EVENTS_MAX, Event, Port, ReceiveMode, Segment, Segments, StreamKey};
 use crate::snapshot::{CoreSnapshot, ReloadableLimits};
@@ -52,6 +52,7 @@ use crate::statistics::{CoreStatistics, Stage, TrafficClass, WaitMode};
 use crate::timer::Wheel;
 use closing::Closing;
 use connection::{Connection, Ended, Phase};
+use datagrams::watch_datagrams;
 use framed::Frames;
 use handing_over::{Held, Telling};
 use ingress::{Ingress, Place};
@@ -62,11 +63,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use traffic::TrafficWalk;
-use turn::{Around, TurnServer};
+use turn::TurnServer;
 use waiting::{Waiting, Work};
 use waystation_astral::aead::AeadSuite;
 use waystation_astral::identity::SecretKey;
@@ -406,40 +406,6 @@ impl<P: Port> DataCore<P> {
         self.go_on_departing();
         self.run_inner_links();
         self.close_doomed();
-    }
-
-    fn serve_datagrams(&mut self) {
-        let is_ready = self.port.take_datagrams_ready();
-        self.in_vain &= !is_ready;
-        self.serve_frames(is_ready);
-        if let Some(turn) = &mut self.turn {
-            if is_ready {
-                turn.note_ready();
-            }
-            turn.serve(self.now_ns, &mut self.fabric);
-            turn.expire(self.now_ns);
-            turn.report_paths(&mut self.fabric);
-        }
-        if let Some(opaque) = &mut self.opaque {
-            if is_ready {
-                opaque.note_ready();
-            }
-            opaque.serve(self.now_ns, &mut self.fabric);
-            opaque.attend(self.now_ns, &mut self.fabric);
-        }
-        self.with_turn(TurnServer::serve_streams);
-    }
-
-    /// Has the TURN server do something about its streams.
-    fn with_turn(&mut self, act: impl FnOnce(&mut TurnServer, &mut Around<'_, P>)) {
-        let stalled_until_ns = self.after(self.snapshot.limits.send_stall_timeout);
-        let Some(turn) = &mut self.turn else { return };
-        let Self { port, fabric, closing, now_ns, .. } = self;
-        act(turn, &mut Around { port, fabric, closing, now_ns: *now_ns, stalled_until_ns });
-    }
-
-    fn is_of_turn(&self, stream: StreamKey) -> bool {
-        self.turn.as_ref().is_some_and(|turn| turn.owns(stream))
     }
 
     fn on_event(&mut self, event: Event) {
@@ -814,84 +780,6 @@ impl<P: Port> DataCore<P> {
             self.close(slot, Some(reason), CloseMode::Reset);
         }
     }
-
-    fn send_statistics(&mut self, recycled: Option<Box<CoreStatistics>>) {
-        self.update_statistics();
-        let now = &self.fabric.statistics;
-        let mut next =
-            recycled.unwrap_or_else(|| Box::new(CoreStatistics::new(now.core, now.port)));
-        (next.core, next.port, next.cpu) = (now.core, now.port, now.cpu);
-        next.counters.clone_from(&now.counters);
-        next.limited_links = now.limited_links;
-        let full = std::mem::replace(&mut self.fabric.statistics, next);
-        self.fabric.report(Report::Statistics(full));
-    }
-
-    fn update_statistics(&mut self) {
-        let (buffers_total, buffers_free) = self.port.receive_buffers();
-        let switch = self.fabric.switch.counters();
-        let drops = self.fabric.switch.drops().clone();
-        let link_state_bytes = self.link_state_bytes() as u64;
-        let timers = self.wheel.len() as u64;
-        let waiting = self.waiting.mode();
-        let run_delay_ns = self.run_delay.read_ns();
-        let statistics = &mut self.fabric.statistics;
-        statistics.drops = drops;
-        statistics.waiting = waiting;
-        let counters = &mut statistics.counters;
-        counters.cpu_ns = clock::thread_cpu_ns();
-        counters.run_delay_ns = run_delay_ns;
-        counters.up_ns = clock::now_ns() - self.started_ns;
-        counters.links_open = self.links as u64;
-        counters.link_state_bytes = link_state_bytes;
-        counters.timers = timers;
-        counters.half_open = self.half_open as u64;
-        counters.sockets_open = self.sockets as u64;
-        counters.pipes_open = self.pipe_halves as u64 / 2;
-        counters.sessions_open = self.fabric.switch.sessions() as u64;
-        counters.sessions_opened = switch.sessions_opened;
-        counters.queries_received = switch.queries_received;
-        counters.payload_bytes_in = switch.payload_bytes_in;
-        counters.payload_bytes_out = switch.payload_bytes_out;
-        counters.same_core_bytes = switch.same_core_bytes;
-        counters.cross_core_bytes = switch.cross_core_bytes;
-        counters.queued_bytes_total = switch.queued_bytes;
-        counters.queued_bytes = self.fabric.switch.queue_bytes_in_use() as u64;
-        counters.port_syscalls = self.port.syscalls();
-        counters.receive_buffers_total = buffers_total as u64;
-        counters.receive_buffers_free = buffers_free as u64;
-        counters.blocks_total = self.fabric.pool.made() as u64;
-        counters.blocks_free = (self.fabric.pool.made() - self.fabric.pool.in_use()) as u64;
-        counters.block_bytes = crate::block::BLOCK_BYTES as u64;
-        counters.mesh_batches_out = self.fabric.mesh.batches_sent();
-        (counters.udp_sockets_open, counters.udp_syscalls) = (0, 0);
-        (counters.udp_trains_sent, counters.udp_trains_refused) = (0, 0);
-        if let Some(turn) = &self.turn {
-            turn.update_counters(counters);
-        }
-        if let Some(opaque) = &self.opaque {
-            opaque.add_counters(counters);
-        }
-        self.frames.add_counters(counters);
-        counters.udp_watch_failures = self.port.datagram_watch_failures();
-    }
-}
-
-/// Has a port watch the sockets of everybody who has UDP sockets on a core.
-fn watch_datagrams(
-    port: &mut impl Port,
-    turn: Option<&TurnServer>,
-    opaque: Option<&OpaqueSessions>,
-    frames: &Frames,
-) -> io::Result<()> {
-    let owners = [turn.map(TurnServer::sockets), opaque.map(OpaqueSessions::sockets)];
-    let owners: Vec<_> = owners.into_iter().flatten().collect();
-    if owners.is_empty() {
-        return Ok(());
-    }
-    let frames = frames.descriptors()?;
-    let frames: Vec<_> = frames.iter().map(AsFd::as_fd).collect();
-    port.watch_datagrams(datagrams::readiness_of(&owners, &frames)?)
 }
 
 /// A duration in nanoseconds, cut to some centuries so that sums with a time cannot overflow.
