@@ -6,8 +6,9 @@
 //! are found in the map all the while; those of ports that the program there does not know go
 //! through user space.
 
+use super::attaching::{forget_links, uncovered};
 use super::limits::SWEEP_AFTER_S;
-use super::{Xdp, XdpStatus, forget_links, remove_others, uncovered};
+use super::{Xdp, XdpStatus, remove_others};
 use waystation_ebpf::attach::Attachment;
 use waystation_ebpf::forwarding::SwitchedOn;
 use waystation_engine::control::Command;
