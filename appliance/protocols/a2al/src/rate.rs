@@ -1,9 +1,9 @@
 //! Who may ask how often (specification §17.3).
 //!
 //! Owns token buckets per network and per publisher, and one for all strangers together. All but that
-//! of publishers come before a signature is verified, so that a flood costs parsing and no more,
-//! however many addresses it comes from. What is over is dropped silently and
-//! counted: the protocol has no way to say so, and a sender that is told nothing backs off.
+//! of publishers come before a signature is verified, so that a flood of strangers costs parsing and
+//! no more, however many addresses it comes from. What is over is dropped silently and counted: the
+//! protocol has no way to say so, and a sender that is told nothing backs off.
 
 use std::net::IpAddr;
 

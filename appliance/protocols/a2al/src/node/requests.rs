@@ -71,8 +71,9 @@ impl Node {
 
     /// Whether a message is verified, seeing where it is from: always where somebody has proved to be,
     /// and when it is what this node waits for; of strangers as many as are answered of a network,
-    /// and only so many of all together. So what a flood costs does not depend on how many addresses
-    /// it comes from, or says it does.
+    /// and only so many of all together. So what a flood of strangers costs does not depend on how many
+    /// addresses it comes from, or says it does. An address at which somebody is known has its own rate
+    /// alone, also for who writes in its name.
     pub(super) fn check_stranger(
         &mut self,
         body: &Body,
@@ -265,7 +266,9 @@ impl Node {
         let is_sovereign = record_type.category() == Category::Sovereign;
         let is_publisher = is_sovereign && self.is_publisher(&record, sender, source, now);
         let contact = self.publisher_contact(&record, now);
-        let origin = Origin::Network(Prefix::customer(source.ip()));
+        let is_proved = self.peers.is_proved(&sender, source, now.millis);
+        let network = Origin::Network(Prefix::customer(source.ip()));
+        let origin = if is_proved { network } else { Origin::Stranger };
         let for_push = self.subscriptions.has(&key).then(|| record.clone());
         let put = self.store.put(key, record, origin, &mut *self.signatures.verifier, now);
         self.statistics.count_store(put);

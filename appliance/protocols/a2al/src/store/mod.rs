@@ -311,14 +311,10 @@ impl Store {
     /// under the keys that were touched longest ago.
     fn make_room(&mut self) {
         while self.shelves.len() > self.limits.keys_max || self.bytes > self.limits.bytes_max {
-            let removed = match self.shares.first_to_go() {
-                Some((key, place)) => {
-                    self.made_room += 1;
-                    self.remove_record(&key, place)
-                }
-                None => false,
-            };
-            if !removed {
+            let first_to_go = self.shares.first_to_go();
+            if first_to_go.is_some_and(|(key, place)| self.remove_record(&key, place)) {
+                self.made_room += 1;
+            } else {
                 let Some((_, oldest)) = self.touched.pop_first() else { break };
                 self.discard(&oldest);
             }

@@ -1,12 +1,13 @@
 //! Who has how much of the store, so that whoever has most makes room first (specification §17.4).
 //!
 //! A record is charged to the network that brought it and to the key that signed it: identities cost
-//! nothing, and addresses cost little, but who has few of one is told by it. When the store is full,
+//! nothing, and addresses cost little, but who has few of one is told by it. A source that has proved
+//! nothing may be forged, so that all of these are charged as one network. When the store is full,
 //! the largest share of either kind loses what it brought longest ago; so a flood from few networks,
 //! or of few signers, turns over itself, and records of everybody else stay. Shares of a few records
 //! are all alike: among them goes what was touched longest ago, which is the store's to say.
 //!
-//! Every record has a place in two lists, one of its network and one of its signer, in the order in
+//! Every record has a place in two lists, one of its carrier and one of its signer, in the order in
 //! which they came. All work is constant but for a look into a short ordered set. Used by the store
 //! alone.
 
@@ -29,8 +30,18 @@ pub enum Origin {
     /// Nobody who is known: it was found by a look-up of this node, or kept over a restart. It is
     /// charged to its signer.
     Unknown,
-    /// Somebody of a network.
+    /// Somebody who has not proved to be where the message came from. It is charged to all of those
+    /// together, as nobody else may be charged for what was forged in their name.
+    Stranger,
+    /// Somebody who has proved to be in a network.
     Network(Prefix),
+}
+
+/// Who is charged for having brought a record.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) enum Carrier {
+    Network(Prefix),
+    Strangers,
 }
 
 /// The place of a record in the lists.
@@ -39,14 +50,14 @@ pub(super) struct Place(u32);
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Holder {
-    Network(Prefix),
+    Carrier(Carrier),
     Signer([u8; 32]),
 }
 
 /// Which of its lists a place is seen in.
 #[derive(Clone, Copy, Debug)]
 enum List {
-    Network,
+    Carrier,
     Signer,
 }
 
@@ -59,7 +70,7 @@ struct Neighbours {
 #[derive(Clone, Debug)]
 struct Link {
     key: NodeId,
-    /// By network, and by signer.
+    /// By carrier, and by signer.
     neighbours: [Neighbours; 2],
 }
 
@@ -75,16 +86,18 @@ struct Share {
 pub(super) struct Shares {
     links: Vec<Link>,
     free: Vec<u32>,
-    networks: HashMap<Prefix, Share>,
+    carriers: HashMap<Carrier, Share>,
     signers: HashMap<PublicKey, Share>,
     /// Holders of more than [`SHARE_RECORDS_MIN`], by how many that are.
     large: BTreeSet<(u32, Holder)>,
 }
 
 impl Origin {
-    fn network(self) -> Option<Prefix> {
+    /// Who is charged besides the signer.
+    pub(super) fn carrier(self) -> Option<Carrier> {
         match self {
-            Self::Network(network) => Some(network),
+            Self::Network(network) => Some(Carrier::Network(network)),
+            Self::Stranger => Some(Carrier::Strangers),
             Self::Own | Self::Unknown => None,
         }
     }
@@ -104,9 +117,9 @@ impl Shares {
         let lonely = Neighbours { before: NONE, after: NONE };
         let link = Link { key, neighbours: [lonely; 2] };
         let place = self.store_link(link)?;
-        if let Some(network) = origin.network() {
-            let share = append(&mut self.links, &mut self.networks, network, place, List::Network);
-            rank(&mut self.large, share.records - 1, share.records, Holder::Network(network));
+        if let Some(carrier) = origin.carrier() {
+            let share = append(&mut self.links, &mut self.carriers, carrier, place, List::Carrier);
+            rank(&mut self.large, share.records - 1, share.records, Holder::Carrier(carrier));
         }
         let share = append(&mut self.links, &mut self.signers, signer, place, List::Signer);
         rank(&mut self.large, share.records - 1, share.records, Holder::Signer(signer.0));
@@ -116,9 +129,9 @@ impl Shares {
     /// Takes back what was charged.
     pub(super) fn remove(&mut self, place: Place, origin: Origin, signer: PublicKey) {
         let Place(place) = place;
-        if let Some(network) = origin.network() {
-            let left = unlink(&mut self.links, &mut self.networks, network, place, List::Network);
-            rank(&mut self.large, left + 1, left, Holder::Network(network));
+        if let Some(carrier) = origin.carrier() {
+            let left = unlink(&mut self.links, &mut self.carriers, carrier, place, List::Carrier);
+            rank(&mut self.large, left + 1, left, Holder::Carrier(carrier));
         }
         let left = unlink(&mut self.links, &mut self.signers, signer, place, List::Signer);
         rank(&mut self.large, left + 1, left, Holder::Signer(signer.0));
@@ -130,7 +143,7 @@ impl Shares {
     pub(super) fn first_to_go(&self) -> Option<(NodeId, Place)> {
         let (_, holder) = self.large.last()?;
         let share = match holder {
-            Holder::Network(network) => self.networks.get(network),
+            Holder::Carrier(carrier) => self.carriers.get(carrier),
             Holder::Signer(signer) => self.signers.get(&PublicKey(*signer)),
         };
         let oldest = share?.oldest;
@@ -268,7 +281,7 @@ mod tests {
         for (number, place) in odd.into_iter().chain(even.into_iter().rev()) {
             shares.remove(place, network(number as u8), signer(7));
         }
-        assert!(shares.networks.is_empty() && shares.signers.is_empty() && shares.large.is_empty());
+        assert!(shares.carriers.is_empty() && shares.signers.is_empty() && shares.large.is_empty());
         assert_eq!(shares.free.len(), shares.links.len());
         assert_eq!(shares.add(key(1), Origin::Own, signer(1)), None);
         assert_eq!(shares.of_signer(&signer(1)), 0);

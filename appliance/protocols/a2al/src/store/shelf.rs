@@ -4,13 +4,12 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use super::shares::Place;
-use super::{Origin, Stored};
+use super::Stored;
+use super::shares::{Carrier, Place};
 use crate::limits::{
     MAILBOX_RECORDS_PER_KEY, MAILBOX_RECORDS_PER_KEY_AND_SIGNER, SOVEREIGN_RECORDS_PER_KEY,
     TOPIC_RECORDS_PER_KEY,
 };
-use crate::prefix::Prefix;
 use crate::record::{Category, RecordType, SignedRecord};
 use crate::time::UnixSeconds;
 
@@ -99,19 +98,17 @@ impl Shelf {
             if of_kind.len() <= max {
                 return;
             }
-            let mut crowds: HashMap<Prefix, usize> = HashMap::new();
-            let crowd = |stored: &Stored, crowds: &HashMap<Prefix, usize>| match stored.origin {
-                Origin::Network(network) => crowds.get(&network).copied().unwrap_or(1),
-                Origin::Own | Origin::Unknown => 1,
-            };
-            for (_, stored) in &of_kind {
-                if let Origin::Network(network) = stored.origin {
-                    *crowds.entry(network).or_default() += 1;
-                }
+            let mut crowds: HashMap<Carrier, usize> = HashMap::new();
+            for carrier in of_kind.iter().filter_map(|(_, stored)| stored.origin.carrier()) {
+                *crowds.entry(carrier).or_default() += 1;
             }
-            let first_to_go = of_kind.iter().min_by_key(|(_, stored)| {
-                (Reverse(crowd(stored, &crowds)), stored.record.timestamp)
-            });
+            let crowd = |stored: &Stored| {
+                let carrier = stored.origin.carrier();
+                carrier.and_then(|carrier| crowds.get(&carrier)).copied().unwrap_or(1)
+            };
+            let first_to_go = of_kind
+                .iter()
+                .min_by_key(|(_, stored)| (Reverse(crowd(stored)), stored.record.timestamp));
             let Some((at, _)) = first_to_go else { return };
             let at = *at;
             removed.push(self.records.remove(at));

@@ -398,10 +398,10 @@ fn live_records_of_a_full_store_survive_stores_from_one_network() {
         stage.meet(publisher);
         assert_eq!(stage.store(publisher, &publisher.record(5, b"live", 1), None), STORED);
     }
-    // Ten addresses of one network, all of which answer, with a new key for each record.
+    // Ten addresses of one network, all of which answer, with a new key and port for each record.
     let mut stored = 0;
     for number in 0..600_u16 {
-        let at = SocketAddr::from(([60, 0, 0, (number % 10) as u8], 4121));
+        let at = SocketAddr::from(([60, 0, 0, (number % 10) as u8], 4121 + number));
         let flooder = Peer { at, ..Peer::new(1_000 + number) };
         stage.meet(&flooder);
         let answer = stage.store(&flooder, &flooder.record(5, b"flood", 1), None);
@@ -409,11 +409,63 @@ fn live_records_of_a_full_store_survive_stores_from_one_network() {
         stage.pass(200);
     }
     assert!(stored > 300, "{stored}");
-    let is_live = |publisher: &&Peer| {
-        let kept = stage.node.store().peek(&publisher.id(), RecordType(5), stage.now);
-        kept.is_some_and(|record| record.payload == b"live")
-    };
-    let live = publishers.iter().filter(is_live).count();
+    let live = publishers.iter().filter(|publisher| has_live(&stage, publisher)).count();
+    assert!(live + SHARE_RECORDS_MIN as usize + 1 >= publishers.len(), "{live} are left");
+}
+
+fn has_live(stage: &Stage, publisher: &Peer) -> bool {
+    let kept = stage.node.store().peek(&publisher.id(), RecordType(5), stage.now);
+    kept.is_some_and(|record| record.payload == b"live")
+}
+
+/// Fills a store with live records, each of a publisher in a network of its own, and then sends it
+/// records of new keys from addresses at which nobody answers. Gives back how many of those were kept.
+fn forge(stage: &mut Stage, publishers: &[Peer], from: impl Fn(u16) -> SocketAddr) -> usize {
+    for publisher in publishers {
+        stage.meet(publisher);
+        assert_eq!(stage.store(publisher, &publisher.record(5, b"live", 1), None), STORED);
+    }
+    let mut stored = 0;
+    for number in 0..600_u16 {
+        let forger = Peer { at: from(number), ..Peer::new(1_000 + number) };
+        let record = Box::new(forger.record(5, b"forged", 1));
+        let answer = stage.ask(&forger, &Body::Store { record, key: None }).0;
+        stored += usize::from(answer == Some(STORED));
+        stage.pass(100);
+    }
+    stored
+}
+
+#[test]
+fn what_is_forged_in_the_name_of_a_network_does_not_drive_out_its_records() {
+    let store = StoreLimits { keys_max: 200, bytes_max: 1 << 24 };
+    let mut stage = Stage::new(NodeConfig { store, ..NodeConfig::default() });
+    let publishers: Vec<Peer> = (1..=200).map(Peer::new).collect();
+    let victim = &publishers[199];
+    let stored = forge(&mut stage, &publishers, |number| match victim.at {
+        SocketAddr::V4(at) => {
+            let [first, second, third, _] = at.ip().octets();
+            SocketAddr::from(([first, second, third, 2 + (number % 200) as u8], 4121))
+        }
+        SocketAddr::V6(_) => unreachable!("peers are at IPv4 addresses"),
+    });
+    assert!(stored > 300, "{stored}");
+    assert!(has_live(&stage, victim));
+    let live = publishers.iter().filter(|publisher| has_live(&stage, publisher)).count();
+    assert!(live + SHARE_RECORDS_MIN as usize + 1 >= publishers.len(), "{live} are left");
+}
+
+#[test]
+fn live_records_of_a_full_store_survive_stores_that_are_forged_in_many_names() {
+    let store = StoreLimits { keys_max: 200, bytes_max: 1 << 24 };
+    let mut stage = Stage::new(NodeConfig { store, ..NodeConfig::default() });
+    let publishers: Vec<Peer> = (1..=200).map(Peer::new).collect();
+    let stored = forge(&mut stage, &publishers, |number| {
+        let [high, low] = number.to_be_bytes();
+        SocketAddr::from(([60, high, low, 1], 4121))
+    });
+    assert!(stored > 300, "{stored}");
+    let live = publishers.iter().filter(|publisher| has_live(&stage, publisher)).count();
     assert!(live + SHARE_RECORDS_MIN as usize + 1 >= publishers.len(), "{live} are left");
 }
 
