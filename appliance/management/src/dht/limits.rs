@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 use waystation_a2al::limits::{
-    DUPLICATES_MAX, KNOWN_KEYS_MAX, OUTBOX_MAX, PEERS_MAX, SEEN_NODES_MAX, SUBSCRIPTIONS_MAX,
+    DUPLICATES_MAX, KNOWN_KEY_BYTES, KNOWN_KEYS_MAX, OUTBOX_MAX, PEER_BYTES, PEERS_MAX,
+    PLACE_BYTES, SEEN_NODES_MAX, SUBSCRIPTIONS_MAX,
 };
 
 /// Datagrams taken in before everything else on the thread has its turn. Each may cost a verification
@@ -52,11 +53,11 @@ pub const HISTOGRAM_BYTES: usize = 30 * 1024;
 
 /// Bytes of the node's tables besides its records, at their caps. Maps that forget have twice as many
 /// entries as their cap; the kinds of rates are derived at `RATE_SOURCES_MAX`.
-pub const TABLE_BYTES_MAX: usize = 2 * PEERS_MAX * 250
-    + 2 * 2 * PEERS_MAX * 64
-    + 2 * KNOWN_KEYS_MAX * 220
+pub const TABLE_BYTES_MAX: usize = 2 * PEERS_MAX * PEER_BYTES
+    + 2 * 2 * PEERS_MAX * PLACE_BYTES
+    + 2 * KNOWN_KEYS_MAX * KNOWN_KEY_BYTES
     + 13_000_000
-    + 2 * DUPLICATES_MAX * 96
+    + 2 * DUPLICATES_MAX * 98
     + SEEN_NODES_MAX * 64
     + SUBSCRIPTIONS_MAX * 96
     + OUTBOX_MAX * 1200

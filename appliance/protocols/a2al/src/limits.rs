@@ -21,9 +21,11 @@ pub const NODE_ID_BYTES: usize = 32;
 pub const PUBLIC_KEY_BYTES: usize = 32;
 /// Bytes of an Ed25519 signature.
 pub const SIGNATURE_BYTES: usize = 64;
-/// Keys whose points are remembered, and up to as many more: about 220 bytes each. They are
-/// more than a table has nodes in practice, and whoever else asks often is among those who asked last.
+/// Keys whose points are remembered, and up to as many more. They are more than a table has nodes in
+/// practice, and whoever else asks often is among those who asked last.
 pub const KNOWN_KEYS_MAX: usize = 4_096;
+/// Bytes that each takes: key, point, and a map that is half full.
+pub const KNOWN_KEY_BYTES: usize = 390;
 /// Bytes of the signature of a chain's key: one byte names the public key (§1.5).
 pub const CHAIN_SIGNATURE_BYTES: usize = 65;
 /// Bytes of an address text that is looked at; the longest form has 43, and 90 is where Bech32
@@ -152,8 +154,12 @@ pub const ESTIMATE_BUCKETS: usize = 5;
 
 // --- peers --------------------------------------------------------------------------------------
 
-/// Nodes in the address book, and up to as many more: about 250 bytes each.
+/// Nodes in the address book, and up to as many more; and addresses at which somebody answered.
 pub const PEERS_MAX: usize = 16_384;
+/// Bytes that a node takes there, in a map that is half full.
+pub const PEER_BYTES: usize = 390;
+/// Bytes that an address and a time take in such a map.
+pub const PLACE_BYTES: usize = 84;
 /// Milliseconds for which an answer proves where a node is. A path of a translator lives about that
 /// long without traffic.
 pub const PROOF_MS: u64 = 1_800_000;

@@ -1,4 +1,5 @@
-//! What records take, counted by the allocator: bytes that were asked of it and not given back.
+//! What records and the address book take, counted by the allocator: bytes that were asked of it and
+//! not given back.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 #![allow(clippy::print_stdout, reason = "the figure is of interest")]
@@ -8,14 +9,21 @@
 mod signatures;
 
 use signatures::Scheme;
-use waystation_a2al::limits::{STORE_BYTES_DEFAULT, STORE_KEYS_DEFAULT};
+use std::net::SocketAddr;
+use waystation_a2al::keys::{SigningKey, Verifier as _};
+use waystation_a2al::limits::{
+    KNOWN_KEY_BYTES, KNOWN_KEYS_MAX, PEER_BYTES, PEERS_MAX, PLACE_BYTES, STORE_BYTES_DEFAULT,
+    STORE_KEYS_DEFAULT,
+};
 use waystation_a2al::node_id::NodeId;
 use waystation_a2al::payload::{EndpointPayload, TopicPayload};
+use waystation_a2al::peers::PeerBook;
 use waystation_a2al::prefix::Prefix;
 use waystation_a2al::record::{RecordType, SignedRecord, Unsigned, topic_key};
 use waystation_a2al::sha256;
 use waystation_a2al::store::{Origin, Put, Store, StoreLimits};
 use waystation_a2al::time::{Millis, Now, UnixSeconds};
+use waystation_a2al::verification::RememberingEd25519;
 use waystation_proving::allocator::{CountingAllocator, held_bytes};
 
 const NOW: Now = Now { millis: Millis(1_000), unix: UnixSeconds(1_800_000_000) };
@@ -107,4 +115,30 @@ fn records_take_no_more_than_the_operator_allows() {
     let taken = taken_since(before);
     assert!(store.len() > 8_000, "{} records", store.len());
     assert!(taken <= allowed, "{taken} bytes");
+}
+
+#[test]
+fn what_is_remembered_of_nodes_and_keys_takes_no_more_than_is_counted() {
+    let before = held_bytes();
+    let mut peers = PeerBook::default();
+    // So many that both halves of the maps that forget are full.
+    for number in 0..3 * PEERS_MAX as u32 {
+        let bytes = number.to_be_bytes();
+        let at = SocketAddr::from((bytes, 4121));
+        peers.succeeded(NodeId(sha256(&[&bytes])), at, None, NOW.millis);
+    }
+    let taken = taken_since(before);
+    println!("{} nodes take {taken} bytes", peers.len());
+    assert_eq!(peers.len(), 2 * PEERS_MAX);
+    assert!(taken <= 2 * PEERS_MAX * (PEER_BYTES + PLACE_BYTES), "{taken} bytes");
+    let before = held_bytes();
+    let mut verifier = RememberingEd25519::default();
+    for number in 0..3 * KNOWN_KEYS_MAX as u64 {
+        let key = SigningKey::from_seed(&sha256(&[&number.to_be_bytes()])).unwrap();
+        assert!(verifier.verifies(&key.public(), b"said", &key.sign(b"said")));
+    }
+    let taken = taken_since(before);
+    println!("{} keys take {taken} bytes", verifier.known());
+    assert_eq!(verifier.known(), 2 * KNOWN_KEYS_MAX);
+    assert!(taken <= 2 * KNOWN_KEYS_MAX * KNOWN_KEY_BYTES, "{taken} bytes");
 }
