@@ -8,6 +8,7 @@
 
 mod support;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use std::fs;
@@ -20,6 +21,7 @@ use support::process::{Process, binary, command, is_root, run};
 use support::streets::{BpfMount, LAN, Streets, WAN, ip};
 use support::{eventually, given};
 use tempfile::TempDir;
+use waystation_ebpf::programs::deselect_for;
 use waystation_management::stats_socket::client;
 use waystation_peer::TurnClient;
 
@@ -38,17 +40,27 @@ struct Scene {
     servers: Vec<SocketAddr>,
     peer: UdpSocket,
     new: Option<Process>,
+    pins: PathBuf,
     _files: TempDir,
     _mount: BpfMount,
 }
 
 impl Scene {
-    /// A relay of two data cores with a processor each.
+    /// A relay of two data cores with a processor each, and the program.
     fn start(steer: bool) -> Self {
+        let scene = Self::start_in(steer, "native");
+        assert_eq!(scene.xdp()["state"], "on", "{}", scene.xdp());
+        scene
+    }
+
+    /// With the program in a mode; where there is none yet, a reload may put it on.
+    fn start_in(steer: bool, mode: &str) -> Self {
+        let is_there = mode != "off";
         let (mount, files) = (BpfMount::new(), TempDir::new().unwrap());
         let users = files.path().join("users");
         fs::write(&users, "alice:pw\n").unwrap();
         fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        let pins = mount.path().join("pins");
         let streets = Streets::new();
         ip(&format!("addr add {WAN_TOO}/24 dev wan"));
         ip(&format!("addr add {WAN_V6}/64 dev wan nodad"));
@@ -60,19 +72,19 @@ impl Scene {
             .with("turn", &format!("relay_addresses = [\"{LAN}\"]"))
             .with("turn", "allow_peers = [\"203.0.113.0/24\"]")
             .with("turn", &format!("users_file = \"{}\"", users.display()))
-            .with("xdp", "mode = \"native\"")
+            .with("xdp", &format!("mode = \"{mode}\""))
             .with("xdp", &format!("steer = {steer}"))
             .with("xdp", "interfaces = [\"wan\", \"lan\"]")
-            .with("xdp", &format!("pin_directory = \"{}\"", mount.path().join("pins").display()));
+            .with("xdp", &format!("pin_directory = \"{}\"", pins.display()))
+            .with("privileges", &format!("drop_capabilities = {is_there}"))
+            .with("privileges", &format!("restrict_files = {is_there}"));
         let appliance = Appliance::start(&settings);
         let listen = appliance.status()["turn_listen"].clone();
         let servers = listen.as_array().unwrap().iter();
         let servers = servers.map(|it| it.as_str().unwrap().parse().unwrap()).collect();
         let peer = streets.peer();
         let (_files, _mount) = (files, mount);
-        let scene = Self { appliance, streets, servers, peer, new: None, _files, _mount };
-        assert_eq!(scene.xdp()["state"], "on", "{}", scene.xdp());
-        scene
+        Self { appliance, streets, servers, peer, new: None, pins, _files, _mount }
     }
 
     fn xdp(&self) -> Value {
@@ -259,4 +271,40 @@ fn the_process_that_takes_over_and_is_not_to_choose_leaves_it_to_the_kernel() {
     // As before any program, the sockets being the same.
     scene.expect_served(&mut clients, CHANNEL);
     assert_eq!(scene.chosen(), None);
+}
+
+#[test]
+fn a_process_that_takes_over_and_cannot_put_the_program_on_leaves_it_to_the_kernel() {
+    if !given_two_processors() {
+        return;
+    }
+    let mut scene = Scene::start(true);
+    let mut clients = scene.clients();
+    // The program of another version is in its way.
+    let kept: Vec<PathBuf> =
+        fs::read_dir(&scene.pins).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    fs::rename(&kept[0], scene.pins.join("layout-0")).unwrap();
+    scene.upgrade();
+    assert_eq!(scene.xdp()["state"], "unavailable");
+    scene.expect_served(&mut clients, CHANNEL);
+    assert_eq!(scene.chosen(), None);
+    let intruder = sharing(scene.servers[0]);
+    assert!(deselect_for(&intruder).is_err(), "the program of the process before still chooses");
+}
+
+#[test]
+fn a_program_that_a_reload_puts_on_chooses_among_sockets() {
+    if !given_two_processors() {
+        return;
+    }
+    let scene = Scene::start_in(true, "off");
+    scene.write("mode = \"off\"", "mode = \"native\"");
+    scene.appliance.process.signal(Signal::HUP);
+    eventually("the program is on", || (scene.xdp()["state"] == "on").then_some(()));
+    let mut clients = scene.clients();
+    let before = scene.chosen().unwrap();
+    let _intruders = scene.intrude();
+    scene.expect_served(&mut clients, CHANNEL);
+    scene.expect_more_chosen(before, 2 * clients.len());
 }

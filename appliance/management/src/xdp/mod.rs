@@ -258,11 +258,13 @@ impl Xdp {
     /// `listening`: one more descriptor of each socket that TURN clients send to.
     pub fn choose_among(&mut self, config: &Config, listening: Vec<Listening<UdpSocket>>) {
         let shared = sockets::shared_addresses(listening, &self.owners);
-        if config.xdp.steer && config.xdp.mode != XdpMode::Off {
+        if self.is_next && !(config.xdp.steer && self.is_on()) {
+            sockets::leave_inherited(&shared);
+        }
+        if config.xdp.steer {
+            // Where the program is not, a reload may put it.
             self.shared_addresses = shared;
             self.choose_sockets();
-        } else if self.is_next {
-            sockets::leave_inherited(&shared);
         }
     }
 
