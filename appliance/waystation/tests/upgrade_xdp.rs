@@ -346,3 +346,28 @@ fn a_next_process_without_the_program_has_it_taken_off() {
     scene.await_tier("gso", 2);
     assert!(!scene.pins.exists() || fs::read_dir(&scene.pins).unwrap().count() == 0);
 }
+
+#[test]
+fn a_next_process_of_another_layout_of_maps_relays_without_the_program_and_says_so() {
+    let Some((mut scene, mut channel, pair)) = Scene::opened() else { return };
+    // What runs is then of a version that this one cannot go on with.
+    let kept: Vec<PathBuf> =
+        fs::read_dir(&scene.pins).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    fs::rename(&kept[0], scene.pins.join("layout-0")).unwrap();
+    while_echoing(&mut channel, &pair, || {
+        scene.relay.perform();
+        eventually("the program is gone", || {
+            (!has_program("wan") && !has_program("lan")).then_some(())
+        });
+    });
+    scene.relay.expect_end_of_old();
+    scene.await_tier("gso", 2);
+    let xdp = scene.xdp();
+    assert_eq!(xdp["state"], "unavailable");
+    assert!(xdp["why"].as_str().unwrap().contains("wan has another XDP program"), "{xdp}");
+    assert!(xdp["hints"].to_string().contains("relays without until it is started anew"), "{xdp}");
+    assert!(!scene.pins.exists(), "pins are left");
+    channel.echo(1);
+    pair.echo(1);
+}

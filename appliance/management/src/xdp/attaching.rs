@@ -109,11 +109,17 @@ impl Xdp {
     fn pins(&mut self, directory: Option<&Path>) -> Option<Pins> {
         match Pins::open(directory?) {
             Ok(pins) => {
+                let then = if self.is_next {
+                    "its program stays on the interfaces as long as its process, and this one \
+                     relays without until it is started anew"
+                } else {
+                    "sessions that its program relayed begin anew"
+                };
                 self.status.hints.extend(pins.let_go().iter().map(|directory| {
                     let directory = directory.display();
                     format!(
                         "what another version kept in {directory} has another layout and was \
-                         removed: sessions that its program relayed begin anew"
+                         removed: {then}"
                     )
                 }));
                 Some(pins)
