@@ -20,8 +20,13 @@ use waystation_ebpf::{
 
 /// Set in the process that is in the namespace.
 const INSIDE: &str = "WAYSTATION_XDP_COST_INSIDE";
-/// Runs of one round: fewer than the hops a frame can have.
-const ROUND: u32 = 250;
+/// Runs of one round of what is not relayed: enough for the first ones, before which the caches are
+/// cold, not to count.
+const ROUND: u32 = 10_000;
+/// Runs of one round of relayed frames: fewer than the hops a frame can have.
+const RELAYED_ROUND: u32 = 250;
+/// Runs of a round that is taken off one of relayed frames, and with it what the first ones cost.
+const RELAYED_BEGINNING: u32 = 50;
 /// Rounds of a kind in one turn: after a few the next hop is known and the caches are warm.
 const ROUNDS_PER_TURN: u32 = 4;
 /// Loopback is the first interface of a namespace; the pair follows.
@@ -54,9 +59,27 @@ struct Kind {
     has_denied: bool,
     /// What it has cost in each round, in nanoseconds a packet.
     rounds_ns: Vec<u128>,
+    /// The same in each beginning of a round; of relayed frames.
+    beginnings_ns: Vec<u128>,
 }
 
 impl Kind {
+    fn runs(&self) -> u32 {
+        if self.verdict.is_relayed() { RELAYED_ROUND } else { ROUND }
+    }
+
+    /// What a packet costs once the first ones of a round are through, by the least of the rounds.
+    fn least_ns(&self) -> u128 {
+        let least = |rounds_ns: &[u128]| rounds_ns.iter().min().copied().unwrap_or(0);
+        let (all, beginning) = (u128::from(RELAYED_ROUND), u128::from(RELAYED_BEGINNING));
+        if self.beginnings_ns.is_empty() {
+            return least(&self.rounds_ns);
+        }
+        let rest_ns =
+            (all * least(&self.rounds_ns)).saturating_sub(beginning * least(&self.beginnings_ns));
+        rest_ns / (all - beginning)
+    }
+
     /// What it may cost, if that is said.
     fn goal_ns(&self) -> Option<u128> {
         if self.verdict.is_relayed() {
@@ -108,23 +131,32 @@ fn main() -> Result<()> {
 fn take_turn(programs: &mut Programs, kind: &mut Kind, wan: u32) -> Result<()> {
     let before = programs.tables.counters.of(kind.verdict)?.packets;
     for _ in 0..ROUNDS_PER_TURN {
-        let ran = programs.run(&kind.frame, wan, ROUND)?;
+        let ran = programs.run(&kind.frame, wan, kind.runs())?;
         kind.rounds_ns.push(ran.duration.as_nanos());
+        if kind.verdict.is_relayed() {
+            let ran = programs.run(&kind.frame, wan, RELAYED_BEGINNING)?;
+            kind.beginnings_ns.push(ran.duration.as_nanos());
+        }
     }
     let counted = programs.tables.counters.of(kind.verdict)?.packets - before;
-    let (name, verdict, runs) = (kind.name, kind.verdict.name(), ROUNDS_PER_TURN * ROUND);
+    let beginning = if kind.verdict.is_relayed() { RELAYED_BEGINNING } else { 0 };
+    let (name, verdict) = (kind.name, kind.verdict.name());
+    let runs = ROUNDS_PER_TURN * (kind.runs() + beginning);
     ensure!(counted == runs.into(), "{name}: {counted} of {runs} were {verdict}");
     Ok(())
 }
 
 /// Prints what each kind has cost, and returns how many were above their goal.
 fn report(kinds: &mut [Kind]) -> usize {
-    println!("ns per packet, of rounds of {ROUND} runs:");
+    println!(
+        "ns per packet, of rounds of {ROUND} runs; relayed, the median of {RELAYED_ROUND} and the \
+         least of those after the first {RELAYED_BEGINNING}:"
+    );
     println!("{:>6} {:>7} {:>6}", "least", "median", "goal");
     let mut missed = 0;
     for kind in kinds {
         kind.rounds_ns.sort_unstable();
-        let least = kind.rounds_ns.first().copied().unwrap_or(0);
+        let least = kind.least_ns();
         let median = kind.rounds_ns.get(kind.rounds_ns.len() / 2).copied().unwrap_or(0);
         let goal = kind.goal_ns().map_or(String::new(), |goal| format!("<= {goal}"));
         let is_missed = kind.goal_ns().is_some_and(|goal| least > goal);
@@ -246,6 +278,7 @@ fn kinds() -> Vec<Kind> {
             frame,
             has_denied,
             rounds_ns: Vec::new(),
+            beginnings_ns: Vec::new(),
         }
     };
     plain.into_iter().map(kind(false)).chain(denying.into_iter().map(kind(true))).collect()
