@@ -286,6 +286,22 @@ fn memory_is_judged_by_groups_of_the_first_kind_too() {
 }
 
 #[test]
+fn memory_is_judged_by_the_groups_around_ours_and_by_what_a_container_sees() {
+    let tree = good();
+    let limited = |groups: &str, file: &str| {
+        tree.put("proc/self/cgroup", groups);
+        tree.put(file, &(512 * MEBIBYTE).to_string());
+        check(&examined(&tree, needs()), "memory").verdict
+    };
+    let slice = "sys/fs/cgroup/limited.slice/memory.max";
+    assert_eq!(limited("0::/limited.slice/relay.service\n", slice), Verdict::Warn);
+    // The host's path, of which nothing is there but what stands at the top.
+    let top = "sys/fs/cgroup/memory/memory.limit_in_bytes";
+    assert_eq!(limited("4:memory:/docker/0123abcd\n0::/\n", top), Verdict::Warn);
+    assert_eq!(limited("5:cpu:/docker/0123abcd\n", top), Verdict::Ok);
+}
+
+#[test]
 fn processors_are_judged() {
     let one = Tree::new("unknown-nic.toml");
     one.put("sys/devices/system/cpu/online", "0\n");

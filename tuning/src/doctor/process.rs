@@ -3,6 +3,7 @@
 use super::{Check, MemoryTerm, Needs, Verdict, mebibytes};
 use crate::machine::Machine;
 use std::net::SocketAddr;
+use std::path::Path;
 
 /// Descriptors without which not even a small box runs.
 const DESCRIPTORS_MIN: u64 = 1024;
@@ -78,19 +79,23 @@ fn memory(machine: &Machine, needs: &Needs) -> Option<Check> {
     )
 }
 
-/// What the control group allows, if it sets anything: of the second kind, or the memory controller
-/// of the first, which says so with a number beyond any machine if it does not.
+/// What the control group allows, and those that it is in: of the second kind, or the memory
+/// controller of the first, which says with a number beyond any machine that it sets nothing. Where
+/// a container is told the path of its group on the host, what it sees is the group at the top.
 fn group_limit(machine: &Machine) -> Option<u64> {
     let groups = machine.text("proc/self/cgroup")?;
     let limits = groups.lines().filter_map(|line| {
         let (controllers, group) = line.split_once(':')?.1.split_once(":/")?;
-        if controllers.is_empty() {
-            machine.number(&format!("sys/fs/cgroup/{group}/memory.max"))
+        let (hierarchy, file) = if controllers.is_empty() {
+            ("sys/fs/cgroup", "memory.max")
         } else if controllers.split(',').any(|controller| controller == "memory") {
-            machine.number(&format!("sys/fs/cgroup/memory/{group}/memory.limit_in_bytes"))
+            ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
         } else {
-            None
-        }
+            return None;
+        };
+        let within = Path::new(group).ancestors();
+        let of = |group: &Path| machine.number(&format!("{hierarchy}/{}/{file}", group.display()));
+        within.filter_map(of).min()
     });
     limits.min()
 }
