@@ -131,7 +131,13 @@ fn package_installs_upgrades_and_is_gone_after_a_purge() {
     assert!(paths(&debian).contains("/etc/waystation/hw-profiles.d/own.toml"));
     assert_eq!(debian.output(identity), known_as);
 
-    debian.output("apt-get purge -y waystation");
+    // With the place for pins of examples/xdp.conf, on a file system of any kind.
+    debian.output(
+        "mkdir /run/waystation-bpf
+        mount -t tmpfs tmpfs /run/waystation-bpf
+        apt-get purge -y waystation
+        test ! -e /run/waystation-bpf",
+    );
     let after = paths(&debian);
     let left: Vec<_> = after.difference(&before).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
