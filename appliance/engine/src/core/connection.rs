@@ -282,6 +282,11 @@ impl Phase {
         )
     }
 
+    /// Whether it is a link that neither leaves nor stands still.
+    pub(super) fn is_link(&self) -> bool {
+        matches!(self, Self::Link(_))
+    }
+
     /// Who the other side is, or must turn out to be.
     pub(super) fn identity(&self) -> Option<&Identity> {
         match self {

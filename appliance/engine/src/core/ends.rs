@@ -10,6 +10,7 @@ use crate::control::{LinkTotals, Report};
 use crate::fabric::LinkSide;
 use crate::limits::{DRAINED_LINK_IDLE, LINGER};
 use crate::port::{CloseMode, Port, Segment};
+use std::io;
 use waystation_astral::frame::Frame;
 use waystation_astral::negotiation::Farewell;
 use waystation_relay::drop_reason::DropReason;
@@ -39,6 +40,26 @@ impl<P: Port> DataCore<P> {
                 let reason = phase.is_half_open().then_some(DropReason::HandshakeAbandoned);
                 self.close(slot, reason, mode);
             }
+        }
+    }
+
+    /// A connection's send was refused or broken off: because its stream has ended, or by a kernel
+    /// that cannot send.
+    pub(super) fn on_send_failed(&mut self, slot: u32, error: &io::Error) {
+        use io::ErrorKind as Kind;
+        let has_ended = matches!(
+            error.kind(),
+            Kind::BrokenPipe
+                | Kind::ConnectionReset
+                | Kind::ConnectionAborted
+                | Kind::NotConnected
+                | Kind::TimedOut
+        );
+        match self.connections.at(slot).map(|connection| &connection.phase) {
+            Some(phase) if !has_ended && (phase.is_half_open() || phase.is_link()) => {
+                self.close(slot, Some(DropReason::SocketError), CloseMode::Reset);
+            }
+            Some(_) | None => self.on_end(slot, Ended::ByError),
         }
     }
 

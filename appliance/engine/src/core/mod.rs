@@ -470,8 +470,8 @@ impl<P: Port> DataCore<P> {
             }
             return;
         };
-        if result.is_err() {
-            self.on_end(slot, Ended::ByError);
+        if let Err(error) = result {
+            self.on_send_failed(slot, &error);
             return;
         }
         let now_ns = self.now_ns;

@@ -2,6 +2,7 @@
 
 mod accounting;
 mod bench;
+mod handshakes;
 mod moves;
 mod pipes;
 mod sockets;

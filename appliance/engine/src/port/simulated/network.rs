@@ -60,6 +60,8 @@ pub(crate) struct Network {
     pub(crate) random: Random,
     /// Whether everything that can happen does, as soon as it can.
     pub(crate) eager: bool,
+    /// What the next send is refused with.
+    pub(crate) refusal: Option<Errno>,
     pub(super) sockets: Vec<Socket>,
     pub(super) by_descriptor: BTreeMap<RawFd, SocketId>,
     /// Descriptors that no socket has.
@@ -77,6 +79,7 @@ impl Network {
         Ok(Rc::new(RefCell::new(Self {
             random: Random(0),
             eager: false,
+            refusal: None,
             sockets: Vec::new(),
             by_descriptor: BTreeMap::new(),
             spare: Vec::new(),
@@ -189,6 +192,9 @@ impl Network {
         socket: SocketId,
         bytes: &mut dyn Iterator<Item = u8>,
     ) -> io::Result<usize> {
+        if let Some(refusal) = self.refusal.take() {
+            return Err(refusal.into());
+        }
         let eager = self.eager;
         let socket = &mut self.sockets[socket.0];
         match socket.peer_end {
