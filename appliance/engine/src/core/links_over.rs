@@ -328,12 +328,16 @@ impl<P: Port> DataCore<P> {
         }
         let (aead, pool) = (self.aead, &mut self.fabric.pool);
         let parts = state.parts(tag, aead, pool).ok_or(malformed)?;
-        let LinkParts { connection, input: link, side, received } = parts;
+        let LinkParts { connection, input: mut link, mut side, received } = parts;
         let taken = self.fabric.switch.take_sessions_over(slot, state.profile, &state.sessions);
-        taken.map_err(|refusal| match refusal {
-            SessionsRefusal::NoRoom => LinkRefusal::NoRoom(tag),
-            SessionsRefusal::Malformed => malformed,
-        })?;
+        if let Err(refusal) = taken {
+            link.reader.discard(&mut self.fabric.pool);
+            side.output.discard(&mut self.fabric.pool, drop);
+            return Err(match refusal {
+                SessionsRefusal::NoRoom => LinkRefusal::NoRoom(tag),
+                SessionsRefusal::Malformed => malformed,
+            });
+        }
         if self.connections.insert_at(slot, generation, connection).is_err() {
             debug_assert!(false, "the place is free: it was looked at");
             return Err(malformed);

@@ -23,6 +23,10 @@ const STEPS_MAX: u64 = 4_000_000;
 /// the cores draw nonces by themselves.
 const MANY_MOVES: u64 = 20_000;
 
+/// Worlds whose links are refused, and what happens in each before.
+const REFUSED_WORLDS: u64 = 8;
+const STEPS_UNTIL_REFUSED: usize = 3000;
+
 /// What must have happened at least once, or the steps are too tame.
 const REACHED: [&str; 11] = [
     "moved",
@@ -88,4 +92,18 @@ fn links_that_move_lose_nothing_and_keep_its_order() {
     assert_eq!(wanted(MOVES, &REACHED), None, "never reached");
     assert_eq!(wanted(MANY_MOVES, &SELDOM), None, "never reached");
     assert!(delivered_bytes > made * 1000, "only {delivered_bytes} bytes were delivered");
+}
+
+#[test]
+fn process_without_room_for_the_sessions_of_links_keeps_nothing_of_them() {
+    let mut blocks = 0;
+    for seed in 0..REFUSED_WORLDS {
+        let _seed = Seed(seed);
+        let mut world = World::new(seed);
+        (0..STEPS_UNTIL_REFUSED).for_each(|_| world.step());
+        blocks += world.be_refused();
+        world.let_everything_arrive();
+        world.end_everything();
+    }
+    assert!(blocks > 0, "nothing waited in any link");
 }

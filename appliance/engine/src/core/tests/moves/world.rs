@@ -25,6 +25,7 @@ const CORES: usize = 3;
 const PEERS: usize = 8;
 /// Fewer than all peers, so that a core can be full.
 const LINKS_PER_CORE: usize = 6;
+const SESSIONS_PER_CORE: usize = 1000;
 const WINDOW: u64 = 64 * 1024;
 const SESSIONS_PER_PEER: usize = 12;
 const ROUNDS_MAX: usize = 20_000;
@@ -541,6 +542,13 @@ impl Session {
 
 /// Cores without links on the ports of a network.
 fn new_cores(network: &Rc<RefCell<Network>>) -> (Vec<DataCore<SimulatedPort>>, ManagementEnd) {
+    new_cores_with(network, SESSIONS_PER_CORE)
+}
+
+fn new_cores_with(
+    network: &Rc<RefCell<Network>>,
+    sessions: usize,
+) -> (Vec<DataCore<SimulatedPort>>, ManagementEnd) {
     let port = PortLimits { receive_buffers: 16, receive_buffer_bytes: 65_536, streams: 16 };
     let limits = CoreLimits {
         window_bytes: WINDOW as u32,
@@ -549,7 +557,7 @@ fn new_cores(network: &Rc<RefCell<Network>>) -> (Vec<DataCore<SimulatedPort>>, M
     };
     let mut snapshot = snapshot(0);
     let room = &mut snapshot.limits;
-    (room.links, room.sessions, room.sessions_per_link) = (LINKS_PER_CORE, 1000, 200);
+    (room.links, room.sessions, room.sessions_per_link) = (LINKS_PER_CORE, sessions, 200);
     data_cores_with(CORES, network, port, limits, &Arc::new(snapshot))
 }
 

@@ -1,8 +1,9 @@
 //! All links go on with the cores of another process, or after all with their own.
 
-use super::{CORES, World, new_cores};
+use super::{CORES, World, new_cores, new_cores_with};
 use crate::control::{Command, FrozenLinks, Report};
 use crate::core::LinkState;
+use crate::port::simulated::Network;
 use std::collections::BTreeSet;
 use std::net::TcpStream;
 use waystation_relay::ids::{CoreId, LinkTag};
@@ -14,16 +15,7 @@ type Told = Vec<(Box<LinkState>, TcpStream)>;
 
 impl World {
     pub(super) fn hand_over(&mut self) {
-        // A core that lets a link go to another one lets no others go.
-        for _ in 0..FREEZING_ROUNDS_MAX {
-            if !self.peers.iter().any(|peer| peer.moving) {
-                break;
-            }
-            (0..CORES).for_each(|core| self.turn(core));
-            (0..CORES).for_each(|core| _ = self.take_reports(core));
-            (0..self.peers.len()).for_each(|peer| _ = self.read(peer, usize::MAX));
-        }
-        if self.peers.iter().any(|peer| peer.moving) {
+        if !self.end_moves() {
             return;
         }
         self.freeze_once();
@@ -33,16 +25,12 @@ impl World {
             self.reach("not handed over at once");
             return;
         }
-        self.network.borrow_mut().eager = true;
-        let frozen = self.freeze();
-        self.network.borrow_mut().eager = false;
-        let Some(frozen) = frozen else {
+        let Some(told) = self.stand_still() else {
             // A peer that is gone takes nothing; its link ends in its own time.
             self.command_all(|_| Command::ThawLinks);
             self.reach("not handed over");
             return;
         };
-        let told = self.tell(&frozen);
         if self.hand_overs % 3 == 1 {
             self.command_all(|_| Command::ThawLinks);
             self.reach("not handed over");
@@ -50,6 +38,50 @@ impl World {
         }
         self.begin_elsewhere(told);
         self.reach("handed over");
+    }
+
+    /// Tells of all links to a process that has no room for sessions and must keep nothing of them.
+    /// They go on here. Returns how many blocks those with sessions would take there.
+    pub(in crate::core::tests::moves) fn be_refused(&mut self) -> usize {
+        if !self.end_moves() {
+            return 0;
+        }
+        let told = self.stand_still().unwrap_or_default();
+        let (mut cores, management) = new_cores_with(&Network::new().unwrap(), 0);
+        let mut blocks = 0;
+        for (core, links) in told.into_iter().enumerate() {
+            let refused = links.iter().filter(|(state, _)| state.sessions.sessions() > 0);
+            blocks += refused.map(|(state, _)| state.blocks()).sum::<usize>();
+            for command in [Command::TakeLinks { links }, Command::ForgetLinks] {
+                management.send(CoreId(core as u16), command).unwrap();
+                cores[core].turn().unwrap();
+            }
+            assert_eq!(cores[core].load(), (0, 0), "a session or connection is left");
+            assert_eq!(cores[core].blocks_in_use(), 0, "blocks are left");
+        }
+        self.command_all(|_| Command::ThawLinks);
+        blocks
+    }
+
+    /// A core that lets a link go to another one lets no others go. Returns whether none moves.
+    fn end_moves(&mut self) -> bool {
+        for _ in 0..FREEZING_ROUNDS_MAX {
+            if !self.peers.iter().any(|peer| peer.moving) {
+                break;
+            }
+            (0..CORES).for_each(|core| self.turn(core));
+            (0..CORES).for_each(|core| _ = self.take_reports(core));
+            (0..self.peers.len()).for_each(|peer| _ = self.read(peer, usize::MAX));
+        }
+        !self.peers.iter().any(|peer| peer.moving)
+    }
+
+    /// All links with what is to be told of them.
+    fn stand_still(&mut self) -> Option<Vec<Told>> {
+        self.network.borrow_mut().eager = true;
+        let frozen = self.freeze();
+        self.network.borrow_mut().eager = false;
+        frozen.map(|frozen| self.tell(&frozen))
     }
 
     fn command_all(&mut self, mut command: impl FnMut(usize) -> Command) {
