@@ -36,6 +36,11 @@ pub const STALE_DEADLINES_FACTOR: usize = 2;
 
 /// Bytes of a query string kept with its session, for listings. A longer one is cut.
 pub const LISTED_QUERY_MAX_BYTES: usize = 256;
+/// JSON of a session that is handed over, but for its payload: two dozen numbers of up to 20 digits
+/// with their names, and that query in hexadecimal digits.
+pub const LEG_WRITTEN_BYTES: usize = 2048;
+/// JSON around a piece of its payload: a time and some punctuation.
+pub const PIECE_WRITTEN_BYTES: usize = 32;
 
 /// Deadline entries below which no list is swept: 24 KiB, less than one session's queue.
 pub const STALE_DEADLINES_MIN: usize = 1024;

@@ -113,9 +113,10 @@ impl LinkState {
         self.sessions.senders(core)
     }
 
-    /// Bytes of payload and records that it takes along.
-    pub fn bytes(&self) -> usize {
-        self.sessions.queued_bytes() + self.open.len() + self.raw.len() + self.output.bytes()
+    /// Bytes of JSON that it takes, about.
+    pub fn written_bytes(&self) -> usize {
+        let bytes = self.open.len() + self.raw.len() + self.output.bytes();
+        2 * bytes + self.sessions.written_bytes_max()
     }
 
     /// Blocks that its bytes take.

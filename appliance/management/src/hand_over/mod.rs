@@ -48,8 +48,8 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
 pub(crate) const MESSAGE_DESCRIPTORS_MAX: usize = 1 << 17;
 /// Links of one message: as many descriptors as go with one byte.
 pub(crate) const LINKS_PER_MESSAGE: usize = DESCRIPTORS_PER_BYTE;
-/// Bytes of payload of these, but for what a single link has.
-pub(crate) const LINKS_MESSAGE_BYTES: usize = 1 << 20;
+/// Bytes of these as they are written, but for what a single link has.
+pub(crate) const LINKS_MESSAGE_BYTES: usize = 2 << 20;
 /// Descriptors that go with one byte; the kernel takes 253 (`SCM_MAX_FD`).
 pub(crate) const DESCRIPTORS_PER_BYTE: usize = 128;
 /// How long one side waits for the other where that one has only to answer.

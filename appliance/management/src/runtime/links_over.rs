@@ -252,7 +252,7 @@ fn messages(core: CoreId, links: Vec<(Box<LinkState>, TcpStream)>) -> ToldLinks 
     let mut messages = ToldLinks::new();
     let mut bytes = 0;
     for (link, socket) in links {
-        bytes += link.bytes();
+        bytes += link.written_bytes();
         match messages.last_mut() {
             Some((last, descriptors))
                 if last.links.len() < LINKS_PER_MESSAGE && bytes <= LINKS_MESSAGE_BYTES =>
@@ -261,7 +261,7 @@ fn messages(core: CoreId, links: Vec<(Box<LinkState>, TcpStream)>) -> ToldLinks 
                 descriptors.push(OwnedFd::from(socket));
             }
             Some(_) | None => {
-                bytes = link.bytes();
+                bytes = link.written_bytes();
                 let message = LinksMessage { core: core.0, links: vec![*link] };
                 messages.push((message, vec![OwnedFd::from(socket)]));
             }

@@ -11,7 +11,9 @@ use crate::drop_reason::DropReason;
 use crate::ids::{CoreId, LegTag};
 use crate::leg::{Intake, Leg, LegKind, LegState, Other, Pace, Source};
 use crate::limiting::LimitClock;
-use crate::limits::{CHUNK_BYTES, LISTED_QUERY_MAX_BYTES, SESSION_PLACES_MAX};
+use crate::limits::{
+    CHUNK_BYTES, LEG_WRITTEN_BYTES, LISTED_QUERY_MAX_BYTES, PIECE_WRITTEN_BYTES, SESSION_PLACES_MAX,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use waystation_astral::frame::Profile;
@@ -74,6 +76,15 @@ impl SessionsState {
     /// Bytes that wait in them.
     pub fn queued_bytes(&self) -> usize {
         self.legs.iter().map(LegRecord::queued_bytes).sum()
+    }
+
+    /// Bytes of JSON that these take at most.
+    pub fn written_bytes_max(&self) -> usize {
+        // Two digits a byte; what waits is in chunks, each with its time.
+        let queued: usize = self.legs.iter().map(|leg| 2 * leg.queued_bytes()).sum();
+        let pieces: usize = self.legs.iter().map(|leg| leg.queued.len()).sum();
+        let legs = (self.legs.len() + 1) * LEG_WRITTEN_BYTES;
+        queued + pieces * PIECE_WRITTEN_BYTES + legs
     }
 
     /// Memory that these take on a core, in chunks.

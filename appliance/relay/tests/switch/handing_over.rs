@@ -81,6 +81,17 @@ fn session_goes_on_in_another_process_with_its_payload_and_credit() {
 }
 
 #[test]
+fn sessions_are_written_in_no_more_bytes_than_they_say() {
+    let (world, [a, b], _) = waiting([0, 1]);
+    for link in [a, b] {
+        let state = told(&world, link);
+        let written = serde_json::to_string(&state).unwrap().len();
+        let bound = state.written_bytes_max();
+        assert!(written <= bound && bound <= 2 * written + 4096, "{written} of {bound}");
+    }
+}
+
+#[test]
 fn sessions_told_of_are_still_there_for_the_process_that_told() {
     let (mut world, [a, b], payload) = waiting([0, 1]);
     drop(another(&world, &[a, b]));
