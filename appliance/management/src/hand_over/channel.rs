@@ -76,8 +76,9 @@ impl Channel {
         descriptors: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<(), ChannelError> {
-        // It may hold a secret.
-        let bytes = Zeroizing::new(serde_json::to_vec(message)?);
+        let mut written = Erased::default();
+        serde_json::to_writer(&mut written, message)?;
+        let Erased(bytes) = written;
         check(bytes.len(), descriptors.len())?;
         let sending = async {
             self.stream.write_all(&head(bytes.len(), descriptors.len())).await?;
@@ -156,6 +157,28 @@ impl Channel {
     }
 }
 
+/// Bytes that may be secrets, and are nowhere once they are dropped: also not where they were before
+/// they grew.
+#[derive(Default)]
+struct Erased(Zeroizing<Vec<u8>>);
+
+impl io::Write for Erased {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (length, capacity) = (self.0.len() + bytes.len(), self.0.capacity());
+        if length > capacity {
+            let mut larger = Vec::with_capacity(length.max(2 * capacity));
+            larger.extend_from_slice(&self.0);
+            self.0 = Zeroizing::new(larger);
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn check(bytes: usize, descriptors: usize) -> Result<(), ChannelError> {
     if bytes > MESSAGE_BYTES_MAX || descriptors > MESSAGE_DESCRIPTORS_MAX {
         return Err(ChannelError::TooLong { bytes, descriptors });
@@ -215,6 +238,19 @@ mod tests {
         assert!(matches!(there.receive(LIMIT).await, Err(ChannelError::TooLong { .. })));
         drop(here);
         assert!(matches!(there.receive(LIMIT).await, Err(ChannelError::Gone(_))));
+    }
+
+    #[test]
+    fn erased_bytes_never_grow_where_they_are() {
+        let mut written = Erased::default();
+        let mut wanted = Vec::new();
+        for piece in (0..=255_u8).map(|number| vec![number; usize::from(number % 70)]) {
+            let (place, capacity) = (written.0.as_ptr(), written.0.capacity());
+            io::Write::write_all(&mut written, &piece).unwrap();
+            wanted.extend(piece);
+            assert!(written.0.capacity() == capacity || written.0.as_ptr() != place);
+        }
+        assert_eq!(*written.0, wanted);
     }
 
     #[tokio::test]
