@@ -8,7 +8,7 @@ use super::ManagementCore;
 use super::links_over::LinksOver;
 use crate::clock;
 use crate::documents::Readiness;
-use crate::hand_over::serving::Reply;
+use crate::hand_over::serving::{Reply, ToldLinks};
 use crate::hand_over::{
     Ask, CoreMessage, Offer, Role, SessionRecord, SocketGroup, Step, Told, socket_of,
 };
@@ -100,6 +100,11 @@ impl HandingOver {
         matches!(self.phase, Phase::Pausing(_) | Phase::Paused)
     }
 
+    /// Whether clients wait until it is clear who serves them: nothing else may take its time then.
+    pub(super) fn keeps_clients_waiting(&self) -> bool {
+        self.is_paused() || self.links.stand_still()
+    }
+
     pub(super) fn next_freezing_round(&mut self) -> u64 {
         self.freezing_rounds += 1;
         self.freezing_rounds
@@ -129,7 +134,7 @@ impl ManagementCore {
                 let _ = reply.send(self.offer(&ask));
             }
             Step::Ready { reply } => self.tell(reply),
-            Step::Freeze { reply } => self.freeze_links(reply),
+            Step::Freeze { reply } => self.prepare(reply),
             Step::LinksTaken { all: true } => {}
             Step::LinksTaken { all: false } => self.thaw_links(),
             Step::Prepared { reply } => self.pause(reply),
@@ -191,15 +196,20 @@ impl ManagementCore {
         }
     }
 
-    /// Has all cores leave connections and datagrams where they are, and tell the rest. Whatever can
-    /// be done before that is.
-    fn pause(&mut self, reply: Reply<Told>) {
+    /// Does what can be done before anybody has to wait, a disk's part of it above all. From then on
+    /// links stand still.
+    fn prepare(&mut self, reply: Reply<ToldLinks>) {
         let kept = self.keep_listeners();
         let kept = kept.map_err(|error| format!("its listeners cannot be kept: {error}"));
-        if let Err(why) = kept.and_then(|()| self.put_socket_aside()) {
-            let _ = reply.send(Err(why));
-            return;
+        match kept.and_then(|()| self.put_socket_aside()) {
+            Ok(()) => self.freeze_links(reply),
+            // Whoever asked may have gone; then it comes to nothing, which is told otherwise.
+            Err(why) => _ = reply.send(Err(why)),
         }
+    }
+
+    /// Has all cores leave connections and datagrams where they are, and tell the rest.
+    fn pause(&mut self, reply: Reply<Told>) {
         self.tell_what_xdp_has_carried();
         self.hand_over.phase = Phase::Pausing(self.collect(reply));
         for core in self.cores() {
@@ -408,4 +418,22 @@ fn message<'a>(
     };
     let sockets = relayed_sockets.into_iter().chain(port_sockets);
     (message, sockets.map(OwnedFd::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_wait_from_the_freezing_of_links_to_the_last_word() {
+        let mut handing_over = HandingOver::new(None);
+        for phase in [Phase::Serving, Phase::Offered, Phase::Told] {
+            handing_over.phase = phase;
+            assert!(!handing_over.keeps_clients_waiting(), "{:?}", handing_over.phase);
+        }
+        handing_over.links = LinksOver::Told { links: 1 };
+        assert!(handing_over.keeps_clients_waiting());
+        (handing_over.links, handing_over.phase) = (LinksOver::Going, Phase::Paused);
+        assert!(handing_over.keeps_clients_waiting());
+    }
 }

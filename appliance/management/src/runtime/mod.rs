@@ -521,7 +521,10 @@ impl ManagementCore {
                 _ = seconds.tick() => {
                     self.interval_due = true;
                     self.show_life();
-                    self.save_registrations();
+                    // A disk may take its time.
+                    if !self.hand_over.keeps_clients_waiting() {
+                        self.save_registrations();
+                    }
                     self.note_dials(clock::now());
                     self.extra.operations.resident_bytes = resident_bytes();
                     self.tick_xdp();

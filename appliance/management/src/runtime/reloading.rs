@@ -60,7 +60,7 @@ impl ManagementCore {
             self.reload_again = true;
             return;
         }
-        if self.hand_over.is_paused() {
+        if self.hand_over.keeps_clients_waiting() {
             self.hand_over.reload_after = true;
             return;
         }
