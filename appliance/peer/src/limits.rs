@@ -78,6 +78,8 @@ pub const IDLE_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// How long a TURN request over UDP waits for its answer before it is sent again (RFC 8489 §6.2.1).
 pub const TURN_RETRY_AFTER: Duration = Duration::from_millis(500);
+/// The shortest bound of a read: a bound of zero would stand for none.
+pub const READ_WAIT_MIN: Duration = Duration::from_millis(1);
 /// How often a TURN request is sent (RFC 8489 §6.2.1); the times between are equal here, which is
 /// kinder to tests.
 pub const TURN_REQUEST_SENDS_MAX: u32 = 20;

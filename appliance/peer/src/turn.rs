@@ -4,8 +4,8 @@
 //! §6.2.1 has it, up to a bound; payload that comes meanwhile is kept, up to a bound. Checks the
 //! integrity of every answer that has to have it.
 
-use crate::clock;
-use crate::limits::{TURN_KEPT_MAX, TURN_REQUEST_SENDS_MAX, TURN_RETRY_AFTER};
+use crate::clock::{self, Deadline};
+use crate::limits::{READ_WAIT_MIN, TURN_KEPT_MAX, TURN_REQUEST_SENDS_MAX, TURN_RETRY_AFTER};
 use crate::random;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -442,33 +442,48 @@ impl TurnClient {
 
     /// The next packet, if one comes in time.
     fn take(&mut self, within: Duration) -> Result<Option<Vec<u8>>, TurnClientError> {
-        // Zero would stand for no bound.
-        let within = within.max(Duration::from_millis(1));
         match &mut self.transport {
             Transport::Udp(socket) => {
-                socket.set_read_timeout(Some(within))?;
                 let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-                match socket.recv(&mut buffer) {
-                    Ok(bytes) => {
-                        buffer.truncate(bytes);
-                        Ok(Some(buffer))
-                    }
-                    Err(error) if is_timeout(&error) => Ok(None),
-                    Err(error) => Err(error.into()),
-                }
+                let limit = |left| socket.set_read_timeout(Some(left));
+                let taken = wait(within, limit, || socket.recv(&mut buffer))?;
+                Ok(taken.map(|bytes| {
+                    buffer.truncate(bytes);
+                    buffer
+                }))
             }
-            Transport::Tcp(stream, partial) => {
-                stream.set_read_timeout(Some(within))?;
-                take_message(stream, partial)
-            }
+            Transport::Tcp(stream, partial) => take_message(stream, partial, within),
+        }
+    }
+}
+
+/// Reads once, until there is something or the time is over. A kernel does not go on with a read
+/// of bounded time after a signal, whatever its handler asks for (signal(7)): that is done here, and
+/// what has come already is taken even when no time is left.
+fn wait(
+    within: Duration,
+    limit: impl Fn(Duration) -> io::Result<()>,
+    mut read: impl FnMut() -> io::Result<usize>,
+) -> io::Result<Option<usize>> {
+    let deadline = Deadline::after(within);
+    loop {
+        // Zero would stand for no bound.
+        limit(deadline.remaining().unwrap_or(READ_WAIT_MIN))?;
+        match read() {
+            Ok(bytes) => return Ok(Some(bytes)),
+            Err(error) if is_timeout(&error) => return Ok(None),
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            Err(_) if deadline.remaining().is_none() => return Ok(None),
+            Err(_) => {}
         }
     }
 }
 
 /// Reads until there is a whole message, or nothing more comes in time.
 fn take_message(
-    stream: &mut TcpStream,
+    stream: &TcpStream,
     partial: &mut Vec<u8>,
+    within: Duration,
 ) -> Result<Option<Vec<u8>>, TurnClientError> {
     loop {
         let whole = message_bytes(partial)
@@ -478,11 +493,11 @@ fn take_message(
             return Ok(Some(std::mem::replace(partial, rest)));
         }
         let mut buffer = [0; 4096];
-        match stream.read(&mut buffer) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Ok(bytes) => partial.extend_from_slice(&buffer[..bytes]),
-            Err(error) if is_timeout(&error) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let limit = |left| stream.set_read_timeout(Some(left));
+        match wait(within, limit, || (&*stream).read(&mut buffer))? {
+            None => return Ok(None),
+            Some(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Some(bytes) => partial.extend_from_slice(&buffer[..bytes]),
         }
         if partial.len() > 2 * STREAM_MESSAGE_BYTES_MAX {
             return Err(TurnClientError::Nonsense("a message without an end"));

@@ -16,6 +16,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -316,10 +317,15 @@ fn end() -> anyhow::Result<(UdpSocket, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// What has come to a socket, or nothing in time.
+/// What has come to a socket, or nothing in time. A signal ends no wait: the time begins anew.
 fn receive(socket: &UdpSocket) -> Option<Vec<u8>> {
     let mut buffer = [0; 2 * DATAGRAM_BYTES];
-    let bytes = socket.recv(&mut buffer).ok()?;
+    let bytes = loop {
+        match socket.recv(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            taken => break taken.ok()?,
+        }
+    };
     Some(buffer[..bytes].to_vec())
 }
 
