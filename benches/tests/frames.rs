@@ -19,7 +19,8 @@ use waystation_benches::load::processor::Watched;
 use waystation_benches::streets::{CLIENTS, Checksums, LAN, PEERS, Side, Streets, WAN, missing};
 
 /// What the object is built from.
-const SOURCES: &[&str] = &["Cargo.toml", "Cargo.lock", ".cargo", "src"];
+const SOURCES: &[&str] =
+    &["Cargo.toml", "Cargo.lock", ".cargo", "src", "../../xdp-programs/src/words.rs"];
 const SHAPE: DatagramShape =
     DatagramShape { flows: 2, message_bytes: 1000, in_flight: 8, train: 1 };
 /// Long enough for some messages on a machine that is busy with something else.

@@ -22,6 +22,7 @@ mod select;
 mod sessions;
 mod strangers;
 mod window;
+mod words;
 
 use aya_ebpf::{
     bindings::xdp_action, helpers::generated::bpf_get_smp_processor_id, macros::xdp,

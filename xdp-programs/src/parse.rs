@@ -3,7 +3,8 @@
 use crate::{
     checksum,
     maps::PORT_KINDS,
-    window::{frame_bytes, halves, read, read_word, window},
+    window::{frame_bytes, halves, read},
+    words::{read_word, window},
 };
 use aya_ebpf::programs::XdpContext;
 use waystation_ebpf_abi::{

@@ -9,7 +9,8 @@ use crate::{
     limiter,
     maps::EGRESS,
     parse::{CHANNEL_BYTES, Flow, IPV4_BYTES, IPV6_BYTES, PROTOCOL_UDP, UDP_BYTES},
-    window::{Tag, pair, read_word, window, write, write_word},
+    window::{Tag, pair, write},
+    words::{read_word, window, write_word},
 };
 use aya_ebpf::{
     EbpfContext as _,

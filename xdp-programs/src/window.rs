@@ -1,7 +1,8 @@
-//! Bounded access to a frame, and its link layer.
+//! The numbers of a frame, and its link layer. See [`crate::words`] for what every access begins
+//! with.
 
+use crate::words::window;
 use aya_ebpf::programs::XdpContext;
-use core::arch::asm;
 use waystation_ebpf_abi::{Settings, Verdict};
 
 const ETHERNET_BYTES: usize = 14;
@@ -38,14 +39,6 @@ pub fn frame_bytes(ctx: &XdpContext) -> usize {
     ctx.data_end() - ctx.data()
 }
 
-/// The first `bytes` bytes after `start`, if the frame has them. The verifier holds every access to
-/// what was asked for here.
-#[inline(always)]
-pub fn window(ctx: &XdpContext, start: usize, bytes: usize) -> Option<*mut u8> {
-    let from = ctx.data() + start;
-    (from + bytes <= ctx.data_end()).then_some(from as *mut u8)
-}
-
 /// Something in a frame. Ethernet headers are 14 or 18 bytes long and every field after them begins
 /// at an even place, so that much may be promised; without a promise the compiler reads byte by
 /// byte.
@@ -70,46 +63,6 @@ pub unsafe fn read<T: Copy>(window: *const u8, at: usize) -> T {
 #[inline(always)]
 pub unsafe fn write<T: Copy>(window: *mut u8, at: usize, value: T) {
     unsafe { window.add(at).cast::<Even<T>>().write(Even(value)) }
-}
-
-/// Reads four bytes as they lie in the frame, at once.
-///
-/// A place after an Ethernet header is even and no more, so without this the compiler would read two
-/// by two, and put together. Every machine that the programs are built for reads four bytes anywhere,
-/// and on others the verifier would say no.
-///
-/// # Safety
-/// `window` holds four bytes at `AT`.
-#[inline(always)]
-pub unsafe fn read_word<const AT: usize>(window: *const u8) -> u32 {
-    let word: u64;
-    unsafe {
-        asm!(
-            "{word} = *(u32 *)({window} + {at})",
-            word = out(reg) word,
-            window = in(reg) window,
-            at = const AT,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
-    word as u32
-}
-
-/// Writes four bytes as they shall lie in the frame, at once; see [`read_word`].
-///
-/// # Safety
-/// `window` holds four bytes at `AT`.
-#[inline(always)]
-pub unsafe fn write_word<const AT: usize>(window: *mut u8, word: u32) {
-    unsafe {
-        asm!(
-            "*(u32 *)({window} + {at}) = {word}",
-            window = in(reg) window,
-            word = in(reg) u64::from(word),
-            at = const AT,
-            options(nostack, preserves_flags),
-        );
-    }
 }
 
 /// Two numbers as they lie next to each other in a frame, as one word of it.

@@ -14,10 +14,13 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod fields;
 mod maps;
 mod receiving;
 mod sending;
-mod window;
+/// What looks into frames in the relay's programs, so that both look into them the same way.
+#[path = "../../../xdp-programs/src/words.rs"]
+mod words;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 

@@ -1,8 +1,9 @@
 //! Frames that arrive.
 
+use crate::fields::{read_half, read_long};
 use crate::maps::{ARRIVALS, Arrival, BOUND_FOR, SENT, TALLIES, Tally};
 use crate::sending::fold;
-use crate::window::{read_half, read_long, read_word, window};
+use crate::words::{read_word, window};
 use crate::{BODY_STEP, FRAMING_BYTES, HEADERS_BYTES, MESSAGE_BYTES, NUMBER_BYTES};
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},

@@ -1,8 +1,9 @@
 //! Frames on their way out.
 
+use crate::fields::write_half;
 use crate::maps::{COURSES, Course, DEVICES, FLOOD, FLOWS, PACES, SENT, STEADY, TALLIES, TURN};
 use crate::maps::{Pace, WINDOW_FRAMES};
-use crate::window::{window, write_half, write_word};
+use crate::words::{window, write_word};
 use crate::{FLOWS_MAX, FRAMING_BYTES, HEADERS_BYTES, MESSAGE_BYTES, NUMBER_BYTES};
 use aya_ebpf::{
     bindings::xdp_action::XDP_DROP,
