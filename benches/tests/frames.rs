@@ -3,12 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 #![allow(clippy::print_stdout, reason = "what is skipped says so")]
 
-use ring::digest::{SHA256, digest};
-use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 use waystation_benches::datagrams::flow::{DatagramShape, Way};
@@ -17,6 +15,7 @@ use waystation_benches::frames::flows::FrameFlows;
 use waystation_benches::load::clock::Clock;
 use waystation_benches::load::processor::Watched;
 use waystation_benches::streets::{CLIENTS, Checksums, LAN, PEERS, Side, Streets, WAN, missing};
+use waystation_proving::prebuilt::{assert_built_from, assert_tells_no_place};
 
 /// What the object is built from.
 const SOURCES: &[&str] =
@@ -161,33 +160,6 @@ fn shapes_that_frames_cannot_have_are_refused() {
 #[test]
 fn the_object_was_built_from_these_sources() {
     let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("frame-programs");
-    let mut hashes = BTreeMap::new();
-    for source in SOURCES {
-        collect(&programs, Path::new(source), &mut hashes);
-    }
-    let text = fs::read_to_string(programs.join("prebuilt/SOURCES.sha256")).unwrap();
-    let recorded: BTreeMap<PathBuf, String> = text
-        .lines()
-        .map(|line| line.split_once("  ").unwrap())
-        .map(|(hash, path)| (path.into(), hash.to_owned()))
-        .collect();
-    assert_eq!(hashes, recorded, "sources changed since; run benches/frame-programs/build");
-    let object = fs::read(programs.join("prebuilt/frames.bpf.o")).unwrap();
-    let text = String::from_utf8_lossy(&object);
-    for place in ["/root", "/home", "/usr", "/work", "/tmp", ".cargo", ".rs"] {
-        assert!(!text.contains(place), "{place}");
-    }
-}
-
-fn collect(root: &Path, path: &Path, hashes: &mut BTreeMap<PathBuf, String>) {
-    let whole = root.join(path);
-    if whole.is_dir() {
-        for entry in fs::read_dir(whole).unwrap() {
-            collect(root, &path.join(entry.unwrap().file_name()), hashes);
-        }
-    } else {
-        let hash = digest(&SHA256, &fs::read(whole).unwrap()).as_ref().to_vec();
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        hashes.insert(path.to_owned(), hash);
-    }
+    assert_built_from(&programs, SOURCES);
+    assert_tells_no_place(&fs::read(programs.join("prebuilt/frames.bpf.o")).unwrap());
 }

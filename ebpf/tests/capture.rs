@@ -5,12 +5,13 @@
 
 mod support;
 
-use support::{frame::*, given_root, namespace::Namespace};
+use support::{given_root, namespace::Namespace};
 use waystation_ebpf::{
     abi::{Port, Settings, Verdict, limits::CAPTURED_BYTES_MAX},
     forwarding::LOOPBACK_INTERFACE,
     programs::{Capture, Programs},
 };
+use waystation_proving::frame::*;
 
 const OURS: &str = "198.51.100.1:3478";
 const STRANGER: &str = "198.51.100.7:5000";

@@ -11,11 +11,12 @@ use proptest::{
     prelude::Rng as _,
     test_runner::{RngAlgorithm, TestRng},
 };
-use support::{frame::*, world::*};
+use support::world::*;
 use waystation_ebpf::{
     abi::Verdict,
     classifier::{Known, Route},
 };
+use waystation_proving::frame::*;
 
 /// Packets without the variable: enough to meet every verdict in two seconds without optimisation.
 const PACKETS: u64 = 20_000;

@@ -6,11 +6,12 @@
 
 mod support;
 
-use support::{frame::*, world::*};
+use support::world::*;
 use waystation_ebpf::{
     abi::{Port, Verdict},
     classifier::Known,
 };
+use waystation_proving::frame::*;
 
 const WAN: &str = "198.51.100.1:3478";
 const WAN6: &str = "[2001:db8:1::1]:3478";

@@ -21,6 +21,7 @@ use support::streets::{CLIENT, LAN, PEER, Streets, WAN};
 use support::{STEP, eventually, given};
 use tempfile::TempDir;
 use waystation_peer::TurnClient;
+use waystation_proving::frame::{channel, udp};
 
 const CHANNEL: u16 = 0x4000;
 const LOOK: Duration = Duration::from_millis(200);
@@ -45,37 +46,9 @@ fn tell(appliance: &Appliance, words: &[&str]) -> Finished {
     run(command(&binary()).args(words).arg("--socket").arg(&appliance.socket))
 }
 
-/// A frame with a datagram over IPv4, as digits; the Ethernet addresses are nobody's.
+/// A frame with a datagram, as digits; the Ethernet addresses are nobody's.
 fn frame(source: SocketAddr, to: SocketAddr, payload: &[u8]) -> String {
-    let udp_bytes = u16::try_from(8 + payload.len()).unwrap();
-    let mut ip = vec![0x45, 0];
-    ip.extend((20 + udp_bytes).to_be_bytes());
-    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    for address in [source, to] {
-        let SocketAddr::V4(v4) = address else { panic!("IPv4 only") };
-        ip.extend(v4.ip().octets());
-    }
-    let mut sum: u32 = ip.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    ip[10..12].copy_from_slice(&(!u16::try_from(sum).unwrap()).to_be_bytes());
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
-    frame.extend(ip);
-    frame.extend(source.port().to_be_bytes());
-    frame.extend(to.port().to_be_bytes());
-    frame.extend(udp_bytes.to_be_bytes());
-    frame.extend([0, 0]);
-    frame.extend(payload);
-    frame.resize(frame.len().max(60), 0);
-    frame.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn channel(payload: &[u8]) -> Vec<u8> {
-    let mut framed = CHANNEL.to_be_bytes().to_vec();
-    framed.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-    framed.extend(payload);
-    framed
+    hex::encode(udp(&source.to_string(), &to.to_string(), payload).frame())
 }
 
 fn explained(appliance: &Appliance, frame: &str) -> Value {
@@ -107,7 +80,7 @@ fn the_fate_of_a_packet_is_told_with_the_sessions_of_the_running_program() {
 
     let port = client.local().unwrap().port();
     let from: SocketAddr = format!("{CLIENT}:{port}").parse().unwrap();
-    let of_session = explained(&appliance, &frame(from, server, &channel(b"hello")));
+    let of_session = explained(&appliance, &frame(from, server, &channel(CHANNEL, b"hello")));
     assert_eq!(of_session["verdict"], "relayed_on", "{of_session}");
     assert_eq!(of_session["program"], "on");
     assert_eq!(of_session["session"]["leaves_from"], relayed.to_string());
@@ -126,7 +99,8 @@ fn the_fate_of_a_packet_is_told_with_the_sessions_of_the_running_program() {
     assert_eq!((&own["verdict"], &own["action"]), (&"steered".into(), &"steer".into()), "{own}");
     let denied = explained(&appliance, &frame("192.0.2.1:9".parse().unwrap(), server, b"x"));
     assert_eq!(denied["drop_reason"], "udp_prefix_denied", "{denied}");
-    let said = tell(&appliance, &["explain-packet", &frame(from, server, &channel(b"hello"))]);
+    let said =
+        tell(&appliance, &["explain-packet", &frame(from, server, &channel(CHANNEL, b"hello"))]);
     assert!(said.text().contains("rewritten and sent out of another interface"), "{}", said.text());
     let nowhere = tell(&appliance, &["explain-packet", "00", "--interface", "nowhere0"]);
     assert_eq!(nowhere.code(), 1);

@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waystation-turn", &["waystation-proving"]),
     ("waystation-relay", &["waystation-astral", "waystation-proving"]),
     ("waystation-ebpf-abi", &[]),
-    ("waystation-ebpf", &["waystation-ebpf-abi", "waystation-relay"]),
+    ("waystation-ebpf", &["waystation-ebpf-abi", "waystation-proving", "waystation-relay"]),
     (
         "waystation-engine",
         &["waystation-astral", "waystation-proving", "waystation-relay", "waystation-turn"],

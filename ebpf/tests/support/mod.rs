@@ -1,5 +1,5 @@
-//! What the tests with a kernel share: a network namespace of their own per test, the program with
-//! a small world of sessions, and frames by hand.
+//! What the tests with a kernel share: a network namespace of their own per test, and the program
+//! with a small world of sessions.
 
 #![allow(
     dead_code,
@@ -11,7 +11,6 @@
 )]
 
 pub mod bpf_mount;
-pub mod frame;
 pub mod namespace;
 pub mod streets;
 pub mod world;

@@ -7,10 +7,7 @@
 //!   tagged 10.7.0.1/24     2001:db8:7::1/64   stands for VLAN 7 of wan
 //! ```
 
-use super::{
-    frame::udp,
-    namespace::{Namespace, index_of, ip},
-};
+use super::namespace::{Namespace, index_of, ip};
 use std::net::{IpAddr, SocketAddr};
 use waystation_ebpf::{
     abi::{Port, Session, SessionKey, Settings, Verdict, Vlan},
@@ -18,6 +15,7 @@ use waystation_ebpf::{
     forwarding::LOOPBACK_INTERFACE,
     programs::{Capture, Programs, Ran},
 };
+use waystation_proving::frame::udp;
 
 pub const TURN: u16 = 3478;
 /// Ports of sessions.

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::config::parse;
+use waystation_proving::frame::{channel, udp};
 
+const ETHERNET_BYTES_MIN: usize = 60;
 const CLIENT: &str = "198.51.100.7:5000";
 const SERVER: &str = "198.51.100.1:3478";
 const RELAYED: &str = "198.51.100.1:49200";
@@ -16,40 +18,11 @@ fn config(more: &str) -> Config {
     parse(&text, "x").unwrap()
 }
 
-/// A datagram over IPv4 in a frame, without a UDP checksum.
+/// A datagram in a frame, as long as Ethernet's shortest at least.
 fn frame(source: &str, to: &str, payload: &[u8]) -> Vec<u8> {
-    let (source, to): (SocketAddr, SocketAddr) = (source.parse().unwrap(), to.parse().unwrap());
-    let udp_bytes = u16::try_from(8 + payload.len()).unwrap();
-    let mut ip = vec![0x45, 0];
-    ip.extend((20 + udp_bytes).to_be_bytes());
-    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    for address in [source.ip(), to.ip()] {
-        match address {
-            IpAddr::V4(v4) => ip.extend(v4.octets()),
-            IpAddr::V6(_) => panic!("IPv4 only"),
-        }
-    }
-    let sum: u32 = ip.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
-    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
-    frame.extend(ip);
-    frame.extend(source.port().to_be_bytes());
-    frame.extend(to.port().to_be_bytes());
-    frame.extend(udp_bytes.to_be_bytes());
-    frame.extend([0, 0]);
-    frame.extend(payload);
-    // Ethernet's shortest frame.
-    frame.resize(frame.len().max(60), 0);
+    let mut frame = udp(source, to, payload).frame();
+    frame.resize(frame.len().max(ETHERNET_BYTES_MIN), 0);
     frame
-}
-
-fn channel(number: u16, payload: &[u8]) -> Vec<u8> {
-    let mut framed = number.to_be_bytes().to_vec();
-    framed.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-    framed.extend(payload);
-    framed
 }
 
 #[test]
