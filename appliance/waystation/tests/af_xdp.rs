@@ -7,13 +7,12 @@ mod support;
 
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use support::appliance::{Appliance, PortName, Settings};
 use support::process::{Process, binary, command, is_root};
 use support::streets::{BpfMount, LAN, Streets, WAN, has_program, ip};
+use support::turn::users_file;
 use support::{eventually, given};
 use tempfile::TempDir;
 use waystation_peer::{TurnClient, TurnClientError};
@@ -97,13 +96,11 @@ impl Scene {
 
 fn settings(listen: &str, allow: &str) -> (Settings, TempDir) {
     let files = TempDir::new().unwrap();
-    let users = files.path().join("users");
-    fs::write(&users, "alice:pw\n").unwrap();
-    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+    let users_file = users_file(files.path(), &[("alice", "pw")]);
     let settings = Settings::new(PortName::Epoll, 1)
         .with("turn", &format!("listen = [\"{listen}\"]"))
         .with("turn", &format!("allow_peers = [\"{allow}\"]"))
-        .with("turn", &format!("users_file = \"{}\"", users.display()))
+        .with("turn", &users_file)
         .with("turn", "tier = \"af_xdp\"");
     (settings, files)
 }

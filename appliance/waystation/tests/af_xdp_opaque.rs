@@ -5,15 +5,13 @@
 
 mod support;
 
-use rustix::process::Signal;
 use serde_json::Value;
-use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use support::appliance::{Appliance, PortName, Settings};
 use support::process::is_root;
 use support::streets::{CLIENT, LAN, Streets, WAN, ip};
+use support::turn::users_file;
 use support::{eventually, given};
 use tempfile::TempDir;
 use waystation_management::limits::CLIENT_TIMEOUT;
@@ -39,9 +37,7 @@ impl Scene {
         let streets = Streets::new();
         let peers = "allow_peers = [\"198.51.100.0/24\", \"203.0.113.0/24\"]";
         let files = TempDir::new().unwrap();
-        let users = files.path().join("users");
-        fs::write(&users, "alice:pw\n").unwrap();
-        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        let users_file = users_file(files.path(), &[("alice", "pw")]);
         let settings = Settings::new(PortName::Epoll, 1)
             .with("udp", "addresses = [\"0.0.0.0\"]")
             .with("udp", peers)
@@ -51,7 +47,7 @@ impl Scene {
             .with("turn", peers)
             .with("turn", "deny_peers = []")
             .with("turn", turn)
-            .with("turn", &format!("users_file = \"{}\"", users.display()))
+            .with("turn", &users_file)
             .with("xdp", "mode = \"native\"")
             .with("xdp", "interfaces = [\"wan\", \"lan\"]");
         let appliance = Appliance::start(&settings);
@@ -121,17 +117,6 @@ impl Scene {
             let now = counts();
             now.iter().zip(before).all(|(now, before)| *now >= before + 4).then_some(())
         });
-    }
-
-    fn reload(&self, old: &str, new: &str) {
-        let file = self.appliance.directory.path().join("waystation.toml");
-        let text = fs::read_to_string(&file).unwrap();
-        assert!(text.contains(old), "{old} is not in {text}");
-        fs::write(&file, text.replace(old, new)).unwrap();
-        let reloads = || self.appliance.process.log().matches("reloaded the configuration").count();
-        let before = reloads();
-        self.appliance.process.signal(Signal::HUP);
-        eventually("the reload is over", || (reloads() > before).then_some(()));
     }
 }
 
@@ -224,7 +209,7 @@ fn a_session_falls_to_sockets_when_the_program_goes() {
     scene.exchange(b"first");
     scene.await_tier("af_xdp");
     scene.exchange_by_frames(160);
-    scene.reload("mode = \"native\"", "mode = \"off\"");
+    scene.appliance.reload_with(&[("mode = \"native\"", "mode = \"off\"")]);
     scene.exchange(b"afterwards");
     scene.await_tier("gso");
     let received = scene.counter("udp_frames_received");

@@ -18,6 +18,7 @@ use std::time::Duration;
 use support::appliance::{Appliance, PortName, Settings};
 use support::process::{Finished, Process, binary, command, exists, is_root, run};
 use support::streets::{CLIENT, LAN, PEER, Streets, WAN};
+use support::turn::users_file;
 use support::{STEP, eventually, given};
 use tempfile::TempDir;
 use waystation_peer::TurnClient;
@@ -28,14 +29,12 @@ const LOOK: Duration = Duration::from_millis(200);
 
 fn settings(xdp: &[&str]) -> (Settings, TempDir) {
     let files = TempDir::new().unwrap();
-    let users = files.path().join("users");
-    fs::write(&users, "alice:pw\n").unwrap();
-    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+    let users_file = users_file(files.path(), &[("alice", "pw")]);
     let mut settings = Settings::new(PortName::Epoll, 1)
         .with("turn", &format!("listen = [\"{WAN}:3478\"]"))
         .with("turn", &format!("relay_addresses = [\"{LAN}\"]"))
         .with("turn", "allow_peers = [\"203.0.113.0/24\"]")
-        .with("turn", &format!("users_file = \"{}\"", users.display()));
+        .with("turn", &users_file);
     for line in xdp {
         settings = settings.with("xdp", line);
     }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::appliance::{Appliance, Settings};
 use support::process::{binary, command, run};
+use support::turn::users_file;
 use support::{eventually, eventually_within};
 use tempfile::TempDir;
 use waystation_a2al::address::Address;
@@ -248,10 +249,8 @@ fn a_relay_is_found_by_its_topics_with_its_addresses_until_it_withdraws() {
 fn a_relay_names_its_turn_server_and_is_taken_back_when_it_ends() {
     let first = NodeProcess::start(None, &[]);
     let mut relay = NodeProcess { appliance: None, state: TempDir::new().unwrap() };
-    let users = relay.state.path().join("users");
-    fs::write(&users, "alice:pw\n").unwrap();
-    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
-    let turn = format!("listen = [\"127.0.0.1:0\"]\nusers_file = \"{}\"", users.display());
+    let users_file = users_file(relay.state.path(), &[("alice", "pw")]);
+    let turn = format!("listen = [\"127.0.0.1:0\"]\n{users_file}");
     relay.start_with(Some(first.at()), &["topics = [\"relay\"]"], &[("turn", &turn)]);
     relay.tell(&["publish", "--topic", "by command"]);
     let server = relay.appliance().status()["turn_listen"][0].as_str().unwrap().to_owned();

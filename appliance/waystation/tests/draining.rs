@@ -11,10 +11,8 @@
 
 mod support;
 
-use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +20,7 @@ use support::appliance::{Appliance, PortName, Settings};
 use support::hand_link::HandLink;
 use support::process::{Process, binary, command, fast_binary, run};
 use support::streams::Pump;
+use support::turn::users_file;
 use support::{STEP, eventually, eventually_within, nodes};
 use tempfile::TempDir;
 use waystation_astral::frame::Profile;
@@ -174,14 +173,12 @@ fn turn_listens_no_longer_refuses_allocations_and_serves_those_that_are_there() 
             continue;
         }
         let files = TempDir::new().unwrap();
-        let users = files.path().join("users");
-        fs::write(&users, "alice:wonderland\n").unwrap();
-        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        let users_file = users_file(files.path(), &[("alice", "wonderland")]);
         let settings = Settings::new(port, 1)
             .with("turn", "listen = [\"127.0.0.1:0\"]")
             .with("turn", "listen_tcp = [\"127.0.0.1:0\"]")
             .with("turn", "allow_peers = [\"127.0.0.0/8\"]")
-            .with("turn", &format!("users_file = \"{}\"", users.display()));
+            .with("turn", &users_file);
         let mut appliance = Appliance::start(&settings);
         let status = appliance.status();
         let address = |key: &str| status[key][0].as_str().unwrap().parse().unwrap();

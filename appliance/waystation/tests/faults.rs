@@ -16,7 +16,6 @@ use rustix::process::Signal;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use support::appliance::{Appliance, PortName, Settings};
@@ -24,6 +23,7 @@ use support::held::{Held, thread};
 use support::nodes::{Node, route};
 use support::process::{binary, command, is_root};
 use support::streets::{LAN, Streets, WAN, ip};
+use support::turn::users_file;
 use support::{STEP, eventually, given};
 use tempfile::TempDir;
 use waystation_astral::frame::Profile;
@@ -262,14 +262,12 @@ fn a_network_that_goes_away_and_comes_back_is_served_again_with_the_program_and_
     for mode in ["off", "native"] {
         let streets = Streets::new();
         let files = TempDir::new().unwrap();
-        let users = files.path().join("users");
-        fs::write(&users, "alice:pw\n").unwrap();
-        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        let users_file = users_file(files.path(), &[("alice", "pw")]);
         let settings = Settings::new(PortName::Epoll, 1)
             .with("turn", &format!("listen = [\"{WAN}:3478\"]"))
             .with("turn", &format!("relay_addresses = [\"{LAN}\"]"))
             .with("turn", "allow_peers = [\"203.0.113.0/24\"]")
-            .with("turn", &format!("users_file = \"{}\"", users.display()))
+            .with("turn", &users_file)
             .with("xdp", &format!("mode = \"{mode}\""));
         let appliance = start_in(TempDir::new().unwrap(), &settings);
         let mut pair = Pair::new(&streets, format!("{WAN}:3478").parse().unwrap());

@@ -18,7 +18,6 @@ use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -27,7 +26,7 @@ use support::control_group::ControlGroup;
 use support::hand_link::HandLink;
 use support::nodes::Node;
 use support::process::{command, fast_binary, is_fast, is_root, run};
-use support::turn::{ALICE, CHANNEL, peer};
+use support::turn::{ALICE, CHANNEL, peer, users_file};
 use support::{STEP, eventually, eventually_within, given};
 use tempfile::TempDir;
 use waystation_astral::frame::{Frame, Profile};
@@ -52,7 +51,7 @@ const ALLOWED_TENTHS: u64 = 11;
 /// The share of the worst case that has to be taken for the test to mean anything, in percent.
 const TAKEN_PERCENT_MIN: u64 = 40;
 
-fn settings(port: PortName, users: &Path) -> Settings {
+fn settings(port: PortName, users_file: &str) -> Settings {
     Settings::new(port, 1)
         .quiet()
         .running(fast_binary())
@@ -71,7 +70,7 @@ fn settings(port: PortName, users: &Path) -> Settings {
         .with("limits", "accounts_kept_max = 256")
         .with("turn", "listen = [\"127.0.0.1:0\"]")
         .with("turn", "allow_peers = [\"127.0.0.0/8\"]")
-        .with("turn", &format!("users_file = \"{}\"", users.display()))
+        .with("turn", users_file)
         .with("turn", &format!("allocations_max = {ALLOCATIONS_MAX}"))
         .with("turn", &format!("permissions_max = {PEERS_OF_ALLOCATION}"))
         .with("turn", &format!("channels_max = {PEERS_OF_ALLOCATION}"))
@@ -96,11 +95,9 @@ fn everything_full_at_once_stays_below_the_printed_worst_case_and_a_tenth() {
 
 fn holds(port: PortName) {
     let files = TempDir::new().unwrap();
-    let users = files.path().join("users");
-    fs::write(&users, "alice:wonderland\n").unwrap();
-    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+    let users_file = users_file(files.path(), &[ALICE]);
     let file = files.path().join("waystation.toml");
-    fs::write(&file, settings(port, &users).text()).unwrap();
+    fs::write(&file, settings(port, &users_file).text()).unwrap();
 
     let printed = examination(&file, None)["memory_worst_case_bytes"].as_u64().unwrap();
     let allowed = printed / 10 * ALLOWED_TENTHS;

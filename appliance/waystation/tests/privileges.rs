@@ -17,6 +17,7 @@ use support::nodes;
 use support::process::{
     ORDINARY_ID, Ordinary, binary, command, copy_program, exists, is_root, run,
 };
+use support::turn::{ALICE, users_file};
 use support::{eventually, given, streams};
 use tempfile::TempDir;
 use waystation_astral::frame::Profile;
@@ -170,14 +171,6 @@ fn a_user_that_is_nobody_or_cannot_be_become_is_refused() {
     assert!(finished.complaint().contains("needs a start as root or as that user"));
 }
 
-/// A file of TURN users in a directory.
-fn users_in(directory: &Path) -> String {
-    let users = directory.join("users");
-    fs::write(&users, "alice:wonderland\n").unwrap();
-    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
-    users.display().to_string()
-}
-
 /// The reloads that were taken up and those refused, so far.
 fn reloads(appliance: &Appliance) -> [u64; 2] {
     let metrics = String::from_utf8(appliance.ask("/metrics").unwrap()).unwrap();
@@ -197,11 +190,8 @@ fn a_reload_reads_what_was_replaced_beside_it_and_nothing_elsewhere() {
     }
     let beside = appliance.directory.path();
     let file = beside.join("waystation.toml");
-    let with_users = |users: &str| {
-        settings
-            .clone()
-            .with("turn", &format!("users_file = \"{users}\""))
-            .with("turn", "listen = [\"127.0.0.1:0\"]")
+    let with_users = |users_file: &str| {
+        settings.clone().with("turn", users_file).with("turn", "listen = [\"127.0.0.1:0\"]")
     };
     let replace = |settings: &Settings| {
         let new = beside.join("new");
@@ -215,15 +205,15 @@ fn a_reload_reads_what_was_replaced_beside_it_and_nothing_elsewhere() {
         })
     };
     let elsewhere = TempDir::new().unwrap();
-    assert_eq!(replace(&with_users(&users_in(elsewhere.path()))), [0, 1]);
+    assert_eq!(replace(&with_users(&users_file(elsewhere.path(), &[ALICE]))), [0, 1]);
     let log = appliance.process.log();
     let line = log.lines().find(|line| line.contains("cannot read")).unwrap();
     assert!(line.contains("Permission denied"), "{line}");
     // A link beside it leads nowhere else either.
     symlink(elsewhere.path().join("users"), beside.join("link")).unwrap();
-    let link = beside.join("link").display().to_string();
+    let link = format!("users_file = \"{}\"", beside.join("link").display());
     assert_eq!(replace(&with_users(&link)), [0, 1]);
-    assert_eq!(replace(&with_users(&users_in(beside))), [1, 0]);
+    assert_eq!(replace(&with_users(&users_file(beside, &[ALICE]))), [1, 0]);
 }
 
 #[test]
@@ -233,10 +223,8 @@ fn files_that_are_not_restricted_by_configuration_can_be_read_and_that_is_said()
     assert_eq!(appliance.status()["confinement"]["files"], "off");
     assert!(appliance.process.log().contains("privileges are kept by configuration"));
     let elsewhere = TempDir::new().unwrap();
-    let users = users_in(elsewhere.path());
-    let settings = settings
-        .with("turn", &format!("users_file = \"{users}\""))
-        .with("turn", "listen = [\"127.0.0.1:0\"]");
+    let users_file = users_file(elsewhere.path(), &[ALICE]);
+    let settings = settings.with("turn", &users_file).with("turn", "listen = [\"127.0.0.1:0\"]");
     fs::write(appliance.directory.path().join("waystation.toml"), settings.text()).unwrap();
     appliance.process.signal(rustix::process::Signal::HUP);
     eventually("a reload", || (reloads(&appliance) == [1, 0]).then_some(()));

@@ -18,7 +18,6 @@ use rustix::process::Signal;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -26,7 +25,7 @@ use std::time::{Duration, Instant};
 use support::appliance::{Appliance, PortName, Settings};
 use support::held::thread as thread_named;
 use support::process::{Process, command, exists, fast_binary};
-use support::turn::{ALICE, CHANNEL, peer};
+use support::turn::{ALICE, CHANNEL, peer, users_file};
 use support::{STEP, eventually, given};
 use tempfile::TempDir;
 use waystation_astral::frame::Profile;
@@ -172,9 +171,7 @@ struct Traced {
 impl Traced {
     fn start(row: &Refusals, error: &str) -> Self {
         let files = TempDir::new().unwrap();
-        let users = files.path().join("users");
-        fs::write(&users, "alice:wonderland\n").unwrap();
-        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        let users_file = users_file(files.path(), &[ALICE]);
         let mut settings = Settings::new(row.port, 1)
             .quiet()
             .running(fast_binary())
@@ -184,7 +181,7 @@ impl Traced {
             settings = settings
                 .with("turn", "listen = [\"127.0.0.1:0\"]")
                 .with("turn", "allow_peers = [\"127.0.0.0/8\"]")
-                .with("turn", &format!("users_file = \"{}\"", users.display()));
+                .with("turn", &users_file);
         }
         let appliance = Appliance::start(&settings);
         let core = thread_named(appliance.process.id(), "data-0");

@@ -13,12 +13,12 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use support::appliance::{Appliance, PortName, Settings};
 use support::process::{Process, binary, command, is_root, run};
 use support::streets::{BpfMount, LAN, Streets, WAN, ip};
+use support::turn::users_file;
 use support::{eventually, given};
 use tempfile::TempDir;
 use waystation_ebpf::programs::deselect_for;
@@ -57,9 +57,7 @@ impl Scene {
     fn start_in(steer: bool, mode: &str) -> Self {
         let is_there = mode != "off";
         let (mount, files) = (BpfMount::new(), TempDir::new().unwrap());
-        let users = files.path().join("users");
-        fs::write(&users, "alice:pw\n").unwrap();
-        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        let users_file = users_file(files.path(), &[("alice", "pw")]);
         let pins = mount.path().join("pins");
         let streets = Streets::new();
         ip(&format!("addr add {WAN_TOO}/24 dev wan"));
@@ -71,7 +69,7 @@ impl Scene {
             .with("turn", &format!("listen = {listen}"))
             .with("turn", &format!("relay_addresses = [\"{LAN}\"]"))
             .with("turn", "allow_peers = [\"203.0.113.0/24\"]")
-            .with("turn", &format!("users_file = \"{}\"", users.display()))
+            .with("turn", &users_file)
             .with("xdp", &format!("mode = \"{mode}\""))
             .with("xdp", &format!("steer = {steer}"))
             .with("xdp", "interfaces = [\"wan\", \"lan\"]")

@@ -12,16 +12,15 @@
 mod support;
 
 use serde_json::{Value, json};
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread;
 use support::appliance::{Appliance, PortName, Settings};
 use support::process::{Process, run};
 use support::streams::Pump;
+use support::turn::users_file;
 use support::upgrading::{Echoing, StopOnDrop, Upgrade, event, reconfigure, with_suffix};
 use support::{STEP, eventually, nodes};
 use tempfile::TempDir;
@@ -45,14 +44,12 @@ const PORTS: [PortName; 2] = [PortName::IoUring, PortName::Epoll];
 
 /// A settings file with a TURN server for loopback, and its file of users.
 fn with_turn(port: PortName, cores: usize, files: &TempDir) -> Settings {
-    let users = files.path().join("users");
-    fs::write(&users, "alice:wonderland\n").unwrap();
-    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+    let users_file = users_file(files.path(), &[("alice", "wonderland")]);
     Settings::new(port, cores)
         .with("turn", "listen = [\"127.0.0.1:0\"]")
         .with("turn", "listen_tcp = [\"127.0.0.1:0\"]")
         .with("turn", "allow_peers = [\"127.0.0.0/8\"]")
-        .with("turn", &format!("users_file = \"{}\"", users.display()))
+        .with("turn", &users_file)
 }
 
 fn address(status: &Value, key: &str) -> SocketAddr {

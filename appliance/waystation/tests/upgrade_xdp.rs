@@ -13,13 +13,13 @@ mod support;
 use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use support::appliance::{Appliance, PortName, Settings};
 use support::process::{Ordinary, give_away, is_root, run};
 use support::streets::{BpfMount, CLIENT, LAN, Streets, WAN, has_program};
+use support::turn::users_file;
 use support::upgrading::{Echoing, Upgrade, reconfigure};
 use support::{STEP, eventually, given};
 use tempfile::TempDir;
@@ -70,10 +70,8 @@ impl Scene {
     fn start_by(start: impl FnOnce(&Settings) -> Upgrade) -> Self {
         let (mount, files) = (BpfMount::new(), TempDir::new().unwrap());
         let pins = mount.path().join("waystation");
-        let users = files.path().join("users");
-        fs::write(&users, "alice:pw\n").unwrap();
-        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
-        [mount.path(), files.path(), &users].into_iter().for_each(give_away);
+        let users_file = users_file(files.path(), &[("alice", "pw")]);
+        [mount.path(), files.path(), &files.path().join("users")].into_iter().for_each(give_away);
         let peers = "[\"198.51.100.0/24\", \"203.0.113.0/24\"]";
         let streets = Streets::new();
         let settings = Settings::new(PortName::Epoll, 1)
@@ -81,7 +79,7 @@ impl Scene {
             .with("turn", &format!("relay_addresses = [\"{LAN}\"]"))
             .with("turn", &format!("allow_peers = {peers}"))
             .with("turn", "deny_peers = []")
-            .with("turn", &format!("users_file = \"{}\"", users.display()))
+            .with("turn", &users_file)
             .with("udp", &format!("allow_peers = {peers}"))
             .with("xdp", "mode = \"native\"")
             .with("xdp", &format!("pin_directory = \"{}\"", pins.display()));
@@ -332,15 +330,20 @@ fn a_program_of_a_process_that_was_given_up_is_replaced_by_that_of_the_running_o
     });
 }
 
+/// Waits until neither interface has a program.
+fn await_program_gone() {
+    eventually("the program is gone", || {
+        (!has_program("wan") && !has_program("lan")).then_some(())
+    });
+}
+
 #[test]
 fn a_next_process_without_the_program_has_it_taken_off() {
     let Some((mut scene, mut channel, pair)) = Scene::opened() else { return };
     reconfigure(&scene.relay.old, "mode = \"native\"", "mode = \"off\"");
     while_echoing(&mut channel, &pair, || {
         scene.relay.perform();
-        eventually("the program is gone", || {
-            (!has_program("wan") && !has_program("lan")).then_some(())
-        });
+        await_program_gone();
     });
     scene.relay.expect_end_of_old();
     scene.await_tier("gso", 2);
@@ -357,9 +360,7 @@ fn a_next_process_of_another_layout_of_maps_relays_without_the_program_and_says_
     fs::rename(&kept[0], scene.pins.join("layout-0")).unwrap();
     while_echoing(&mut channel, &pair, || {
         scene.relay.perform();
-        eventually("the program is gone", || {
-            (!has_program("wan") && !has_program("lan")).then_some(())
-        });
+        await_program_gone();
     });
     scene.relay.expect_end_of_old();
     scene.await_tier("gso", 2);

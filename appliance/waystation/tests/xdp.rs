@@ -9,11 +9,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use support::appliance::{Appliance, PortName, Settings};
 use support::process::is_root;
 use support::streets::{BpfMount, LAN, Passing, Streets, WAN, has_program, switch};
+use support::turn::users_file;
 use support::{eventually, given};
 use tempfile::TempDir;
 use waystation_peer::{TurnClient, TurnClientError};
@@ -58,21 +58,6 @@ impl Scene {
 
     fn xdp(&self) -> Value {
         self.appliance.document("/v1/xdp")
-    }
-
-    /// Writes the configuration anew with other lines in `[xdp]` and `[turn]`, and has it read.
-    fn reload(&self, replace: &[(&str, &str)]) {
-        let file = self.appliance.directory.path().join("waystation.toml");
-        let mut text = fs::read_to_string(&file).unwrap();
-        for (old, new) in replace {
-            assert!(text.contains(old), "{old} is not in {text}");
-            text = text.replace(old, new);
-        }
-        fs::write(&file, text).unwrap();
-        let reloads = || self.appliance.process.log().matches("reloaded the configuration").count();
-        let before = reloads();
-        self.appliance.process.signal(Signal::HUP);
-        eventually("the reload is over", || (reloads() > before).then_some(()));
     }
 
     /// A client with a channel to a peer, and the peer.
@@ -167,15 +152,13 @@ impl Pair {
 
 fn settings(xdp: &[&str]) -> (Settings, TempDir) {
     let files = TempDir::new().unwrap();
-    let users = files.path().join("users");
-    fs::write(&users, "alice:pw\n").unwrap();
-    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+    let users_file = users_file(files.path(), &[("alice", "pw")]);
     let mut settings = Settings::new(PortName::Epoll, 1)
         .with("turn", &format!("listen = [\"{WAN}:3478\"]"))
         .with("turn", &format!("relay_addresses = [\"{LAN}\"]"))
         .with("turn", "allow_peers = [\"203.0.113.0/24\"]")
         .with("turn", "deny_peers = []")
-        .with("turn", &format!("users_file = \"{}\"", users.display()));
+        .with("turn", &users_file);
     for line in xdp {
         settings = settings.with("xdp", line);
     }
@@ -242,7 +225,7 @@ fn a_session_outlives_the_program_and_comes_back_to_it() {
     scene.await_directions(2);
     pair.exchange_in_the_kernel(&scene, 8);
 
-    scene.reload(&[("mode = \"generic\"", "mode = \"off\"")]);
+    scene.appliance.reload_with(&[("mode = \"generic\"", "mode = \"off\"")]);
     scene.await_state("off");
     assert!(!has_program("wan") && !has_program("lan"));
     assert_eq!(switch(FORWARDING), "0");
@@ -252,7 +235,7 @@ fn a_session_outlives_the_program_and_comes_back_to_it() {
     assert_eq!(scene.row()["tier"], "gso");
     assert_eq!(scene.row()["datagrams_offloaded"], offloaded);
 
-    scene.reload(&[("mode = \"off\"", "mode = \"native\"")]);
+    scene.appliance.reload_with(&[("mode = \"off\"", "mode = \"native\"")]);
     scene.await_state("on");
     scene.await_directions(2);
     pair.exchange_in_the_kernel(&scene, 8);
@@ -268,7 +251,7 @@ fn a_policy_that_takes_a_peer_back_takes_it_from_the_kernel() {
     let mut pair = scene.pair();
     scene.await_directions(2);
     pair.exchange_in_the_kernel(&scene, 8);
-    scene.reload(&[("deny_peers = []", "deny_peers = [\"203.0.113.0/24\"]")]);
+    scene.appliance.reload_with(&[("deny_peers = []", "deny_peers = [\"203.0.113.0/24\"]")]);
     scene.await_directions(0);
     eventually("nothing is relayed any more", || {
         pair.client.send(CHANNEL, b"late").unwrap();
@@ -289,7 +272,7 @@ fn denied_prefixes_are_dropped_and_counted_by_reason() {
     let mut client =
         scene.streets.at_client(|| TurnClient::over_udp(scene.server, ("alice", "pw"))).unwrap();
     client.binding().unwrap();
-    scene.reload(&[("deny = []", "deny = [\"198.51.100.0/24\"]")]);
+    scene.appliance.reload_with(&[("deny = []", "deny = [\"198.51.100.0/24\"]")]);
     let socket = scene.streets.at_client(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
     eventually("it is dropped", || {
         socket.send_to(b"let me in", scene.server).unwrap();
@@ -301,7 +284,7 @@ fn denied_prefixes_are_dropped_and_counted_by_reason() {
     assert!(denied["frames"].as_u64().unwrap() >= 1, "{denied}");
     let metrics = String::from_utf8(scene.appliance.ask("/metrics").unwrap()).unwrap();
     assert!(metrics.contains("core=\"xdp\",reason=\"udp_prefix_denied\""), "{metrics}");
-    scene.reload(&[("deny = [\"198.51.100.0/24\"]", "deny = []")]);
+    scene.appliance.reload_with(&[("deny = [\"198.51.100.0/24\"]", "deny = []")]);
     client.binding().unwrap();
 }
 
@@ -366,7 +349,7 @@ fn a_kept_program_is_taken_over_by_the_next_process() {
     let mut pair = third.pair();
     third.await_directions(2);
     pair.exchange_in_the_kernel(&third, 8);
-    third.reload(&[("mode = \"native\"", "mode = \"off\"")]);
+    third.appliance.reload_with(&[("mode = \"native\"", "mode = \"off\"")]);
     third.await_state("off");
     assert!(!has_program("wan") && !has_program("lan"));
     // The directory itself is in one that the program may not write in any more.
@@ -402,7 +385,7 @@ fn a_program_that_cannot_be_taken_off_is_told_of() {
     let scene = Scene::start(&["mode = \"native\"", pin_directory.as_str()]);
     scene.await_state("on");
     mount.forbid_writing();
-    scene.reload(&[("mode = \"native\"", "mode = \"off\"")]);
+    scene.appliance.reload_with(&[("mode = \"native\"", "mode = \"off\"")]);
     scene.await_state("off");
     assert!(has_program("wan") && has_program("lan"));
     let document = scene.xdp();

@@ -9,9 +9,7 @@
 
 mod support;
 
-use rustix::process::Signal;
 use serde_json::Value;
-use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -108,18 +106,6 @@ impl Scene {
         let rows = document["verdicts"].as_array().unwrap();
         let row = rows.iter().find(|row| row["verdict"] == name).unwrap();
         row["frames"].as_u64().unwrap()
-    }
-
-    /// Has the configuration changed and read again.
-    fn reload(&self, old: &str, new: &str) {
-        let file = self.appliance.directory.path().join("waystation.toml");
-        let text = fs::read_to_string(&file).unwrap();
-        assert!(text.contains(old), "{old} is not in {text}");
-        fs::write(&file, text.replace(old, new)).unwrap();
-        let reloads = || self.appliance.process.log().matches("reloaded the configuration").count();
-        let before = reloads();
-        self.appliance.process.signal(Signal::HUP);
-        eventually("the reload is over", || (reloads() > before).then_some(()));
     }
 
     /// Exchanges until the program has relayed so many datagrams more.
@@ -336,12 +322,12 @@ fn a_session_outlives_the_program_and_comes_back_to_it() {
     pair.exchange(&[100]);
     scene.await_tier("xdp", None);
     scene.exchange_in_the_kernel(&pair, 8);
-    scene.reload("mode = \"generic\"", "mode = \"off\"");
+    scene.appliance.reload_with(&[("mode = \"generic\"", "mode = \"off\"")]);
     scene.await_tier("gso", Some("not_attached"));
     let offloaded = scene.row()["datagrams_offloaded"].clone();
     pair.exchange(&[0, 100, 1400]);
     assert_eq!(scene.row()["datagrams_offloaded"], offloaded);
-    scene.reload("mode = \"off\"", "mode = \"native\"");
+    scene.appliance.reload_with(&[("mode = \"off\"", "mode = \"native\"")]);
     scene.await_tier("xdp", None);
     scene.exchange_in_the_kernel(&pair, 8);
 }
@@ -376,7 +362,9 @@ fn ends_over_ipv6_are_relayed_too_and_between_the_families() {
     let scene = Scene::start(&[]);
     ip("addr add 2001:db8:1::1/64 dev wan nodad");
     scene.streets.at_client(|| ip("addr add 2001:db8:1::7/64 dev eth0 nodad"));
-    scene.reload("\"203.0.113.0/24\"", "\"203.0.113.0/24\", \"2001:db8:1::/64\"");
+    scene
+        .appliance
+        .reload_with(&[("\"203.0.113.0/24\"", "\"203.0.113.0/24\", \"2001:db8:1::/64\"")]);
     let v6 = scene.streets.at_client(|| UdpSocket::bind("[2001:db8:1::7]:0").unwrap());
     v6.set_read_timeout(Some(LOOK)).unwrap();
     let peer = scene.streets.peer();

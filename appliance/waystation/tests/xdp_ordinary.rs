@@ -6,12 +6,12 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use support::appliance::{Appliance, PortName, Settings};
 use support::given;
 use support::process::{Ordinary, is_root, run};
 use support::streets::{LAN, Streets, WAN, switch};
+use support::turn::users_file;
 use tempfile::TempDir;
 use waystation_peer::TurnClient;
 
@@ -21,11 +21,9 @@ const FORWARDING: &str = "net/ipv4/conf/lo/forwarding";
 
 /// A file of TURN users that the ordinary user can read, as a line of the configuration.
 fn users_of(ordinary: &Ordinary) -> String {
-    let users = ordinary.directory.path().join("users");
-    fs::write(&users, "alice:pw\n").unwrap();
-    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
-    support::process::give_away(&users);
-    format!("users_file = \"{}\"", users.display())
+    let users_file = users_file(ordinary.directory.path(), &[("alice", "pw")]);
+    support::process::give_away(&ordinary.directory.path().join("users"));
+    users_file
 }
 
 #[test]

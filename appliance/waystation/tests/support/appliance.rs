@@ -280,6 +280,22 @@ impl Appliance {
         });
     }
 
+    /// Has it read its configuration again, with some of the texts in it replaced, and waits until it
+    /// has.
+    pub fn reload_with(&self, replacements: &[(&str, &str)]) {
+        let file = self.directory.path().join("waystation.toml");
+        let mut text = fs::read_to_string(&file).unwrap();
+        for (old, new) in replacements {
+            assert!(text.contains(old), "{old} is not in {text}");
+            text = text.replace(old, new);
+        }
+        fs::write(&file, text).unwrap();
+        let reloads = || self.process.log().matches("reloaded the configuration").count();
+        let before = reloads();
+        self.process.signal(rustix::process::Signal::HUP);
+        eventually("the reload is over", || (reloads() > before).then_some(()));
+    }
+
     /// Asks it to stop and waits for it.
     pub fn stop(&mut self) -> ExitStatus {
         self.process.signal(rustix::process::Signal::TERM);

@@ -5,6 +5,7 @@ use super::{STEP, eventually};
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use tempfile::TempDir;
 use waystation_peer::{TurnClient, TurnClientError};
 
@@ -32,13 +33,11 @@ impl Turn {
     /// One on an address, with nothing but these lines besides.
     pub fn start_at(ip: &str, port: PortName, cores: usize, lines: &[&str]) -> Self {
         let files = TempDir::new().unwrap();
-        let users = files.path().join("users");
-        fs::write(&users, "alice:wonderland\nbob:builder\n").unwrap();
-        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        let users_file = users_file(files.path(), &[ALICE, BOB]);
         let mut settings = Settings::new(port, cores)
             .with("turn", &format!("listen = [\"{ip}:0\"]"))
             .with("turn", &format!("listen_tcp = [\"{ip}:0\"]"))
-            .with("turn", &format!("users_file = \"{}\"", users.display()));
+            .with("turn", &users_file);
         for line in lines {
             settings = settings.with("turn", line);
         }
@@ -63,6 +62,17 @@ impl Turn {
     pub fn expect_drop(&self, reason: &str) {
         eventually(reason, || (self.appliance.drops()[reason] == 1).then_some(()));
     }
+}
+
+/// Writes the file `users` of a directory, of names with their passwords; returns the line of
+/// `[turn]` that names it.
+pub fn users_file(directory: &Path, users: &[(&str, &str)]) -> String {
+    let file = directory.join("users");
+    let lines: Vec<_> =
+        users.iter().map(|(name, password)| format!("{name}:{password}\n")).collect();
+    fs::write(&file, lines.concat()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    format!("users_file = \"{}\"", file.display())
 }
 
 /// A peer with a socket of its own.
