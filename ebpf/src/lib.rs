@@ -17,6 +17,7 @@ pub mod pins;
 pub mod programs;
 pub mod runs;
 pub mod selection;
+mod sessions;
 mod sources;
 pub mod tables;
 pub mod verdicts;

@@ -49,8 +49,14 @@ const LAYOUT: &str = "layout-";
 impl Pins {
     /// Maps that outlive the process. A socket can be in one map of sockets only, so the process that
     /// takes one over has to use the same.
-    pub const KEPT_MAPS: [&str; 5] =
-        ["SESSIONS_V4", "SESSIONS_V6", "COUNTERS", "SOCKETS", "SOCKET_PLACES"];
+    pub const KEPT_MAPS: [&str; 6] = [
+        "SESSION_INDEX",
+        "SESSION_RECORDS",
+        "SESSION_SEEDS",
+        "COUNTERS",
+        "SOCKETS",
+        "SOCKET_PLACES",
+    ];
 
     /// Uses `base`, in a BPF file system, and makes it if it is not there. Pins of other layouts in
     /// it are removed: a program that only they keep is off its interfaces with that, and sessions

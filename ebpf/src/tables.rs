@@ -2,14 +2,14 @@
 //!
 //! One writer: the management core. The programs read, and write what they remember of sessions.
 
-pub use crate::sources::LocalAddressTable;
 use crate::{
     abi, capture::CaptureTable, programs::LoadError, selection::SocketTable, sources::Denied,
 };
-use abi::{
-    Counter, FramePlace, FrameSocket, Port, PortKinds, Session, SessionKey, SessionKeyV4, Settings,
-    Verdict,
+pub use crate::{
+    sessions::{InsertError, SessionTable},
+    sources::LocalAddressTable,
 };
+use abi::{Counter, FramePlace, FrameSocket, Port, PortKinds, Settings, Verdict};
 pub use aya::maps::MapError;
 use aya::{
     Ebpf,
@@ -67,10 +67,12 @@ impl Tables {
                 ),
             },
             ports: PortTable { map: typed(object, "PORT_KINDS")? },
-            sessions: SessionTable {
-                v4: typed(object, "SESSIONS_V4")?,
-                v6: typed(object, "SESSIONS_V6")?,
-            },
+            sessions: SessionTable::new(
+                typed(object, "SESSION_INDEX")?,
+                typed(object, "SESSION_RECORDS")?,
+                typed(object, "SESSION_SEEDS")?,
+            )
+            .map_err(LoadError::Map)?,
             local_addresses: LocalAddressTable::new(
                 typed(object, "OWN_ADDRESSES")?,
                 typed(object, "LOCAL_ADDRESSES")?,
@@ -230,64 +232,6 @@ impl PortTable {
             self.map.set(at, word, 0)?;
         }
         Ok(())
-    }
-}
-
-/// Sessions and clients the programs know, those of IPv4 in a map with shorter keys.
-pub struct SessionTable {
-    v4: HashMap<MapData, SessionKeyV4, Session>,
-    v6: HashMap<MapData, SessionKey, Session>,
-}
-
-impl SessionTable {
-    /// Tells the programs of a session, or replaces what they know; what they remember of it
-    /// starts anew.
-    ///
-    /// A removed entry's memory may become the next entry's while a program on another processor
-    /// still looks at it, within the microsecond that one run takes. An owner that removes an
-    /// entry lets its next insertion wait for its next turn.
-    ///
-    /// # Errors
-    /// When the table is full or the kernel refuses.
-    pub fn insert(&mut self, key: SessionKey, session: Session) -> Result<(), MapError> {
-        let session = session.with_sums(&key);
-        match key.v4() {
-            Some(key) => self.v4.insert(key, session, 0),
-            None => self.v6.insert(key, session, 0),
-        }
-    }
-
-    /// What the programs know and remember of a session.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn find(&self, key: &SessionKey) -> Result<Option<Session>, MapError> {
-        let found = match key.v4() {
-            Some(key) => self.v4.get(&key, 0),
-            None => self.v6.get(key, 0),
-        };
-        match found {
-            Ok(session) => Ok(Some(session)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Lets the programs forget a session; `false` if they did not know it.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn remove(&mut self, key: &SessionKey) -> Result<bool, MapError> {
-        removed(match key.v4() {
-            Some(key) => self.v4.remove(&key),
-            None => self.v6.remove(key),
-        })
-    }
-
-    /// All sessions, in no order. Ones that come or go meanwhile may be missed.
-    pub fn iter(&self) -> impl Iterator<Item = (SessionKey, Session)> + '_ {
-        let v4 = self.v4.iter().flatten().map(|(key, session)| (key.into(), session));
-        v4.chain(self.v6.iter().flatten())
     }
 }
 

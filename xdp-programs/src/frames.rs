@@ -2,9 +2,7 @@
 
 use crate::{Outcome, maps, parse::Flow};
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
-use waystation_ebpf_abi::{
-    FramePlace, Session, Settings, Verdict, limits::FRAME_PACKET_BYTES_MAX,
-};
+use waystation_ebpf_abi::{FramePlace, Session, Settings, Verdict, limits::FRAME_PACKET_BYTES_MAX};
 
 /// Hands a frame of a wanted kind over if the core that owns its session has a socket where it came in. What
 /// it has carried is not counted with the session: the core counts it.

@@ -8,8 +8,9 @@ use aya_ebpf::{
     },
 };
 use waystation_ebpf_abi::{
-    Address, Captured, Counter, FramePlace, FrameSocket, OwnAddresses, Reading, Selection, Session,
-    SessionKey, SessionKeyV4, Settings, SocketPlace, StrangerBucket, Verdict, limits,
+    Address, Captured, Counter, FramePlace, FrameSocket, OwnAddresses, Reading, Selection,
+    SessionBucket, SessionRecord, SessionSeeds, Settings, SocketPlace, StrangerBucket, Verdict,
+    limits,
 };
 
 /// What the operator wants; one entry.
@@ -20,15 +21,19 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 pub static PORT_KINDS: Array<u64> = Array::with_max_entries(limits::PORT_WORDS, 0);
 
-/// What becomes of known packets over IPv4.
+/// Where the record of each session is.
 #[map]
-pub static SESSIONS_V4: HashMap<SessionKeyV4, Session> =
-    HashMap::with_max_entries(limits::SESSION_ENTRIES_MAX, 0);
+pub static SESSION_INDEX: Array<SessionBucket> =
+    Array::with_max_entries(limits::SESSION_BUCKETS, 0);
 
-/// What becomes of known packets over IPv6.
+/// What becomes of known packets.
 #[map]
-pub static SESSIONS_V6: HashMap<SessionKey, Session> =
-    HashMap::with_max_entries(limits::SESSION_ENTRIES_MAX, 0);
+pub static SESSION_RECORDS: Array<SessionRecord> =
+    Array::with_max_entries(limits::SESSION_RECORDS, 0);
+
+/// What places in the index are drawn with; one entry.
+#[map]
+pub static SESSION_SEEDS: Array<SessionSeeds> = Array::with_max_entries(1, 0);
 
 /// Addresses of this machine; one entry.
 #[map]

@@ -1,53 +1,59 @@
-//! Looks sessions up. IPv4 has a map of its own: the kernel's hash of its short key costs a third.
+//! Looks sessions up: in the index, and in the records that it points to.
 
 use crate::{
-    maps::{SESSIONS_V4, SESSIONS_V6},
+    maps::{SESSION_INDEX, SESSION_RECORDS, SESSION_SEEDS},
     parse::Flow,
-    window::pair,
 };
-use core::mem::transmute;
-use waystation_ebpf_abi::{Session, SessionKey, SessionKeyV4};
+use waystation_ebpf_abi::{
+    KeyWords, Session, SessionKey, SessionPlace, SessionRecord, SessionWord, family,
+};
 
 /// The entry of a datagram, to be read and, from `limiter_ns` on, written.
-///
-/// Keys are written eight bytes at a time: the look-up compares so, and a processor waits when what it
-/// reads was written in smaller pieces a moment ago.
 #[inline(always)]
 pub fn of_flow(flow: &Flow) -> Option<&'static mut Session> {
     let channel = flow.channel.to_packet();
-    let session = if flow.is_v4() {
-        let (source, local) = (flow.source.words[3], flow.local.words[3]);
-        let words = [double(source, local), double(flow.ports, channel.into())];
-        // SAFETY: both are the same integers at the same places, little-endian as everything here.
-        SESSIONS_V4.get_ptr_mut(unsafe { transmute::<[u64; 2], SessionKeyV4>(words) })
-    } else {
-        let (source, local) = (flow.source.words, flow.local.words);
-        let words = [
-            double(source[0], source[1]),
-            double(source[2], source[3]),
-            double(local[0], local[1]),
-            double(local[2], local[3]),
-            double(flow.ports, pair(channel, u16::from(flow.family))),
-        ];
-        // SAFETY: as above.
-        SESSIONS_V6.get_ptr_mut(unsafe { transmute::<[u64; 5], SessionKey>(words) })
-    }?;
-    // SAFETY: the kernel keeps the entry's memory while the program runs. Another processor may
-    // write the same words; see `Session` for why that loses a count at worst.
+    let family = u16::from(flow.family);
+    let key = KeyWords::new(flow.source.words, flow.local.words, flow.ports, channel, family);
+    let session = find(&key)?;
+    // SAFETY: the kernel keeps the map's memory while the program runs. Another processor may write
+    // the same words; see `Session` for why that loses a count at worst.
     Some(unsafe { &mut *session })
-}
-
-/// Two words next to each other.
-#[inline(always)]
-fn double(first: u32, second: u32) -> u64 {
-    u64::from(first) | u64::from(second) << 32
 }
 
 /// The entry of a key.
 #[inline(always)]
 pub fn of_key(key: &SessionKey) -> Option<*const Session> {
-    match key.v4() {
-        Some(key) => SESSIONS_V4.get_ptr(key),
-        None => SESSIONS_V6.get_ptr(key),
+    find(&KeyWords::from(key)).map(<*mut Session>::cast_const)
+}
+
+#[inline(always)]
+fn find(key: &KeyWords) -> Option<*mut Session> {
+    let place = SessionPlace::of(key, SESSION_SEEDS.get(0)?);
+    for word in &SESSION_INDEX.get(place.bucket)?.ways {
+        match SessionWord::of(*word) {
+            SessionWord::End => return None,
+            SessionWord::Record { tag, record } if tag == place.tag => {
+                let record = SESSION_RECORDS.get_ptr_mut(record)?;
+                if is_of(record, key) {
+                    // SAFETY: the kernel has checked that the record is there.
+                    return Some(unsafe { &raw mut (*record).session });
+                }
+            }
+            _ => {}
+        }
     }
+    None
+}
+
+/// Whether a record is a key's. It may be written while it is read: then the key is another one's, or
+/// user space has broken its word that a record which was in use rests.
+#[inline(always)]
+fn is_of(record: *const SessionRecord, key: &KeyWords) -> bool {
+    // SAFETY: a record begins with its key, which is 40 bytes, and is aligned to eight.
+    let [first, second, third, fourth, last] = unsafe { *record.cast::<[u64; 5]>() };
+    let KeyWords(key) = *key;
+    // What is not compared of an IPv4 address is the same in all of them.
+    let differs = (second ^ key[1]) | (fourth ^ key[3]) | (last ^ key[4]);
+    let is_v4 = key[4] >> 48 == u64::from(family::V4);
+    differs == 0 && (is_v4 || (first ^ key[0]) | (third ^ key[2]) == 0)
 }

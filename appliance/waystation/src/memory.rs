@@ -40,10 +40,10 @@ const DATAGRAM_BYTES: usize = 1280 * 1024;
 /// An opaque session in its core's tables: `relay::limits::UDP_SESSION_BYTES_MAX`, its places of
 /// the index, and what it has carried; and in the management core's.
 const UDP_SESSION_BYTES: usize = 2048;
-/// Entries of the maps of sessions, one for each family, and what each takes in the kernel and in its
-/// mirror, which is one for both: a key of 16 or 40 B, a value of 152 B, and the heads of both tables.
+/// Entries of the map of sessions, and what each takes in the kernel and in its mirror: a record of
+/// 192 B and half a bucket of 64 B there, and the heads of a table here.
 const XDP_ENTRIES_MAX: usize = SESSION_ENTRIES_MAX as usize;
-const XDP_ENTRY_BYTES: usize = 240;
+const XDP_ENTRY_BYTES: usize = 224;
 const XDP_MIRROR_BYTES: usize = 250;
 /// Sources without a session that are remembered, and what each takes.
 const XDP_STRANGERS_MAX: usize = STRANGERS_MAX as usize;
@@ -254,8 +254,8 @@ fn management(config: &Config, cores: usize) -> Vec<MemoryTerm> {
     if config.xdp.mode != XdpMode::Off {
         terms.push(term(
             "sessions of the XDP program",
-            XDP_ENTRIES_MAX * (2 * XDP_ENTRY_BYTES + XDP_MIRROR_BYTES),
-            "65536 entries of 240 B in the kernel for each family and of 250 B here",
+            XDP_ENTRIES_MAX * (XDP_ENTRY_BYTES + XDP_MIRROR_BYTES),
+            "65536 entries of 224 B in the kernel and of 250 B here",
         ));
         terms.push(term(
             "strangers the XDP program remembers",

@@ -9,6 +9,7 @@
 mod captured;
 mod frames;
 pub mod limits;
+mod place;
 #[cfg(feature = "user")]
 mod pod;
 mod select;
@@ -19,8 +20,9 @@ mod verdict;
 
 pub use captured::{CAPTURED_HEAD_BYTES, Captured};
 pub use frames::{FramePlace, FrameSocket};
+pub use place::{KeyWords, SessionBucket, SessionPlace, SessionRecord, SessionSeeds, SessionWord};
 pub use select::{Selection, SocketPlace};
-pub use session::{Action, Address, NetworkU16, Session, SessionKey, SessionKeyV4, family};
+pub use session::{Action, Address, NetworkU16, Session, SessionKey, family};
 pub use settings::{Port, PortKinds, Settings, Vlan};
 pub use sources::{
     DeniedHint, OwnAddresses, Reading, Stranger, StrangerBucket, bucket_of, stranger_of,
@@ -29,4 +31,4 @@ pub use verdict::{Counter, Verdict};
 
 /// Version of the maps' layout. Whoever changes a type here, or what a field means, adds one, so
 /// that a program of another version does not take over maps it would misread.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;

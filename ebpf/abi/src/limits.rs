@@ -1,10 +1,21 @@
 //! Sizes of the maps, with unit and derivation. What a map is loaded with may be changed by
 //! `waystation-ebpf`; these are the sizes the object asks for by itself.
 
-/// Entries of each of the two maps of sessions, and of both together. A session has an entry per
-/// direction and a TURN client one more for its control traffic, so this holds 20 000 sessions of
-/// either kind. At about 240 B an entry, which the kernel allocates at once, 30 MiB for both.
+/// Sessions that the programs know, of both families together. A session has an entry per direction
+/// and a TURN client one more for its control traffic, so this holds 20 000 sessions of either kind.
 pub const SESSION_ENTRIES_MAX: u32 = 65_536;
+
+/// Records of sessions, 192 B each, which the kernel allocates at once: 12 MiB. Those beyond the
+/// entries are for what replaces an entry, and let one that has become free rest for a while: a
+/// program on another processor may look at it still.
+pub const SESSION_RECORDS: u32 = SESSION_ENTRIES_MAX + 64;
+
+/// Words of the index that share a bucket: a line of the processor's cache.
+pub const SESSION_WAYS: usize = 16;
+
+/// Such buckets, a power of two: 2 MiB. Two words to a bucket when all entries are there, so that of
+/// a million full tables one or two have a bucket that is too full for one more.
+pub const SESSION_BUCKETS: u32 = 32_768;
 
 /// Sources without a session that are remembered for their rate, 16 B each: 1 MiB.
 pub const STRANGERS_MAX: u32 = 65_536;

@@ -1,26 +1,27 @@
 //! Says of each type of the maps that it may be copied to and from the kernel as bytes.
 
 use crate::{
-    Address, Counter, FramePlace, FrameSocket, OwnAddresses, Session, SessionKey, SessionKeyV4,
-    Settings, SocketPlace,
+    Address, Counter, FramePlace, FrameSocket, OwnAddresses, SessionBucket, SessionRecord,
+    SessionSeeds, Settings, SocketPlace,
 };
 
 // SAFETY: four integers; every pattern of bits is valid, and there is no padding
 // (`types_of_maps_have_no_hidden_bytes`).
 unsafe impl aya::Pod for Address {}
 
-// SAFETY: integers only, without padding (`types_of_maps_have_no_hidden_bytes`).
-unsafe impl aya::Pod for SessionKey {}
+// SAFETY: integers only, without padding (`types_of_maps_have_no_hidden_bytes` of both parts, and
+// `layouts_are_those_the_object_was_built_with`); `action` and `target_family` are plain bytes, so no
+// pattern of bits is invalid.
+unsafe impl aya::Pod for SessionRecord {}
 
-// SAFETY: four integers of the same size.
-unsafe impl aya::Pod for SessionKeyV4 {}
+// SAFETY: integers of the same size.
+unsafe impl aya::Pod for SessionBucket {}
+
+// SAFETY: integers of the same size.
+unsafe impl aya::Pod for SessionSeeds {}
 
 // SAFETY: integers only, without padding (`layouts_are_those_the_object_was_built_with`).
 unsafe impl aya::Pod for OwnAddresses {}
-
-// SAFETY: integers only, without padding (`types_of_maps_have_no_hidden_bytes`); `action` and
-// `target_family` are plain bytes, so no pattern of bits is invalid.
-unsafe impl aya::Pod for Session {}
 
 // SAFETY: integers only, without padding (`layouts_are_those_the_object_was_built_with`).
 unsafe impl aya::Pod for Settings {}

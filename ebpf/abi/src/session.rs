@@ -133,52 +133,6 @@ impl SessionKey {
     }
 }
 
-/// A [`SessionKey`] of IPv4, as the map of those has it: the kernel's hash of a key costs by its words.
-///
-/// Aligned so that a program can write it in two pieces: the look-up compares eight bytes at a time, and
-/// a processor waits when what it reads was written in smaller ones a moment ago.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C, align(8))]
-pub struct SessionKeyV4 {
-    /// Source address as it lies in the packet.
-    pub source: u32,
-    /// Destination address.
-    pub local: u32,
-    /// Source port, then destination port, as they lie next to each other in the packet.
-    pub ports: u32,
-    /// Number of the TURN channel, as in the packet; 0 for none.
-    pub channel: u32,
-}
-
-impl SessionKey {
-    /// The same for the map of IPv4 keys, if it is one of those.
-    #[inline(always)]
-    pub const fn v4(&self) -> Option<SessionKeyV4> {
-        if self.family != family::V4 as u16 {
-            return None;
-        }
-        Some(SessionKeyV4 {
-            source: self.source.words[3],
-            local: self.local.words[3],
-            ports: self.source_port.0 as u32 | (self.local_port.0 as u32) << 16,
-            channel: self.channel.0 as u32,
-        })
-    }
-}
-
-impl From<SessionKeyV4> for SessionKey {
-    fn from(key: SessionKeyV4) -> Self {
-        Self {
-            source: Address::from_v4_word(key.source),
-            local: Address::from_v4_word(key.local),
-            source_port: NetworkU16(key.ports as u16),
-            local_port: NetworkU16((key.ports >> 16) as u16),
-            channel: NetworkU16(key.channel as u16),
-            family: family::V4.into(),
-        }
-    }
-}
-
 /// What is done with the packets of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -390,7 +344,6 @@ mod tests {
     fn layouts_are_those_the_object_was_built_with() {
         assert_eq!((size_of::<Address>(), align_of::<Address>()), (16, 4));
         assert_eq!((size_of::<SessionKey>(), align_of::<SessionKey>()), (40, 4));
-        assert_eq!((size_of::<SessionKeyV4>(), align_of::<SessionKeyV4>()), (16, 8));
         assert_eq!(offset_of!(SessionKey, source_port), 32);
         assert_eq!(offset_of!(SessionKey, family), 38);
         assert_eq!((size_of::<Session>(), align_of::<Session>()), (152, 8));
@@ -426,18 +379,6 @@ mod tests {
             SessionKey::new(socket("[::ffff:192.0.2.1]:7"), socket("[::ffff:192.0.2.2]:9"), None);
         assert_eq!(v4.source, v6.source);
         assert_ne!(v4, v6);
-    }
-
-    #[test]
-    fn an_ipv4_key_is_the_same_in_its_own_map() {
-        let socket = |text: &str| text.parse::<SocketAddr>().unwrap();
-        for channel in [None, Some(0x4001)] {
-            let key = SessionKey::new(socket("192.0.2.1:7"), socket("192.0.2.2:9"), channel);
-            let short = key.v4().unwrap();
-            assert_eq!(SessionKey::from(short), key);
-            assert_eq!(short.ports.to_ne_bytes(), [0, 7, 0, 9]);
-        }
-        assert_eq!(SessionKey::new(socket("[2001:db8::1]:7"), socket("[::2]:9"), None).v4(), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Owns the mirror of the map, which has one writer: this. Called on the management thread with what
 //! data cores tell. It must never put in what no core has vouched for, and never holds more than the
-//! map does. Every change and every look at an entry is one system call, so each call does a
+//! map does. Every change and every look at an entry is a few system calls, so each call does a
 //! bounded number of them. Opaque sessions are in `udp_entries`.
 
 use super::limits::{INSERTS_PER_CALL, WAITING_MAX};
@@ -92,8 +92,8 @@ struct Account {
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     known: BTreeMap<SessionKey, Entry>,
-    /// To be put in. A removed entry's memory may become the next one's while the program still
-    /// looks at it, so an entry is put in by a later call than one that removes.
+    /// To be put in. In a full map a removed entry's record may become another's while the program
+    /// still looks at it, so an entry is put in by a later call than one that removes.
     waiting: VecDeque<SessionKey>,
     accounts: BTreeMap<(CoreId, AllocationId), Account>,
     /// Behind which key the next look at the map begins.
@@ -296,8 +296,8 @@ impl Entries {
         self.waiting = to_put_in.map(|(key, _)| *key).collect();
     }
 
-    /// Puts in what waits, up to a bound. Of replacements one: the kernel keeps the memory of what
-    /// was replaced for the next, so that has to wait until no program looks at it.
+    /// Puts in what waits, up to a bound. Of replacements one: in a full map few records are free, and
+    /// that of what was replaced has to wait until no program looks at it.
     pub(super) fn insert_waiting(&mut self, map: &mut dyn SessionMap) {
         let mut has_replaced = false;
         for _ in 0..INSERTS_PER_CALL {
