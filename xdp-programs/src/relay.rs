@@ -242,9 +242,10 @@ fn way_out(
     if session.hop_interface == came_by {
         return Ok((Verdict::RelayedBack, xdp_action::XDP_TX));
     }
-    if tagged.is_some() || EGRESS.get_ifindex(session.hop_interface).is_none() {
+    if tagged.is_some() {
         return Err(Verdict::PassNoEgress);
     }
+    // One that is not in the map is refused here.
     match EGRESS.redirect(session.hop_interface, xdp_action::XDP_PASS.into()) {
         Ok(action) => Ok((Verdict::RelayedOn, action)),
         Err(_) => Err(Verdict::PassNoEgress),
