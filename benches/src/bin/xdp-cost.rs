@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use std::{env, fs, net::SocketAddr, path::PathBuf, process::Command};
 use waystation_ebpf::{
-    abi::{Port, Session, SessionKey, Settings, Verdict},
+    abi::{Port, Session, SessionKey, Settings, Verdict, limits::INDICES_MAX},
     forwarding::{LOOPBACK_INTERFACE, switch_on},
     object::PREBUILT,
     programs::{Capture, Programs},
@@ -29,8 +29,8 @@ const RELAYED_ROUND: u32 = 250;
 const RELAYED_BEGINNING: u32 = 50;
 /// Rounds of a kind in one turn: after a few the next hop is known and the caches are warm.
 const ROUNDS_PER_TURN: u32 = 4;
-/// Loopback is the first interface of a namespace; the pair follows.
-const PEER: &str = "wan-peer";
+/// What the sender of a WireGuard packet calls its receiver.
+const INDEX: [u8; 4] = [9, 8, 7, 6];
 /// What a packet of a session may cost, and what a dropped one may, in nanoseconds.
 const HIT_GOAL_NS: u128 = 80;
 const DROP_GOAL_NS: u128 = 50;
@@ -110,6 +110,7 @@ fn main() -> Result<()> {
     let mut plain = prepared(object)?;
     let mut denying = prepared(object)?;
     denying.tables.settings.deny("192.0.2.0".parse()?, 24)?;
+    denying.tables.settings.deny("2001:db8:9::".parse()?, 48)?;
     let mut kinds = kinds();
     for kind in &kinds {
         // The first packet of a stranger is taken, and a session's first looks its next hop up.
@@ -171,14 +172,19 @@ fn report(kinds: &mut [Kind]) -> usize {
 fn build_namespace() -> Result<u32> {
     switch_on()?;
     for arguments in [
-        "link set lo up".to_owned(),
-        format!("link add wan type veth peer name {PEER}"),
-        "link set wan up".to_owned(),
-        format!("link set {PEER} up"),
-        "addr add 198.51.100.1/24 dev wan".to_owned(),
-        "addr add 2001:db8:1::1/64 dev wan nodad".to_owned(),
-        "neigh add 198.51.100.7 lladdr 02:00:00:00:00:07 dev wan nud permanent".to_owned(),
-        "neigh add 2001:db8:1::7 lladdr 02:00:00:00:00:07 dev wan nud permanent".to_owned(),
+        "link set lo up",
+        "link add wan type veth peer name wan-peer",
+        "link set wan up",
+        "link set wan-peer up",
+        "addr add 198.51.100.1/24 dev wan",
+        "addr add 2001:db8:1::1/64 dev wan nodad",
+        "neigh add 198.51.100.7 lladdr 02:00:00:00:00:07 dev wan nud permanent",
+        "neigh add 2001:db8:1::7 lladdr 02:00:00:00:00:07 dev wan nud permanent",
+        "link add lan type veth peer name lan-peer",
+        "link set lan up",
+        "link set lan-peer up",
+        "addr add 203.0.113.1/24 dev lan",
+        "neigh add 203.0.113.7 lladdr 02:00:00:00:00:07 dev lan nud permanent",
     ] {
         let status = Command::new("ip").args(arguments.split(' ')).status()?;
         ensure!(status.success(), "ip {arguments}");
@@ -197,26 +203,45 @@ fn prepared(object: &[u8]) -> Result<Programs> {
         ..Settings::default()
     })?;
     tables.ports.set(3478..=3478, Port::Turn)?;
-    tables.ports.set(49_152..=49_153, Port::Session)?;
-    let kinds = [Port::Turn, Port::Session];
+    tables.ports.set(49_152..=49_154, Port::Session)?;
+    tables.ports.set(49_155..=49_155, Port::Opaque)?;
+    let kinds = [Port::Turn, Port::Session, Port::Opaque];
     tables.local_addresses.insert("198.51.100.1".parse()?, &kinds)?;
     tables.local_addresses.insert("2001:db8:1::1".parse()?, &kinds)?;
+    tables.egress.insert(index_of("lan")?)?;
     for (local, channel, to, target_channel) in [
         // Into itself.
         ("198.51.100.7:49153", None, "198.51.100.7:49153", None),
+        ("203.0.113.7:49153", None, "203.0.113.7:49153", None),
         ("[2001:db8:1::7]:49153", None, "[2001:db8:1::7]:49153", None),
         // Into each other's.
         ("198.51.100.7:3478", Some(0x4001), "198.51.100.7:49152", None),
         ("198.51.100.7:49152", None, "198.51.100.7:3478", Some(0x4001)),
+        ("198.51.100.7:49154", None, "[2001:db8:1::7]:49154", None),
+        ("[2001:db8:1::7]:49154", None, "198.51.100.7:49154", None),
     ] {
-        let to: SocketAddr = to.parse()?;
-        let from = if to.is_ipv4() { "198.51.100.1:3478" } else { "[2001:db8:1::1]:3478" };
-        let from: SocketAddr = from.parse()?;
-        let key = SessionKey::new(from, local.parse()?, channel);
-        let session = Session::relayed(from, to, target_channel, 0);
+        let (local, to): (SocketAddr, SocketAddr) = (local.parse()?, to.parse()?);
+        let key = SessionKey::new(sender(local)?, local, channel);
+        let session = Session::relayed(sender(to)?, to, target_channel, 0);
         tables.sessions.insert(key, session.limited(u64::MAX, 1 << 40))?;
     }
+    let local = "198.51.100.7:49155".parse()?;
+    let session = Session::relayed(sender(local)?, local, None, 0);
+    let session = session.for_transport([u32::from_ne_bytes(INDEX); INDICES_MAX]);
+    let key = SessionKey::new(sender(local)?, local, None);
+    tables.sessions.insert(key, session.limited(u64::MAX, 1 << 40))?;
     Ok(programs)
+}
+
+/// Who sends to an address: this machine's own in the same network, so that what is relayed comes by
+/// again.
+fn sender(to: SocketAddr) -> Result<SocketAddr> {
+    Ok(match to.ip().to_string() {
+        text if text.starts_with("203.0.113.") => "203.0.113.1:3478",
+        _ if to.is_ipv4() => "198.51.100.1:3478",
+        _ => "[2001:db8:1::1]:3478",
+    }
+    .parse()?)
 }
 
 fn index_of(interface: &str) -> Result<u32> {
@@ -242,6 +267,9 @@ fn kinds() -> Vec<Kind> {
     malformed[24] ^= 1;
     let session = v4(own, user, 49_153, &payload);
     let session6 = datagram(&[own6, user6].concat(), 49_153, &payload);
+    let onward = v4([203, 0, 113, 1], [203, 0, 113, 7], 49_153, &payload);
+    let wireguard = v4(own, user, 49_155, &[&[4, 0, 0, 0], &INDEX[..], &payload].concat());
+    let denied6 = datagram(&[stranger6, own6].concat(), 49_153, &payload);
     let denied = v4([192, 0, 2, 9], own, 49_153, &payload);
     let channel = v4(own, user, 3478, &framed);
     let plain = [
@@ -258,18 +286,23 @@ fn kinds() -> Vec<Kind> {
             Verdict::DropNewcomersOverRate,
             v4([203, 0, 113, 10], own, 49_153, &payload),
         ),
-        (
-            "newcomer, IPv6",
-            Verdict::DropNewcomersOverRate,
-            datagram(&[stranger6, own6].concat(), 49_153, &payload),
-        ),
+        ("newcomer, IPv6", Verdict::DropNewcomersOverRate, denied6.clone()),
         ("session", Verdict::RelayedBack, session.clone()),
-        ("session, IPv6", Verdict::RelayedBack, session6),
+        ("session, IPv6", Verdict::RelayedBack, session6.clone()),
+        ("session, out by another interface", Verdict::RelayedOn, onward),
+        (
+            "from IPv4 to IPv6 and back in turn",
+            Verdict::RelayedBack,
+            v4(own, user, 49_154, &payload),
+        ),
         ("channel removed and added in turn", Verdict::RelayedBack, channel),
+        ("WireGuard's data", Verdict::RelayedBack, wireguard),
     ];
     let denying = [
         ("denied prefix", Verdict::DropDenied, denied),
+        ("denied prefix, IPv6", Verdict::DropDenied, denied6),
         ("session, while prefixes are denied", Verdict::RelayedBack, session),
+        ("session, IPv6, among prefixes that are", Verdict::RelayedBack, session6),
     ];
     let kind = |has_denied| {
         move |(name, verdict, frame)| Kind {
