@@ -159,7 +159,11 @@ pub const PEERS_MAX: usize = 16_384;
 /// Bytes that a node takes there, in a map that is half full.
 pub const PEER_BYTES: usize = 390;
 /// Bytes that an address and a time take in such a map.
-pub const PLACE_BYTES: usize = 84;
+pub const PLACE_BYTES: usize = 100;
+/// Messages in the name of a proved address that its node has not signed, since its last answer, after
+/// which what comes from there is verified as seldom as what strangers send. A node that starts again
+/// with another key is asked who it is after its first.
+pub const IMPOSTORS_PER_PLACE: u8 = 16;
 /// Milliseconds for which an answer proves where a node is. A path of a translator lives about that
 /// long without traffic.
 pub const PROOF_MS: u64 = 1_800_000;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use crate::limits::{
     BACKOFF_EXPONENT_MAX, BACKOFF_MS_MIN, BAD_FAILURES, CORRELATED_FAILURES, CORRELATED_WINDOW_MS,
-    OFFLINE_SUSPICION_MS, PEERS_MAX, PROOF_MS,
+    IMPOSTORS_PER_PLACE, OFFLINE_SUSPICION_MS, PEERS_MAX, PROOF_MS,
 };
 use crate::node_id::NodeId;
 use crate::recent::RecentMap;
@@ -40,12 +40,30 @@ struct Peer {
     v6: Path,
 }
 
+/// An address at which somebody answered.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    proved_at: Millis,
+    /// Messages from there since that nobody known there has signed.
+    impostors: u8,
+}
+
+/// What is known of an address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// Nobody has proved lately to be there.
+    Unknown,
+    /// Somebody has, and what comes from there is theirs.
+    Proved,
+    /// Somebody has, and somebody else writes in its name.
+    Doubted,
+}
+
 /// Every node heard of lately, and whether the network itself is out of reach.
 #[derive(Debug)]
 pub struct PeerBook {
     peers: RecentMap<NodeId, Peer>,
-    /// Addresses at which somebody answered, and when last.
-    proved: RecentMap<SocketAddr, Millis>,
+    places: RecentMap<SocketAddr, Place>,
     /// Failures before this moment were the network's, and count for nobody.
     forgiven_at: Option<Millis>,
     success_at: Option<Millis>,
@@ -57,7 +75,7 @@ impl Default for PeerBook {
     fn default() -> Self {
         Self {
             peers: RecentMap::new(PEERS_MAX),
-            proved: RecentMap::new(PEERS_MAX),
+            places: RecentMap::new(PEERS_MAX),
             forgiven_at: None,
             success_at: None,
             failing: Vec::new(),
@@ -84,7 +102,7 @@ impl PeerBook {
         }
         self.success_at = Some(now);
         self.failing.clear();
-        self.proved.insert(at, now);
+        self.places.insert(at, Place { proved_at: now, impostors: 0 });
         let path = path_mut(self.peers.entry(id, Peer::default), at);
         *path = Path {
             proved: Some((at, now)),
@@ -173,9 +191,22 @@ impl PeerBook {
         proved.is_some_and(|(known, when)| known == at && now.since(when) <= PROOF_MS)
     }
 
-    /// Says whether somebody has proved lately to be at an address, whoever it is.
-    pub fn is_proved_address(&self, at: SocketAddr, now: Millis) -> bool {
-        self.proved.peek(&at).is_some_and(|when| now.since(*when) <= PROOF_MS)
+    /// What is known of an address, whoever is there.
+    pub fn standing(&self, at: SocketAddr, now: Millis) -> Standing {
+        match self.places.peek(&at) {
+            Some(place) if now.since(place.proved_at) > PROOF_MS => Standing::Unknown,
+            Some(place) if place.impostors >= IMPOSTORS_PER_PLACE => Standing::Doubted,
+            Some(_) => Standing::Proved,
+            None => Standing::Unknown,
+        }
+    }
+
+    /// A message came from an address that nobody who is known there has signed. The next answer from
+    /// there clears its name.
+    pub fn met_impostor(&mut self, at: SocketAddr) {
+        if let Some(place) = self.places.touch(&at) {
+            place.impostors = place.impostors.saturating_add(1);
+        }
     }
 
     /// The last round trip in milliseconds.

@@ -1,6 +1,7 @@
 //! Who may ask how often (specification §17.3).
 //!
-//! Owns token buckets per network and per publisher, and one for all strangers together. All but that
+//! Owns token buckets per network and per publisher, one for all strangers together, and one for all
+//! proved addresses in whose name others write. All but that
 //! of publishers come before a signature is verified, so that a flood of strangers costs parsing and
 //! no more, however many addresses it comes from. What is over is dropped silently and counted: the
 //! protocol has no way to say so, and a sender that is told nothing backs off.
@@ -42,7 +43,8 @@ pub struct Rates {
     pub stores_per_address: Rate,
     /// Records that one key has signed.
     pub stores_per_publisher: Rate,
-    /// Messages of all senders together that have proved nothing.
+    /// Messages of all senders together that have proved nothing; and as many of all proved addresses
+    /// in whose name others write.
     pub strangers: Rate,
 }
 
@@ -81,6 +83,7 @@ pub struct RateLimits {
     strangers: RecentMap<Prefix, TokenBucket>,
     validations: RecentMap<Prefix, TokenBucket>,
     all_strangers: Option<TokenBucket>,
+    doubted: Option<TokenBucket>,
     over_streams: Option<TokenBucket>,
 }
 
@@ -95,6 +98,7 @@ impl RateLimits {
             strangers: RecentMap::new(RATE_SOURCES_MAX),
             validations: RecentMap::new(RATE_SOURCES_MAX),
             all_strangers: None,
+            doubted: None,
             over_streams: None,
         }
     }
@@ -124,6 +128,13 @@ impl RateLimits {
     pub fn allows_stranger(&mut self, now: Millis) -> bool {
         let rate = self.rates.strangers;
         self.all_strangers.get_or_insert_with(|| TokenBucket::full(rate, now)).take(1, rate, now)
+    }
+
+    /// A message of any proved address in whose name others write. They share as much as strangers do,
+    /// and leave those theirs.
+    pub fn allows_doubted(&mut self, now: Millis) -> bool {
+        let rate = self.rates.strangers;
+        self.doubted.get_or_insert_with(|| TokenBucket::full(rate, now)).take(1, rate, now)
     }
 
     /// A question over a stream. They have a bucket of their own, so that a flood of datagrams, which

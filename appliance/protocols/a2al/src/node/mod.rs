@@ -341,10 +341,13 @@ impl Node {
         let fingerprint = fingerprint(parsed.signature());
         let unknown_keys = u64::from(parsed.unknown_keys);
         let verifier = &mut *self.signatures.verifier;
-        let message = parsed.verify_by(verifier).map_err(|why| match why {
-            MessageError::ForeignAddress => DropReason::ForeignAddress,
-            MessageError::Signature | MessageError::Malformed(_) | MessageError::UnknownType => {
-                DropReason::Signature
+        let message = parsed.verify_by(verifier).map_err(|why| {
+            self.peers.met_impostor(source);
+            match why {
+                MessageError::ForeignAddress => DropReason::ForeignAddress,
+                MessageError::Signature
+                | MessageError::Malformed(_)
+                | MessageError::UnknownType => DropReason::Signature,
             }
         })?;
         if message.sender_id == self.id {

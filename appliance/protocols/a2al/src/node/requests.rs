@@ -12,6 +12,7 @@ use crate::limits::{
 use crate::message::{Body, Message, NodeInfo, Parsed, PoolEntry, Refusal, TransactionId};
 use crate::node_id::NodeId;
 use crate::payload::EndpointPayload;
+use crate::peers::Standing;
 use crate::prefix::Prefix;
 use crate::record::{Category, RecordType, SignedRecord};
 use crate::routing::Admission;
@@ -73,7 +74,7 @@ impl Node {
     /// and when it is what this node waits for; of strangers as many as are answered of a network,
     /// and only so many of all together. So what a flood of strangers costs does not depend on how many
     /// addresses it comes from, or says it does. An address at which somebody is known has its own rate
-    /// alone, also for who writes in its name.
+    /// alone, until others write in its name: those addresses have a rate together.
     pub(super) fn check_stranger(
         &mut self,
         body: &Body,
@@ -81,19 +82,24 @@ impl Node {
         way: Way,
         now: Now,
     ) -> Result<(), DropReason> {
-        let is_allowed = match way {
-            Way::Stream => self.rates.allows_question_over_stream(now.millis),
-            Way::Datagram if is_waited_for(body) || self.is_known_place(source, now) => true,
-            Way::Datagram if !self.rates.allows_answer_to_stranger(source.ip(), now.millis) => {
-                return Err(DropReason::RateOfStrangers);
+        let (is_allowed, reason) = match (way, self.peers.standing(source, now.millis)) {
+            (Way::Stream, _) => {
+                let is_allowed = self.rates.allows_question_over_stream(now.millis);
+                (is_allowed, DropReason::RateOfAllStrangers)
             }
-            Way::Datagram => self.rates.allows_stranger(now.millis),
+            (Way::Datagram, _) if is_waited_for(body) => return Ok(()),
+            (Way::Datagram, Standing::Proved) => return Ok(()),
+            (Way::Datagram, Standing::Doubted) => {
+                (self.rates.allows_doubted(now.millis), DropReason::RateOfDoubted)
+            }
+            (Way::Datagram, Standing::Unknown) => {
+                if !self.rates.allows_answer_to_stranger(source.ip(), now.millis) {
+                    return Err(DropReason::RateOfStrangers);
+                }
+                (self.rates.allows_stranger(now.millis), DropReason::RateOfAllStrangers)
+            }
         };
-        if is_allowed { Ok(()) } else { Err(DropReason::RateOfAllStrangers) }
-    }
-
-    fn is_known_place(&self, source: SocketAddr, now: Now) -> bool {
-        self.peers.is_proved_address(source, now.millis)
+        if is_allowed { Ok(()) } else { Err(reason) }
     }
 
     /// Acts on a message that is genuine.
@@ -117,22 +123,24 @@ impl Node {
             | Body::NatProbeRequest { .. }
             | Body::Push { .. } => {}
         }
+        let standing = self.peers.standing(source, now.millis);
         // At an address where nobody is known it was counted before it was verified.
-        if is_stranger
-            && self.is_known_place(source, now)
-            && !self.rates.allows_answer_to_stranger(source.ip(), now.millis)
-        {
-            self.statistics.drop(DropReason::RateOfStrangers);
-            return;
+        if is_stranger && standing != Standing::Unknown {
+            self.peers.met_impostor(source);
+            if !self.rates.allows_answer_to_stranger(source.ip(), now.millis) {
+                self.statistics.drop(DropReason::RateOfStrangers);
+                return;
+            }
         }
         let answer = self.answer(message.body, sender, source, is_stranger, now);
         if let Some(body) = answer {
             self.send(source, transaction, &body);
         }
         let info = NodeInfo::new(message.sender, source);
-        if is_stranger {
+        if is_stranger || standing == Standing::Doubted {
             self.validate(source, now);
-        } else {
+        }
+        if !is_stranger {
             self.peers.heard(now.millis);
             self.admit(info, now);
         }

@@ -18,6 +18,8 @@ pub enum DropReason {
     RateOfStrangers,
     /// Strangers ask too much, all together.
     RateOfAllStrangers,
+    /// Addresses in whose name others write send too much, all together.
+    RateOfDoubted,
     /// Not a message.
     Malformed,
     /// A message of later versions.
@@ -44,13 +46,14 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Oversized,
         Self::OtherProtocol,
         Self::RateOfAddress,
         Self::RateOfStores,
         Self::RateOfStrangers,
         Self::RateOfAllStrangers,
+        Self::RateOfDoubted,
         Self::Malformed,
         Self::UnknownType,
         Self::Repeated,
@@ -73,6 +76,7 @@ impl DropReason {
             Self::RateOfStores => "rate_of_stores",
             Self::RateOfStrangers => "rate_of_strangers",
             Self::RateOfAllStrangers => "rate_of_all_strangers",
+            Self::RateOfDoubted => "rate_of_doubted",
             Self::Malformed => "malformed",
             Self::UnknownType => "unknown_type",
             Self::Repeated => "repeated",

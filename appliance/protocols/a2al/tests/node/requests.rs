@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use waystation_a2al::limits::{
-    ANSWERS_TO_STRANGERS, DATAGRAM_BYTES_MAX, SHARE_RECORDS_MIN, TTL_S_MAX,
+    ANSWERS_TO_STRANGERS, DATAGRAM_BYTES_MAX, IMPOSTORS_PER_PLACE, SHARE_RECORDS_MIN, TTL_S_MAX,
 };
 use waystation_a2al::message::{self, Body, NodeInfo, Refusal, TransactionId};
 use waystation_a2al::node::{DropReason, NodeConfig, fit};
@@ -369,6 +369,53 @@ fn what_strangers_cost_is_bounded_however_many_addresses_they_have() {
     stage.pass(1_000);
     let newcomer = Peer::new(2);
     assert!(stage.ask(&newcomer, &newcomer.ping()).0.is_some());
+}
+
+#[test]
+fn what_is_forged_in_the_names_of_contacts_costs_no_more_than_what_strangers_send() {
+    let strangers = Rate { per_s: 50, burst: 100 };
+    let rates = Rates { strangers, ..Rates::MEMBER };
+    let mut stage = Stage::new(NodeConfig { rates, ..NodeConfig::default() });
+    let contacts: Vec<Peer> = (1..=10).map(Peer::new).collect();
+    contacts.iter().for_each(|contact| stage.meet(contact));
+    stage.pass(1_000);
+    stage.sent();
+    let forger = Peer::new(99);
+    let before = stage.node.statistics().verified;
+    for number in 0..3_000_u32 {
+        let mut transaction = [0; 20];
+        transaction[..4].copy_from_slice(&number.to_be_bytes());
+        // One half holds, as the forger's own.
+        let mut packet = message::encode(&forger.key, TransactionId(transaction), &forger.ping());
+        if number % 2 == 0 {
+            let last = packet.len() - 1;
+            packet[last] ^= 1;
+        }
+        stage.receive(&packet, contacts[number as usize % 9].at);
+    }
+    let statistics = stage.node.statistics();
+    let looked_at = statistics.verified - before + statistics.dropped(DropReason::Signature);
+    let allowed = 9 * u64::from(IMPOSTORS_PER_PLACE) + u64::from(strangers.burst);
+    assert_eq!(looked_at, allowed, "signatures looked at");
+    let over = statistics.dropped(DropReason::RateOfDoubted);
+    assert_eq!(over + looked_at, 3_000);
+    // A contact in whose name nothing was forged is heard as before, and so is a stranger.
+    stage.sent();
+    assert!(stage.ask(&contacts[9], &contacts[9].ping()).0.is_some());
+    let newcomer = Peer::new(50);
+    assert!(stage.ask(&newcomer, &newcomer.ping()).0.is_some());
+    // Another one is asked who it is once it is heard; its answer clears its name.
+    stage.pass(20_000);
+    stage.sent();
+    stage.meet(&contacts[0]);
+    for number in 0..2 * strangers.per_s {
+        let mut transaction = [7; 20];
+        transaction[..4].copy_from_slice(&number.to_be_bytes());
+        let packet = message::encode(&forger.key, TransactionId(transaction), &forger.ping());
+        stage.receive(&packet, contacts[1].at);
+    }
+    assert!(stage.node.statistics().dropped(DropReason::RateOfDoubted) > over, "all is used up");
+    assert!(stage.ask(&contacts[0], &contacts[0].ping()).0.is_some());
 }
 
 #[test]
