@@ -4,6 +4,7 @@
 //! the program in the kernel.
 
 pub mod options;
+pub mod ratio;
 pub mod run;
 pub mod scene;
 pub mod sender;

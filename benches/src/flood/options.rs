@@ -8,8 +8,8 @@ const ABOUT: &str = "Measures how long data waits in the relay while its DHT nod
 const METHOD: &str = "\
 METHOD
   Paced flows of 1 KiB go through one data core on a processor of its own, and their latency counts
-  from when a message was due. Rounds alternate between three: nothing else happens; a flood goes to
-  a socket that somebody else empties (which is what the flood costs the machine, generator and
+  from when a message was due. Each round has three short windows: nothing else happens; a flood goes
+  to a socket that somebody else empties (which is what the flood costs the machine, generator and
   management sharing the other processor with it); and the same flood goes to the node of the DHT.
   The flood is signed pings, 4096 that differ, from one address; from more, pings that all differ and
   whose signatures do not hold, in turn, each address of a network of its own without --xdp. As root
@@ -21,7 +21,8 @@ METHOD
   that each stay below that rate passes the program: --stranger-rate and --sources say how much.
 
 GOAL
-  p99 beside the flood of the node, of p99 without any: at most 1.5, and 1.1 with --xdp.
+  p99 beside the flood of the node, of p99 without any in the same round, in the median of all rounds:
+  at most 1.5, and 1.1 with --xdp.
 
   Build both before:  cargo build --release -p waystation -p waystation-benches";
 
@@ -31,11 +32,11 @@ GOAL
 pub struct Options {
     #[command(subcommand)]
     pub role: Option<Role>,
-    /// Rounds of each.
-    #[arg(long, value_name = "N", default_value_t = 9)]
+    /// Rounds, each of a window of every kind.
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
-    /// Length of a round's measured part, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    /// Length of a window, in seconds.
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
     pub seconds: f64,
     /// Datagrams of the flood, each second.
     #[arg(long, value_name = "N", default_value_t = 50_000)]

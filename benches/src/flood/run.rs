@@ -2,9 +2,10 @@
 
 use crate::aead::AeadOption;
 use crate::compare::appliance::{Appliance, Port};
-use crate::compare::contender::{Contender, Entry, Flows, Outcome, Schedule, Setting, alternate};
-use crate::compare::figures::{Measure, Sample};
+use crate::compare::contender::{Contender, Flows, Schedule, Setting};
+use crate::compare::figures::{Measure, Sample, summarize};
 use crate::flood::options::Options;
+use crate::flood::ratio::Ratio;
 use crate::flood::scene::Scene;
 use crate::flood::sender::Flood;
 use crate::load::clock::Clock;
@@ -13,12 +14,10 @@ use crate::swarm::rounds::Swarm;
 use crate::swarm::shape::Shape;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -27,9 +26,8 @@ use std::time::Duration;
 const FLOWS: u32 = 4;
 const MESSAGE_BYTES: usize = 1_024;
 const CASE: &str = "4 x 1 KiB, paced";
-const QUIET: &str = "no flood";
-const ELSEWHERE: &str = "flood of another socket";
-const FLOODED: &str = "flood of the node";
+/// Before a window counts: what the one before has left in sockets is gone by then.
+const WARM_UP: Duration = Duration::from_millis(100);
 const P99: Measure = Measure::LatencyP99Microseconds;
 /// p99 beside the flood, of p99 without.
 const RATIO_MAX: f64 = 1.5;
@@ -47,7 +45,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     processor::pin(options.generator_cpu)?;
     let is_first = first_in_line()?;
-    let scene = Rc::new(Scene::build(options)?);
+    let scene = Scene::build(options)?;
     let setting = setting(options);
     let rate = f64::from(options.messages_per_second) / f64::from(FLOWS);
     let shape = Shape::paced(FLOWS, MESSAGE_BYTES, rate);
@@ -56,29 +54,103 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut swarm = Swarm::through_links(&appliance.relay, &[shape], setting.clock)?;
     swarm.sleep_until_due()?;
     let watched = appliance.process.watched();
-    let flows = Rc::new(RefCell::new(Flows { swarm, shape, watched, kept: appliance }));
+    let flows = Flows { swarm, shape, watched, kept: appliance };
     let sink = Sink::start(SocketAddr::new(scene.address(), 0))?;
-    let sent = Rc::new(Cell::new(0));
-    let beside = |target: Option<SocketAddr>| -> Box<dyn Contender> {
-        let (flows, scene, sent) = (Rc::clone(&flows), Rc::clone(&scene), Rc::clone(&sent));
-        // What goes to the other socket is not asked for later.
-        let sent = if target == Some(node) { sent } else { Rc::default() };
-        Box::new(Beside { flows, scene, target, options: options.clone(), sent })
-    };
-    let entries: Vec<Entry> = vec![
-        (QUIET, Ok(beside(None))),
-        (ELSEWHERE, Ok(beside(Some(sink.address)))),
-        (FLOODED, Ok(beside(Some(node)))),
-    ];
-    let outcome = alternate(CASE, entries, &setting.schedule)?;
+    let windows =
+        measure(flows, [None, Some(sink.address), Some(node)], &scene, options, &setting)?;
     drop(sink);
-    let document = flows.borrow().kept.document("/v1/dht")?;
-    let is_met = print(&outcome, &document, sent.get(), options)?;
+    let is_met = print(&windows, options)?;
     if !is_first {
         let mut out = io::stdout();
         writeln!(out, "without root the generator waits for its processor like the flood does")?;
     }
     Ok(if options.check && !is_met { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What is beside the flows in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// What the flood costs the machine.
+    FloodElsewhere,
+    FloodOfNode,
+}
+
+impl Beside {
+    const ALL: [Self; 3] = [Self::Nothing, Self::FloodElsewhere, Self::FloodOfNode];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "no flood",
+            Self::FloodElsewhere => "flood of another socket",
+            Self::FloodOfNode => "flood of the node",
+        }
+    }
+}
+
+/// Everything that was measured.
+struct Windows {
+    /// By what was beside them, in the order of the rounds.
+    samples: [Vec<Sample>; Beside::ALL.len()],
+    messages_checked: u64,
+    /// Datagrams that were sent to the node.
+    sent: u64,
+    /// What the node says of itself at the end.
+    document: Value,
+}
+
+impl Windows {
+    fn of(&self, beside: Beside) -> &[Sample] {
+        &self.samples[beside as usize]
+    }
+
+    fn p99(&self, beside: Beside) -> Vec<f64> {
+        self.of(beside).iter().filter_map(|sample| sample.get(&P99).copied()).collect()
+    }
+}
+
+/// A window of each kind in every round, by turns in this order and in the other, so that none always
+/// comes after the same.
+fn measure(
+    mut flows: Flows<Appliance>,
+    targets: [Option<SocketAddr>; Beside::ALL.len()],
+    scene: &Scene,
+    options: &Options,
+    setting: &Setting,
+) -> Result<Windows> {
+    let mut samples: [Vec<Sample>; Beside::ALL.len()] = Default::default();
+    let mut sent = 0;
+    for number in 1..=options.rounds {
+        let mut order = Beside::ALL;
+        if number % 2 == 0 {
+            order.reverse();
+        }
+        for beside in order {
+            let target = targets[beside as usize];
+            let window = window(&mut flows, target, scene, options, &setting.schedule);
+            let (sample, flooded) =
+                window.with_context(|| format!("round {number}, {}", beside.name()))?;
+            samples[beside as usize].push(sample);
+            sent += if beside == Beside::FloodOfNode { flooded } else { 0 };
+        }
+    }
+    let document = flows.kept.document("/v1/dht")?;
+    Ok(Windows { samples, messages_checked: flows.messages_checked(), sent, document })
+}
+
+/// One window, and how many datagrams were sent beside it.
+fn window(
+    flows: &mut Flows<Appliance>,
+    target: Option<SocketAddr>,
+    scene: &Scene,
+    options: &Options,
+    schedule: &Schedule,
+) -> Result<(Sample, u64)> {
+    let Some(target) = target else { return Ok((flows.round(schedule)?, 0)) };
+    let flood = Flood::start(scene.flood(target, options)?)?;
+    let sample = flows.round(schedule);
+    let sent = flood.stop()?;
+    Ok((sample?, sent))
 }
 
 /// Has the calling thread run before everything else on its processor, where that is allowed; what it
@@ -98,7 +170,7 @@ fn first_in_line() -> Result<bool> {
 fn setting(options: &Options) -> Setting {
     let measured = Duration::from_secs_f64(options.seconds);
     Setting {
-        schedule: Schedule { rounds: options.rounds, warm_up: measured / 10, measured },
+        schedule: Schedule { rounds: options.rounds, warm_up: WARM_UP, measured },
         clock: Clock::start(),
         relay_cpu: options.relay_cpu,
         generator_cpu: options.generator_cpu,
@@ -128,31 +200,6 @@ fn node(appliance: &Appliance) -> Result<SocketAddr> {
     let document = appliance.document("/v1/dht")?;
     let listen = document["listen"][0].as_str().context("the node listens nowhere")?;
     listen.parse().context("an odd address of the node")
-}
-
-/// The same flows, with a flood beside them or without.
-struct Beside {
-    flows: Rc<RefCell<Flows<Appliance>>>,
-    scene: Rc<Scene>,
-    target: Option<SocketAddr>,
-    options: Options,
-    sent: Rc<Cell<u64>>,
-}
-
-impl Contender for Beside {
-    fn round(&mut self, schedule: &Schedule) -> Result<Sample> {
-        let mut flows = self.flows.borrow_mut();
-        let Some(target) = self.target else { return flows.round(schedule) };
-        let flood = Flood::start(self.scene.flood(target, &self.options)?)?;
-        let sample = flows.round(schedule);
-        self.sent.set(self.sent.get() + flood.stop()?);
-        sample
-    }
-
-    fn messages_checked(&self) -> u64 {
-        // All three share their flows; one of them counts.
-        if self.target.is_none() { self.flows.borrow().messages_checked() } else { 0 }
-    }
 }
 
 /// A socket that somebody empties without a look at what comes. Dropped, it is closed.
@@ -196,7 +243,7 @@ impl Drop for Sink {
 }
 
 /// Says whether the goal is met.
-fn print(outcome: &Outcome, document: &Value, sent: u64, options: &Options) -> Result<bool> {
+fn print(windows: &Windows, options: &Options) -> Result<bool> {
     let measures = [
         Measure::MessagesPerSecond,
         Measure::LatencyP50Microseconds,
@@ -205,27 +252,34 @@ fn print(outcome: &Outcome, document: &Value, sent: u64, options: &Options) -> R
         Measure::ProcessorMicrosecondsPerMessage,
     ];
     let mut out = io::stdout();
-    writeln!(out, "{CASE}, {} datagrams/s from {}", options.per_second, options.sources)?;
-    for name in [QUIET, ELSEWHERE, FLOODED] {
-        write!(out, "{name:<24}")?;
+    let Options { per_second, sources, rounds, seconds, .. } = options;
+    writeln!(
+        out,
+        "{CASE}, {per_second} datagrams/s from {sources}, {rounds} windows of {seconds} s"
+    )?;
+    for beside in Beside::ALL {
+        write!(out, "{:<24}", beside.name())?;
+        let figures = summarize(windows.of(beside));
         for measure in measures {
-            let figure = outcome.figure(CASE, name, measure);
+            let figure = figures.get(&measure);
             let cell = figure.map_or_else(|| "-".to_owned(), |it| measure.cell(it.median));
             write!(out, "  {} {cell}", measure.heading())?;
         }
         writeln!(out)?;
     }
-    let p99 = |name| outcome.figure(CASE, name, P99).map(|figure| figure.median);
-    let ratio = |against| Some(p99(FLOODED)? / p99(against)?);
-    let quiet = ratio(QUIET).context("no latency was measured")?;
-    let elsewhere = ratio(ELSEWHERE).context("no latency was measured")?;
+    let flooded = windows.p99(Beside::FloodOfNode);
+    let ratio = |against| Ratio::of(&flooded, &windows.p99(against)).context("no latency measured");
+    let (quiet, elsewhere) = (ratio(Beside::Nothing)?, ratio(Beside::FloodElsewhere)?);
     let goal = if options.xdp { RATIO_MAX_XDP } else { RATIO_MAX };
-    let is_met = quiet <= goal;
+    let is_met = quiet.median <= goal;
     let word = if is_met { "met" } else { "MISSED" };
-    writeln!(out, "p99 of {FLOODED} / {QUIET}: {quiet:.3}, at most {goal}: {word}")?;
-    writeln!(out, "p99 of {FLOODED} / {ELSEWHERE}: {elsewhere:.3}")?;
-    let (received, drops) = (&document["received"], &document["drops"]);
-    writeln!(out, "the node was sent {sent}, received {received}, dropped {drops}")?;
-    writeln!(out, "{} messages were compared", outcome.messages_checked)?;
+    writeln!(
+        out,
+        "p99 beside the flood of the node / without any: {quiet}, at most {goal}: {word}"
+    )?;
+    writeln!(out, "p99 beside the flood of the node / of another socket: {elsewhere}")?;
+    let (received, drops) = (&windows.document["received"], &windows.document["drops"]);
+    writeln!(out, "the node was sent {}, received {received}, dropped {drops}", windows.sent)?;
+    writeln!(out, "{} messages were compared", windows.messages_checked)?;
     Ok(is_met)
 }
