@@ -178,10 +178,11 @@ pub enum Command {
     /// Forgets what [`Report::UdpTold`] and [`Report::LinksTold`] told: another process goes on with
     /// it.
     LetUdpGo,
-    /// Goes on with what another process had, once told to [`Self::Begin`], and with what has become
-    /// of that, if told again; [`Report::UdpTaken`] says with how much.
+    /// Takes up what another process had, and what has become of that, if told again. Goes on with
+    /// it at once if that process has left datagrams waiting, otherwise once told to [`Self::Begin`];
+    /// [`Report::UdpTaken`] says with how much.
     TakeUdpOver { from: Box<UdpTakeOver> },
-    /// Listens and serves, on a core that was made held.
+    /// Listens, and serves everybody, on a core that was made held.
     Begin,
     /// Has all links stand still that run over a connection of their own, and answers how far that
     /// is with [`Report::LinksFrozen`]. Asked again, it says so again. Until [`Self::TellLinks`],
@@ -306,6 +307,19 @@ pub struct LinkTraffic {
 pub struct UdpHandOver {
     pub turn: TurnHandOver,
     pub opaque: OpaqueHandOver,
+    /// Absent: datagrams do not wait, because this core serves on.
+    pub paused: Option<UdpPaused>,
+}
+
+/// Since when datagrams wait for another process, on the machine's monotonic clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UdpPaused {
+    pub since_ns: u64,
+    /// When the core had told all that has changed.
+    pub told_ns: u64,
+    /// How long its thread was ready to run in between, and another one ran.
+    pub processor_waited_ns: u64,
 }
 
 /// What a core goes on with that was another process's.
@@ -313,6 +327,16 @@ pub struct UdpHandOver {
 pub struct UdpTakeOver {
     pub turn: TurnHandOver,
     pub opaque: OpaqueTakeOver,
+    /// Whether the other process's core serves no datagrams any more, and this one does from now on.
+    pub serves: bool,
+}
+
+/// Since when a core serves the datagrams that another process has left in their sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpBegun {
+    pub at_ns: u64,
+    /// How long its thread was ready to run, and another one ran, since it was last told something.
+    pub processor_waited_ns: u64,
 }
 
 /// With how much of it a core goes on.
@@ -322,6 +346,8 @@ pub struct UdpTaken {
     /// place for.
     pub allocations_left: usize,
     pub opaque: OpaqueTaken,
+    /// Absent: it serves no datagrams yet.
+    pub begun: Option<UdpBegun>,
 }
 
 /// Which opaque sessions a core has taken over.

@@ -14,6 +14,7 @@ use crate::dialing::DialCounts;
 use crate::efficiency::Efficiency;
 use crate::floor_file::KnownFloor;
 use crate::gateway::GatewayCounts;
+use crate::hand_over::UdpGap;
 use crate::headroom::Headroom;
 use crate::hub::HubFigures;
 use crate::limited::limited_by;
@@ -101,6 +102,8 @@ pub struct Operations {
     pub dials: DialCounts,
     /// What the process holds in memory, if the system says.
     pub resident_bytes: Option<u64>,
+    /// How long datagrams waited when this process took over from another one, if it did.
+    pub udp_gap: Option<UdpGap>,
 }
 
 /// Whether the program does its work.

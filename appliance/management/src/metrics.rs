@@ -62,6 +62,8 @@ struct Snapshot {
     numbers: Vec<NodeNumber>,
     labelled: Vec<LabelledNumber>,
     resident_bytes: Option<u64>,
+    /// How long datagrams waited for this process, if it has taken over from another one.
+    udp_wait_seconds: Option<f64>,
     floor: Option<Floor>,
     cores: Vec<CoreReport>,
     management_drops: DropCounters,
@@ -120,6 +122,10 @@ impl Snapshot {
             numbers,
             labelled,
             resident_bytes: extra.operations.resident_bytes,
+            udp_wait_seconds: extra
+                .operations
+                .udp_gap
+                .map(|gap| gap.length_ns() as f64 / NS_PER_SECOND),
             floor: extra.floor.as_ref().map(|known| known.floor),
             cores: observations.reports().cloned().collect(),
             management_drops: extra.gateway.refusals.clone(),
@@ -401,6 +407,12 @@ impl Snapshot {
             encoder
                 .encode_descriptor("resident_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?
                 .encode_gauge(&bytes)?;
+        }
+        if let Some(seconds) = self.udp_wait_seconds {
+            let (name, help) = ("take_over_udp_wait", "How long datagrams waited for this process");
+            encoder
+                .encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?
+                .encode_gauge(&seconds)?;
         }
         for number in &self.labelled {
             let kind = metric_type(number.kind);

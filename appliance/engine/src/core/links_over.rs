@@ -312,6 +312,7 @@ impl<P: Port> DataCore<P> {
         self.stands_still = true;
         let taken = links.into_iter().map(|(state, socket)| self.take_link(&state, socket));
         let result = taken.collect();
+        self.note_processor_wait();
         self.fabric.report(Report::LinksTaken { core: self.fabric.core, result });
     }
 

@@ -6,6 +6,7 @@
 use super::SessionRecord;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use waystation_engine::control::UdpPaused;
 use waystation_engine::core::LinkState;
 use waystation_turn::server::ServerChanges;
 use zeroize::Zeroize;
@@ -29,8 +30,8 @@ pub(crate) enum Message {
     Told,
     Prepared,
     Complete {
-        /// When datagrams began to wait, in nanoseconds of the machine's clock.
-        paused_ns: u64,
+        /// How long the thread that tells was ready to run, and another one ran, since it was asked.
+        processor_waited_ns: u64,
     },
     Taken,
     Yours,
@@ -130,6 +131,8 @@ pub(crate) struct LinksMessage {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CoreMessage {
     pub(crate) core: u16,
+    /// Since when its datagrams wait, if they do.
+    pub(crate) paused: Option<UdpPaused>,
     pub(crate) turn: ServerChanges,
     pub(crate) relayed: Vec<SocketAddr>,
     /// Places and generations of sessions that are no more.

@@ -14,18 +14,21 @@
 //! this → next   Links …    links that stand still from here on
 //! this → next   LinksComplete
 //! next → this   LinksTaken whether it can go on with all of these; if not, they go on here
-//! this → next   Core …     what has changed since; from here on those clients wait
+//! this → next   Core …     what has changed since, of each core as soon as it has told: from then on
+//!                          its clients wait, until the next one's core has it and serves them
 //! this → next   Complete
-//! next → this   Taken      its cores could begin
-//! this → next   Yours      it is the next one's now, and the next one begins
+//! next → this   Taken      all of its cores serve clients over UDP
+//! this → next   Yours      all else is the next one's now, and the next one begins
 //! ```
 //!
 //! Whatever fails before `Yours` closes the connection; then this process goes on, and the next one
-//! ends. Nothing is served by both. Each message is bounded in bytes, descriptors and time. The
+//! ends. Nothing is served by both. What the next one has changed for clients over UDP before it
+//! failed, such as an allocation that it made, ends with it. Each message is bounded in bytes, descriptors and time. The
 //! form has a version ([`VERSION`]): another one is refused, and nothing has happened.
 
 pub mod asking;
 mod channel;
+mod gap;
 mod message;
 mod records;
 pub(crate) mod serving;
@@ -33,15 +36,16 @@ pub(crate) mod serving;
 pub use asking::{Given, HandOverError, TakeOver, ask};
 pub(crate) use channel::Channel;
 pub use channel::ChannelError;
+pub use gap::UdpGap;
 pub(crate) use message::{Ask, CoreMessage, LinksMessage, Message, Offer, Role, SocketGroup};
 pub(crate) use records::SessionRecord;
-pub(crate) use serving::{Step, Told};
+pub(crate) use serving::{Step, ToldCore};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The form of the messages. Another number is another form.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of one message: ten times what the allocations and sessions of one core can come to.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Descriptors of one message: as many as there are ports.

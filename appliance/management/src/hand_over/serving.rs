@@ -18,20 +18,18 @@ use std::path::Path;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
+use waystation_engine::clock::RunDelay;
 
 /// Owner and root alone: what is said here are secrets.
 const MODE: u32 = 0o600;
+/// Why nothing comes of it where this process ends first.
+const STOPPING: &str = "the program is stopping";
 
 /// A question that the management core answers; a refusal is a sentence.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, String>>;
 
-/// What all cores have over UDP that has not been told, each with its descriptors, and since when it
-/// waits, if it does.
-#[derive(Debug)]
-pub(crate) struct Told {
-    pub(crate) cores: Vec<(CoreMessage, Vec<OwnedFd>)>,
-    pub(crate) since_ns: u64,
-}
+/// What a core has over UDP that has not been told, with its descriptors.
+pub(crate) type ToldCore = (CoreMessage, Vec<OwnedFd>);
 
 /// Links of all cores, each with its descriptor.
 pub(crate) type ToldLinks = Vec<(LinksMessage, Vec<OwnedFd>)>;
@@ -42,13 +40,14 @@ pub(crate) enum Step {
     /// Somebody asks. Nothing changes yet.
     Asked { ask: Ask, reply: Reply<(Offer, Vec<OwnedFd>)> },
     /// The next process waits for all there is.
-    Ready { reply: Reply<Told> },
+    Ready { reply: Reply<Vec<ToldCore>> },
     /// The next process has that. From now on links stand still that it can go on with.
     Freeze { reply: Reply<ToldLinks> },
     /// It has all of these, or none.
     LinksTaken { all: bool },
-    /// It waits for what has changed. From now on datagrams wait too.
-    Prepared { reply: Reply<Told> },
+    /// It waits for what has changed, of each core as soon as it has told. From then on that core's
+    /// datagrams wait. The channel has room for all cores.
+    Prepared { rest: mpsc::Sender<Result<ToldCore, String>> },
     /// The next process knows that it is its turn.
     Yours { process: Option<i32> },
     /// It came to nothing.
@@ -116,6 +115,7 @@ async fn converse(stream: UnixStream, steps: &mpsc::Sender<Step>) -> Result<bool
         );
         return refuse(&mut channel, why).await;
     }
+    let cores = ask.cores;
     let (offer, descriptors) = match question(steps, |reply| Step::Asked { ask, reply }).await {
         Ok(offered) => offered,
         Err(why) => return refuse(&mut channel, why).await,
@@ -123,12 +123,13 @@ async fn converse(stream: UnixStream, steps: &mpsc::Sender<Step>) -> Result<bool
     send(&mut channel, &Message::Offer(offer), &descriptors).await?;
     drop(descriptors);
     hear(&mut channel, "ready", START_TIMEOUT).await?;
-    let told = question(steps, |reply| Step::Ready { reply }).await;
-    tell(&mut channel, told, |_| Message::Told).await?;
+    match question(steps, |reply| Step::Ready { reply }).await {
+        Ok(cores) => tell(&mut channel, cores).await?,
+        Err(why) => return give_up(&mut channel, why).await,
+    }
     hear(&mut channel, "prepared", TAKE_UP_TIMEOUT).await?;
     hand_links_over(&mut channel, steps).await?;
-    let rest = question(steps, |reply| Step::Prepared { reply }).await;
-    tell(&mut channel, rest, |paused_ns| Message::Complete { paused_ns }).await?;
+    tell_rest(&mut channel, steps, cores).await?;
     hear(&mut channel, "taken", ANSWER_TIMEOUT).await?;
     // Said first: a process that is gone by now gets nothing.
     send(&mut channel, &Message::Yours, &[]).await?;
@@ -136,23 +137,36 @@ async fn converse(stream: UnixStream, steps: &mpsc::Sender<Step>) -> Result<bool
     Ok(true)
 }
 
-/// Tells what all cores have told, and says that this was it; or why not.
-async fn tell(
-    channel: &mut Channel,
-    told: Result<Told, String>,
-    end: impl FnOnce(u64) -> Message,
-) -> Result<(), ChannelError> {
-    let Told { cores, since_ns } = match told {
-        Ok(told) => told,
-        Err(why) => {
-            send(channel, &Message::Refusal(why.clone()), &[]).await?;
-            return Err(ChannelError::Refused(why));
-        }
-    };
+/// Tells what all cores have told, and says that this was it.
+async fn tell(channel: &mut Channel, cores: Vec<ToldCore>) -> Result<(), ChannelError> {
     for (core, descriptors) in cores {
         send(channel, &Message::Core(Box::new(core)), &descriptors).await?;
     }
-    send(channel, &end(since_ns), &[]).await
+    send(channel, &Message::Told, &[]).await
+}
+
+/// Tells what has changed: nobody waits for another core than its own.
+async fn tell_rest(
+    channel: &mut Channel,
+    steps: &mpsc::Sender<Step>,
+    cores: usize,
+) -> Result<(), ChannelError> {
+    let run_delay = RunDelay::of_this_thread();
+    let before_ns = run_delay.read_ns();
+    let (rest, mut told) = mpsc::channel(cores.max(1));
+    // The management core is there for as long as this is.
+    let _ = steps.send(Step::Prepared { rest }).await;
+    for _ in 0..cores {
+        match told.recv().await {
+            Some(Ok((core, descriptors))) => {
+                send(channel, &Message::Core(Box::new(core)), &descriptors).await?;
+            }
+            Some(Err(why)) => return give_up(channel, why).await,
+            None => return give_up(channel, STOPPING.to_owned()).await,
+        }
+    }
+    let processor_waited_ns = run_delay.read_ns().saturating_sub(before_ns);
+    send(channel, &Message::Complete { processor_waited_ns }, &[]).await
 }
 
 /// Tells of links, before datagrams have to wait.
@@ -162,10 +176,7 @@ async fn hand_links_over(
 ) -> Result<(), ChannelError> {
     let links = match question(steps, |reply| Step::Freeze { reply }).await {
         Ok(links) => links,
-        Err(why) => {
-            send(channel, &Message::Refusal(why.clone()), &[]).await?;
-            return Err(ChannelError::Refused(why));
-        }
+        Err(why) => return give_up(channel, why).await,
     };
     for (links, descriptors) in links {
         send(channel, &Message::Links(links), &descriptors).await?;
@@ -184,6 +195,12 @@ async fn refuse(channel: &mut Channel, why: String) -> Result<bool, ChannelError
     tracing::warn!(why, "a hand-over was refused");
     send(channel, &Message::Refusal(why), &[]).await?;
     Ok(false)
+}
+
+/// Says why this comes to nothing after all.
+async fn give_up<T>(channel: &mut Channel, why: String) -> Result<T, ChannelError> {
+    send(channel, &Message::Refusal(why.clone()), &[]).await?;
+    Err(ChannelError::Refused(why))
 }
 
 async fn send(
@@ -213,7 +230,6 @@ async fn question<T>(
     step: impl FnOnce(Reply<T>) -> Step,
 ) -> Result<T, String> {
     let (reply, answer) = oneshot::channel();
-    let gone = "the program is stopping";
-    steps.send(step(reply)).await.map_err(|_gone| gone.to_owned())?;
-    answer.await.unwrap_or_else(|_gone| Err(gone.to_owned()))
+    steps.send(step(reply)).await.map_err(|_gone| STOPPING.to_owned())?;
+    answer.await.unwrap_or_else(|_gone| Err(STOPPING.to_owned()))
 }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::documents::Readiness;
 use crate::hand_over::serving::{Reply, ToldLinks};
 use crate::hand_over::{
-    Ask, CoreMessage, Offer, Role, SessionRecord, SocketGroup, Step, Told, socket_of,
+    Ask, CoreMessage, Offer, Role, SessionRecord, SocketGroup, Step, ToldCore, socket_of,
 };
 use crate::journal::{EventKind, fields};
 use crate::limits::DRAIN_DEADLINE_MAX;
@@ -22,6 +22,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use waystation_engine::control::{Command, UdpHandOver};
 use waystation_engine::cores::{Listening, ListeningSockets};
 use waystation_relay::ids::{CoreId, UdpSessionTag};
@@ -64,18 +65,24 @@ enum Phase {
     Telling(Collecting),
     /// The next process takes that up. Everything is served here.
     Told,
-    /// Cores are telling what has changed since, and datagrams wait.
-    Pausing(Collecting),
-    /// All have told; datagrams wait.
+    /// Cores are telling what has changed since. The datagrams of those who have wait until the next
+    /// process's core has that.
+    Pausing(Pausing),
+    /// All have told.
     Paused,
 }
 
 #[derive(Debug)]
 struct Collecting {
-    since_ns: u64,
     missing: Vec<CoreId>,
-    told: Vec<(CoreMessage, Vec<OwnedFd>)>,
-    reply: Reply<Told>,
+    told: Vec<ToldCore>,
+    reply: Reply<Vec<ToldCore>>,
+}
+
+#[derive(Debug)]
+struct Pausing {
+    missing: Vec<CoreId>,
+    rest: mpsc::Sender<Result<ToldCore, String>>,
 }
 
 impl HandingOver {
@@ -110,12 +117,38 @@ impl HandingOver {
         self.freezing_rounds
     }
 
-    /// What cores are being asked, and the phase that comes behind it.
-    fn collecting(&mut self) -> Option<(&mut Collecting, Phase)> {
-        match &mut self.phase {
-            Phase::Telling(collecting) => Some((collecting, Phase::Told)),
-            Phase::Pausing(collecting) => Some((collecting, Phase::Paused)),
-            Phase::Serving | Phase::Offered | Phase::Told | Phase::Paused => None,
+    /// A core has told all it has.
+    fn collect(&mut self, core: CoreId, told: Result<ToldCore, String>) {
+        let Phase::Telling(collecting) = &mut self.phase else { return };
+        collecting.missing.retain(|missing| *missing != core);
+        let failed = match told {
+            Ok(told) => {
+                collecting.told.push(told);
+                None
+            }
+            Err(why) => Some(why),
+        };
+        if failed.is_none() && !collecting.missing.is_empty() {
+            return;
+        }
+        if let Phase::Telling(Collecting { mut told, reply, .. }) =
+            std::mem::replace(&mut self.phase, Phase::Told)
+        {
+            told.sort_by_key(|(message, _)| message.core);
+            // What was told already is told to nobody if one of them could not.
+            let _ = reply.send(failed.map_or(Ok(told), Err));
+        }
+    }
+
+    /// A core has told what has changed, and its datagrams wait.
+    fn pass_on(&mut self, core: CoreId, told: Result<ToldCore, String>) {
+        let Phase::Pausing(pausing) = &mut self.phase else { return };
+        pausing.missing.retain(|missing| *missing != core);
+        let is_last = pausing.missing.is_empty();
+        // Whoever asked may have gone; then it comes to nothing, which is told otherwise.
+        let _ = pausing.rest.try_send(told);
+        if is_last {
+            self.phase = Phase::Paused;
         }
     }
 
@@ -137,7 +170,7 @@ impl ManagementCore {
             Step::Freeze { reply } => self.prepare(reply),
             Step::LinksTaken { all: true } => {}
             Step::LinksTaken { all: false } => self.thaw_links(),
-            Step::Prepared { reply } => self.pause(reply),
+            Step::Prepared { rest } => self.pause(rest),
             Step::Yours { process } => self.let_go(process),
             Step::Failed { why } => self.go_on(&why),
         }
@@ -188,9 +221,10 @@ impl ManagementCore {
     }
 
     /// Has all cores tell what they have, while they serve on.
-    fn tell(&mut self, reply: Reply<Told>) {
+    fn tell(&mut self, reply: Reply<Vec<ToldCore>>) {
         self.tell_what_xdp_has_carried();
-        self.hand_over.phase = Phase::Telling(self.collect(reply));
+        let (missing, told) = (self.cores().collect(), Vec::new());
+        self.hand_over.phase = Phase::Telling(Collecting { missing, told, reply });
         for core in self.cores() {
             self.command(core, Command::TellUdp { wanted: true });
         }
@@ -209,9 +243,10 @@ impl ManagementCore {
     }
 
     /// Has all cores leave connections and datagrams where they are, and tell the rest.
-    fn pause(&mut self, reply: Reply<Told>) {
+    fn pause(&mut self, rest: mpsc::Sender<Result<ToldCore, String>>) {
         self.tell_what_xdp_has_carried();
-        self.hand_over.phase = Phase::Pausing(self.collect(reply));
+        let missing = self.cores().collect();
+        self.hand_over.phase = Phase::Pausing(Pausing { missing, rest });
         for core in self.cores() {
             self.command(core, Command::HandOver);
         }
@@ -224,35 +259,18 @@ impl ManagementCore {
         }
     }
 
-    fn collect(&self, reply: Reply<Told>) -> Collecting {
-        let missing = self.cores().collect();
-        Collecting { since_ns: clock::now().monotonic_ns, missing, told: Vec::new(), reply }
-    }
-
     pub(super) fn on_udp_told(&mut self, core: CoreId, result: io::Result<Box<UdpHandOver>>) {
-        let Some((collecting, next)) = self.hand_over.collecting() else { return };
-        collecting.missing.retain(|missing| *missing != core);
-        let error = match result {
-            Ok(udp) => {
-                // Sessions are known here before a core can tell of them.
-                let table = self.opaque.table();
-                collecting.told.push(message(core, *udp, |session| {
-                    table.get(session).map(|known| &known.wish)
-                }));
-                if !collecting.missing.is_empty() {
-                    return;
-                }
-                None
-            }
-            Err(error) => Some(format!("data core {core} cannot share its sockets: {error}")),
-        };
-        if let Phase::Telling(Collecting { since_ns, mut told, reply, .. })
-        | Phase::Pausing(Collecting { since_ns, mut told, reply, .. }) =
-            std::mem::replace(&mut self.hand_over.phase, next)
-        {
-            told.sort_by_key(|(message, _)| message.core);
-            // What was told already is told to nobody if one of them could not.
-            let _ = reply.send(error.map_or(Ok(Told { cores: told, since_ns }), Err));
+        // Sessions are known here before a core can tell of them.
+        let table = self.opaque.table();
+        let wish = |session| table.get(session).map(|known| &known.wish);
+        let told = result.map(|udp| message(core, *udp, wish));
+        let told =
+            told.map_err(|error| format!("data core {core} cannot share its sockets: {error}"));
+        match &self.hand_over.phase {
+            Phase::Telling(_) => self.hand_over.collect(core, told),
+            Phase::Pausing(_) => self.hand_over.pass_on(core, told),
+            // It is a late answer to a hand-over that has come to nothing.
+            Phase::Serving | Phase::Offered | Phase::Told | Phase::Paused => {}
         }
     }
 
@@ -399,8 +417,8 @@ fn message<'a>(
     core: CoreId,
     udp: UdpHandOver,
     wish: impl Fn(UdpSessionTag) -> Option<&'a crate::opaque::Wish>,
-) -> (CoreMessage, Vec<OwnedFd>) {
-    let UdpHandOver { turn, opaque } = udp;
+) -> ToldCore {
+    let UdpHandOver { turn, opaque, paused } = udp;
     let (relayed, relayed_sockets): (Vec<_>, Vec<_>) = turn.sockets.into_iter().unzip();
     let (ports, port_sockets): (Vec<_>, Vec<_>) = opaque.sockets.into_iter().unzip();
     let sessions = opaque.sessions.into_iter().filter_map(|state| {
@@ -410,6 +428,7 @@ fn message<'a>(
     });
     let message = CoreMessage {
         core: core.0,
+        paused,
         turn: turn.changes,
         relayed,
         ended_sessions: opaque.ended.iter().map(|it| (it.slot, it.generation)).collect(),

@@ -521,15 +521,10 @@ impl ManagementCore {
                 _ = seconds.tick() => {
                     self.interval_due = true;
                     self.show_life();
-                    // A disk may take its time.
+                    // A disk may take its time, and so may maps and tables of the kernel.
                     if !self.hand_over.keeps_clients_waiting() {
-                        self.save_registrations();
+                        self.keep_house();
                     }
-                    self.note_dials(clock::now());
-                    self.extra.operations.resident_bytes = resident_bytes();
-                    self.tick_xdp();
-                    self.tick_log();
-                    self.follow_own_addresses();
                 }
                 Some(request) = requests.recv() => self.on_request(request),
                 Some(step) = steps.recv() => self.on_hand_over(step),
@@ -562,6 +557,16 @@ impl ManagementCore {
             self.on_hand_over(step);
         }
         self.stop(doorbell).await
+    }
+
+    /// What is done once a second while nobody waits for it.
+    fn keep_house(&mut self) {
+        self.save_registrations();
+        self.note_dials(clock::now());
+        self.extra.operations.resident_bytes = resident_bytes();
+        self.tick_xdp();
+        self.tick_log();
+        self.follow_own_addresses();
     }
 
     /// Closes everything, and waits for the cores to say so.

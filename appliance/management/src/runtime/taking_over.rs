@@ -1,14 +1,15 @@
 //! This process goes on where another one ends.
 //!
 //! It is begun when every core waits with all of its sockets: the other process tells what it has,
-//! and the cores take that up; then it pauses and tells what has changed since, and once it has let
-//! go they begin. Until then nothing here has served anybody, and whatever fails ends this process
-//! alone.
+//! and the cores take that up; then its cores pause and tell what has changed since, and those here
+//! serve datagrams as soon as they have that. Once it has let go they begin with all else. Until then
+//! whatever fails ends this process alone, and the other one goes on with what it had.
 
 use super::{ManagementCore, RuntimeError};
 use crate::clock;
 use crate::hand_over::{
     ANSWER_TIMEOUT, Channel, ChannelError, CoreMessage, LinksMessage, Message, TAKE_UP_TIMEOUT,
+    UdpGap,
 };
 use crate::journal::{EventKind, fields};
 use crate::limits::COMMAND_RETRY_PAUSE;
@@ -20,7 +21,10 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until};
-use waystation_engine::control::{Command, LinkRefusal, UdpTakeOver, UdpTaken};
+use waystation_engine::clock::RunDelay;
+use waystation_engine::control::{
+    Command, LinkRefusal, UdpBegun, UdpPaused, UdpTakeOver, UdpTaken,
+};
 use waystation_engine::core::{OpaqueTakeOver, TurnHandOver};
 use waystation_relay::ids::{CoreId, UdpSessionTag};
 use waystation_relay::udp::{LegState, LocalPort};
@@ -48,6 +52,22 @@ pub(super) struct TakingUp {
     left: BTreeMap<UdpSessionTag, String>,
     /// By core.
     allocations_left: BTreeMap<CoreId, usize>,
+    /// Since when datagrams of a core wait, and when that was heard here.
+    paused: BTreeMap<CoreId, (UdpPaused, u64)>,
+    /// Since when they are served again.
+    begun: BTreeMap<CoreId, UdpBegun>,
+}
+
+impl TakingUp {
+    /// The gap of the core where it was longest; the two management threads have waited so long for a
+    /// processor in it.
+    fn longest_gap(&self, management_waited_ns: u64) -> UdpGap {
+        let gaps = self.paused.iter().filter_map(|(core, &(paused, heard_ns))| {
+            let begun = *self.begun.get(core)?;
+            Some(UdpGap::new(paused, heard_ns, begun, management_waited_ns))
+        });
+        gaps.max_by_key(UdpGap::length_ns).unwrap_or_default()
+    }
 }
 
 impl ManagementCore {
@@ -59,7 +79,7 @@ impl ManagementCore {
         let Some(TakingOver { mut channel, aside, program }) = self.taking_over.take() else {
             return Ok(());
         };
-        let paused_ns = self.take_up_all(&mut channel, doorbell).await?;
+        let gap = self.take_up_all(&mut channel, doorbell).await?;
         channel.send(&Message::Taken, &[], ANSWER_TIMEOUT).await?;
         match channel.receive(ANSWER_TIMEOUT).await? {
             (Message::Yours, _) => {}
@@ -69,13 +89,12 @@ impl ManagementCore {
         for core in self.cores() {
             self.command(core, Command::Begin);
         }
-        let waited_ns = clock::now().monotonic_ns.saturating_sub(paused_ns);
         if let Err(error) = aside.place() {
             tracing::error!(%error, "this process cannot be asked anything");
         }
         self.ours.send_replace(true);
         self.xdp.has_taken_over();
-        self.say_taken_over(&program, waited_ns);
+        self.say_taken_over(&program, gap);
         if let Err(error) = self.begin_services() {
             tracing::error!(%error, "a part of what was served is served no more");
         }
@@ -83,13 +102,13 @@ impl ManagementCore {
         Ok(())
     }
 
-    /// Hears what the other process has, and then what has changed, and gives it to the cores.
-    /// Returns since when clients wait.
+    /// Hears what the other process has, and then what has changed, and gives it to the cores, which
+    /// serve datagrams then. Returns how long these have waited.
     async fn take_up_all(
         &mut self,
         channel: &mut Channel,
         doorbell: &pipe::Receiver,
-    ) -> Result<u64, RuntimeError> {
+    ) -> Result<UdpGap, RuntimeError> {
         channel.send(&Message::Ready, &[], ANSWER_TIMEOUT).await?;
         match self.hear_cores(channel).await? {
             Message::Told => {}
@@ -98,12 +117,15 @@ impl ManagementCore {
         self.cores_have_taken_up(doorbell).await?;
         channel.send(&Message::Prepared, &[], ANSWER_TIMEOUT).await?;
         self.take_links_up(channel, doorbell).await?;
-        let paused_ns = match self.hear_cores(channel).await? {
-            Message::Complete { paused_ns } => paused_ns,
+        let run_delay = RunDelay::of_this_thread();
+        let before_ns = run_delay.read_ns();
+        let told_waited_ns = match self.hear_cores(channel).await? {
+            Message::Complete { processor_waited_ns } => processor_waited_ns,
             other => return Err(ChannelError::unexpected(&other, "complete").into()),
         };
         self.cores_have_taken_up(doorbell).await?;
-        Ok(paused_ns)
+        let waited_ns = run_delay.read_ns().saturating_sub(before_ns);
+        Ok(self.taking_up.longest_gap(told_waited_ns.saturating_add(waited_ns)))
     }
 
     /// Gives what is told of cores to them, and returns what is said behind it.
@@ -208,7 +230,8 @@ impl ManagementCore {
         message: CoreMessage,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), ChannelError> {
-        let CoreMessage { core, turn, relayed, ended_sessions, sessions, session_ports } = message;
+        let CoreMessage { core, paused, turn, relayed, ended_sessions, sessions, session_ports } =
+            message;
         let (count, core) = (relayed.len() + session_ports.len(), CoreId(core));
         if count != descriptors.len() || core.index() >= self.end.cores() {
             let said = format!("core {core} with {} descriptors", descriptors.len());
@@ -243,7 +266,11 @@ impl ManagementCore {
             self.taking_up.told.insert(session, Known { wish, ports, addresses });
         }
         self.taking_up.missing.push(core);
-        self.command(core, Command::TakeUdpOver { from: Box::new(UdpTakeOver { turn, opaque }) });
+        if let Some(paused) = paused {
+            self.taking_up.paused.insert(core, (paused, clock::now().monotonic_ns));
+        }
+        let from = Box::new(UdpTakeOver { turn, opaque, serves: paused.is_some() });
+        self.command(core, Command::TakeUdpOver { from });
         Ok(())
     }
 
@@ -264,26 +291,38 @@ impl ManagementCore {
             up.taken.remove(&session);
             up.left.insert(session, error.to_string());
         }
+        if let Some(begun) = taken.begun {
+            up.begun.insert(core, begun);
+            self.enter_sessions(core);
+        }
     }
 
-    fn say_taken_over(&mut self, program: &str, waited_ns: u64) {
-        let TakingUp { mut told, taken, left, allocations_left, links, .. } =
-            std::mem::take(&mut self.taking_up);
-        for session in taken {
-            if let Some(known) = told.remove(&session) {
-                self.opaque_taken_over(session, known);
-            }
+    /// Knows the sessions of a core that serves them: what becomes of them is told from here on.
+    fn enter_sessions(&mut self, core: CoreId) {
+        let up = &mut self.taking_up;
+        let of_core: Vec<_> = up.taken.iter().filter(|it| it.core == core).copied().collect();
+        let entered = of_core.into_iter().filter_map(|session| {
+            let known = up.told.remove(&session)?;
+            Some((session, known))
+        });
+        for (session, known) in entered.collect::<Vec<_>>() {
+            self.opaque_taken_over(session, known);
         }
+    }
+
+    fn say_taken_over(&mut self, program: &str, gap: UdpGap) {
+        let TakingUp { left, allocations_left, links, .. } = std::mem::take(&mut self.taking_up);
+        self.extra.operations.udp_gap = Some(gap);
         for (session, why) in &left {
             tracing::warn!(%session, why, "a UDP session ends with its process");
         }
         let allocations_left: usize = allocations_left.values().sum();
         let sessions_left = left.len();
-        let waited_us = waited_ns / 1000;
         tracing::info!(
             program,
             links,
-            udp_waited_us = waited_us,
+            udp_waited_us = gap.length_ns() / 1000,
+            udp_waited_for_processor_us = gap.processor_waited_ns / 1000,
             allocations_left,
             sessions_left,
             "took over from another process"
@@ -291,10 +330,11 @@ impl ManagementCore {
         let said = json!({
             "program": program,
             "links": links,
-            "udp_waited_us": waited_us,
             "allocations_left": allocations_left,
             "sessions_left": sessions_left,
         });
-        self.journal.record(clock::now(), EventKind::TookOver, None, fields(said));
+        let mut said = fields(said);
+        said.extend(gap.fields());
+        self.journal.record(clock::now(), EventKind::TookOver, None, said);
     }
 }

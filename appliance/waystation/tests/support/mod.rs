@@ -19,6 +19,7 @@ pub mod held;
 pub mod measure;
 pub mod nodes;
 pub mod process;
+pub mod starvation;
 pub mod streams;
 pub mod streets;
 pub mod turn;

@@ -2,11 +2,13 @@
 
 use super::appliance::{Appliance, Settings};
 use super::process::{Process, binary, command};
+use super::starvation::{OwnWait, Starvation};
 use super::{STEP, eventually};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +21,8 @@ const TOOK_OVER: &str = "took over from another process";
 pub struct Upgrade {
     pub old: Appliance,
     pub next: Vec<Process>,
+    /// How long data cores of any of them have waited for a processor.
+    pub starvation: Arc<Starvation>,
     program: PathBuf,
 }
 
@@ -55,6 +59,7 @@ impl Upgrade {
         eventually("the next process serves", || {
             let ended = new.ended();
             assert!(ended.is_none(), "ended with {ended:?}:\n{}", new.log());
+            self.starvation.watch(new.id());
             new.log().contains(TOOK_OVER).then_some(())
         });
         self.next.push(new);
@@ -88,7 +93,9 @@ impl Upgrade {
 
 impl From<Appliance> for Upgrade {
     fn from(old: Appliance) -> Self {
-        Self { old, next: Vec::new(), program: binary() }
+        let starvation = Arc::new(Starvation::default());
+        starvation.watch(old.process.id());
+        Self { old, next: Vec::new(), starvation, program: binary() }
     }
 }
 
@@ -127,23 +134,43 @@ pub struct Echoing {
     stop: AtomicBool,
     done: AtomicUsize,
     longest_us: AtomicUsize,
+    /// The same without the time in which threads that take part waited for a processor.
+    longest_unstarved_us: AtomicUsize,
+    cores: Arc<Starvation>,
+}
+
+/// The longest echoes.
+#[derive(Clone, Copy, Debug)]
+pub struct Longest {
+    pub echo: Duration,
+    /// The longest of what is left of each without the time in which this test's thread and data cores
+    /// waited for a processor.
+    pub unstarved: Duration,
 }
 
 impl Echoing {
     /// Echoes until told to stop.
     pub fn run(&self, mut echo: impl FnMut(usize)) {
+        let own = OwnWait::of_this_thread();
         while !self.stop.load(Ordering::SeqCst) {
             let began = Instant::now();
+            let waited_ns = || own.ns().saturating_add(self.cores.cores_ns());
+            let before_ns = waited_ns();
             echo(self.done.load(Ordering::SeqCst));
-            let took_us = usize::try_from(began.elapsed().as_micros()).unwrap();
-            self.longest_us.fetch_max(took_us, Ordering::SeqCst);
+            let took = began.elapsed();
+            let waited = Duration::from_nanos(waited_ns().saturating_sub(before_ns));
+            let us = |time: Duration| usize::try_from(time.as_micros()).unwrap();
+            self.longest_us.fetch_max(us(took), Ordering::SeqCst);
+            let unstarved = took.saturating_sub(waited);
+            self.longest_unstarved_us.fetch_max(us(unstarved), Ordering::SeqCst);
             self.done.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// The longest time since this was asked last.
-    pub fn longest(&self) -> Duration {
-        Duration::from_micros(self.longest_us.swap(0, Ordering::SeqCst) as u64)
+    pub fn longest(&self) -> Longest {
+        let take = |us: &AtomicUsize| Duration::from_micros(us.swap(0, Ordering::SeqCst) as u64);
+        Longest { echo: take(&self.longest_us), unstarved: take(&self.longest_unstarved_us) }
     }
 
     /// Waits for so many more.
@@ -166,7 +193,19 @@ impl Echoing {
         times: usize,
         act: impl FnOnce(),
     ) -> [[Duration; 2]; N] {
-        let echoing: [Self; N] = std::array::from_fn(|_| Self::default());
+        let longest = Self::across_among(&Arc::default(), echoes, times, act);
+        longest.map(|longest| longest.map(|it| it.echo))
+    }
+
+    /// As [`Self::across`], by these data cores.
+    pub fn across_among<const N: usize>(
+        cores: &Arc<Starvation>,
+        echoes: [&mut (dyn FnMut(usize) + Send); N],
+        times: usize,
+        act: impl FnOnce(),
+    ) -> [[Longest; 2]; N] {
+        let echoing: [Self; N] =
+            std::array::from_fn(|_| Self { cores: Arc::clone(cores), ..Self::default() });
         let usual = thread::scope(|scope| {
             let workers: Vec<_> = echoes
                 .into_iter()
