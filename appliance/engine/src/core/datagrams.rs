@@ -50,6 +50,37 @@ impl<P: Port> DataCore<P> {
     }
 }
 
+impl<P: Port> DataCore<P> {
+    /// Leaves datagrams where they are, which takes no longer where there are many sockets.
+    pub(super) fn pause_udp(&mut self) {
+        self.port.unwatch_datagrams();
+        self.udp_is_paused = true;
+        self.frames.pause();
+        if let Some(turn) = &mut self.turn {
+            turn.pause();
+        }
+        if let Some(opaque) = &mut self.opaque {
+            opaque.pause();
+        }
+    }
+
+    /// Takes datagrams again, those first that have come meanwhile.
+    pub(super) fn resume_udp(&mut self) -> io::Result<()> {
+        if !std::mem::take(&mut self.udp_is_paused) {
+            return Ok(());
+        }
+        self.frames.resume();
+        if let Some(turn) = &mut self.turn {
+            turn.resume();
+        }
+        if let Some(opaque) = &mut self.opaque {
+            opaque.resume();
+        }
+        let Self { port, turn, opaque, frames, .. } = self;
+        watch_datagrams(port, turn.as_deref(), opaque.as_deref(), frames)
+    }
+}
+
 /// Has a port watch the sockets of everybody who has UDP sockets on a core.
 pub(super) fn watch_datagrams(
     port: &mut impl Port,

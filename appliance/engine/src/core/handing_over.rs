@@ -174,27 +174,6 @@ impl<P: Port> DataCore<P> {
         self.held = Some(Held { links, turn, processor_waited_ns });
     }
 
-    fn pause_udp(&mut self) {
-        self.frames.pause();
-        if let Some(turn) = &mut self.turn {
-            turn.pause();
-        }
-        if let Some(opaque) = &mut self.opaque {
-            opaque.pause();
-        }
-    }
-
-    fn resume_udp(&mut self) -> io::Result<()> {
-        self.frames.resume();
-        if let Some(turn) = &mut self.turn {
-            turn.resume()?;
-        }
-        if let Some(opaque) = &mut self.opaque {
-            opaque.resume()?;
-        }
-        Ok(())
-    }
-
     /// A core that cannot watch its sockets is of no use to anybody.
     fn end_if_failed(&mut self, outcome: io::Result<()>) {
         if let Err(source) = outcome {

@@ -198,6 +198,8 @@ pub struct DataCore<P> {
     draining: bool,
     /// What is not listened on yet, because another process still does.
     held: Option<Held>,
+    /// Whether datagrams wait in their sockets, for this core or for another process's.
+    udp_is_paused: bool,
     /// What another process has heard of this core, to go on with it.
     telling: Telling,
     /// Why this core cannot go on, if that is why it stops.
@@ -287,6 +289,7 @@ impl<P: Port> DataCore<P> {
             stopping: false,
             draining: false,
             held: None,
+            udp_is_paused: false,
             telling: Telling::default(),
             failure: None,
             listings: VecDeque::with_capacity(LISTINGS_UNDER_WAY_MAX),

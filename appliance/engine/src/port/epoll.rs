@@ -658,6 +658,16 @@ impl Port for EpollPort {
         Ok(())
     }
 
+    fn unwatch_datagrams(&mut self) {
+        self.datagrams_ready = false;
+        if let Some(readiness) = self.datagrams.take() {
+            self.syscalls += 1;
+            // Others may have a descriptor of it, so closing this one would not do. The kernel
+            // refuses only what is not watched.
+            let _ = epoll::delete(&self.epoll, &readiness);
+        }
+    }
+
     fn take_datagrams_ready(&mut self) -> bool {
         std::mem::take(&mut self.datagrams_ready)
     }

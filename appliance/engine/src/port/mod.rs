@@ -230,11 +230,15 @@ pub trait Port {
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
 
     /// Has waits end when one of the core's UDP sockets has something to receive: takes over what
-    /// [`datagrams::Sockets::readiness`] gave. Called once at most.
+    /// [`datagrams::Sockets::readiness`] gave. Not called again before [`Self::unwatch_datagrams`].
     ///
     /// # Errors
     /// The kernel's refusal to watch the descriptor.
     fn watch_datagrams(&mut self, readiness: OwnedFd) -> io::Result<()>;
+
+    /// Has no wait end for a UDP socket any more. What comes waits in the sockets, however many there
+    /// are, and is told of when they are watched again.
+    fn unwatch_datagrams(&mut self);
 
     /// Whether a UDP socket may have become ready since the last call. Whoever is told so asks
     /// [`datagrams::Sockets::next_ready`] until there is none.

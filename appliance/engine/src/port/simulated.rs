@@ -456,6 +456,8 @@ impl Port for SimulatedPort {
         Ok(())
     }
 
+    fn unwatch_datagrams(&mut self) {}
+
     fn take_datagrams_ready(&mut self) -> bool {
         false
     }

@@ -77,6 +77,8 @@ pub struct UringPort {
     lingers: u64,
     /// What is readable while a UDP socket is.
     datagrams: Option<OwnedFd>,
+    /// How often UDP sockets have been watched before: completions of earlier polls mean nothing.
+    datagram_watches: u32,
     datagrams_ready: bool,
     /// Polls of it that ended by an error.
     datagram_watch_failures: u64,
@@ -172,6 +174,7 @@ impl UringPort {
             lingering: Deadlines::new(LINGER_MAX),
             lingers: 0,
             datagrams: None,
+            datagram_watches: 0,
             datagrams_ready: false,
             datagram_watch_failures: 0,
             syscalls: 0,
@@ -218,7 +221,7 @@ impl UringPort {
         let Some(readiness) = &self.datagrams else { return };
         let flags = u32::from(PollFlags::IN.bits());
         let entry = opcode::PollAdd::new(Fd(readiness.as_raw_fd()), flags).multi(true).build();
-        let token = Token::new(Operation::Datagrams, 0);
+        let token = Token::new(Operation::Datagrams, self.datagram_watches);
         self.submit(entry.user_data(token.pack()));
     }
 
@@ -276,6 +279,7 @@ impl UringPort {
                 Operation::Cancel => {}
                 Operation::Wake if completion.more => {}
                 Operation::Wake => self.watch_waker(),
+                Operation::Datagrams if completion.token.index != self.datagram_watches => {}
                 Operation::Datagrams => {
                     self.datagrams_ready = true;
                     self.datagram_watch_failures += u64::from(completion.result.is_err());
@@ -556,6 +560,17 @@ impl Port for UringPort {
         self.datagrams = Some(readiness);
         self.poll_datagrams();
         Ok(())
+    }
+
+    fn unwatch_datagrams(&mut self) {
+        self.datagrams_ready = false;
+        if self.datagrams.take().is_some() {
+            let poll = Token::new(Operation::Datagrams, self.datagram_watches).pack();
+            self.datagram_watches = self.datagram_watches.wrapping_add(1);
+            let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(poll)).build();
+            let token = Token::new(Operation::Cancel, 0);
+            self.submit(entry.user_data(token.pack()));
+        }
     }
 
     fn take_datagrams_ready(&mut self) -> bool {

@@ -4,6 +4,7 @@ use super::{EMPTY_WAITS_MAX, TestPort, WAIT};
 use arrayvec::ArrayVec;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
+use std::time::Duration;
 use waystation_engine::port::PortLimits;
 use waystation_engine::port::datagrams::{
     Burst, DatagramKey, Departure, Outgoing, Role, SendFailure, Sent, Sockets, UdpTier, bind,
@@ -62,6 +63,37 @@ fn wait_with<P: TestPort>(port: &mut P, sockets: &mut Sockets) -> DatagramKey {
         }
     }
     panic!("the port noticed nothing");
+}
+
+pub(super) fn what_comes_while_nobody_watches_waits_in_its_socket<P: TestPort>() {
+    let mut port = P::make(LIMITS);
+    let (mut sockets, key, address) = socket(any());
+    let (mut burst, peer) = (Burst::new(), UdpSocket::bind(any()).unwrap());
+    for round in 0..5_u8 {
+        port.watch_datagrams(sockets.readiness().unwrap()).unwrap();
+        peer.send_to(&[round; 10], address).unwrap();
+        assert_eq!(wait_with(&mut port, &mut sockets), key);
+        sockets.receive(key, &mut burst);
+        assert_eq!(burst.len(), 1);
+        port.unwatch_datagrams();
+        peer.send_to(&[round; 10], address).unwrap();
+        // One that is added meanwhile is heard of afterwards too.
+        let second = bind(any(), Role::Relayed).unwrap();
+        peer.send_to(&[round; 10], second.local_addr().unwrap()).unwrap();
+        let second = sockets.add(second).unwrap();
+        for _ in 0..3 {
+            port.wait(Some(Duration::from_millis(1)), &mut Vec::new()).unwrap();
+            assert!(!port.take_datagrams_ready(), "told of in round {round}");
+        }
+        port.watch_datagrams(sockets.readiness().unwrap()).unwrap();
+        let ready = [wait_with(&mut port, &mut sockets), sockets.next_ready().unwrap()];
+        assert!(ready.contains(&key) && ready.contains(&second), "{ready:?}");
+        sockets.receive(key, &mut burst);
+        assert_eq!(burst.len(), 1);
+        sockets.close(second);
+        port.unwatch_datagrams();
+    }
+    assert_eq!(port.datagram_watch_failures(), 0);
 }
 
 pub(super) fn datagrams_wake_the_port_again_and_again<P: TestPort>() {

@@ -12,7 +12,9 @@ mod datagrams;
 mod streams;
 
 use bounds::*;
-use datagrams::datagrams_wake_the_port_again_and_again;
+use datagrams::{
+    datagrams_wake_the_port_again_and_again, what_comes_while_nobody_watches_waits_in_its_socket,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::SockRef;
 use std::collections::{HashMap, VecDeque};
@@ -86,6 +88,7 @@ macro_rules! on_both_ports {
 on_both_ports!(
     every_byte_is_echoed,
     datagrams_wake_the_port_again_and_again,
+    what_comes_while_nobody_watches_waits_in_its_socket,
     slow_reader_gets_all_segments_in_order,
     on_request_delivers_one_buffer_per_request,
     change_of_receive_mode_loses_nothing,

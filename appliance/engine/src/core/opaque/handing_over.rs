@@ -56,14 +56,12 @@ impl OpaqueSessions {
     pub(in crate::core) fn pause(&mut self) {
         self.is_paused = true;
         self.has_more = false;
-        self.sockets.unwatch();
     }
 
     /// Takes datagrams again.
-    pub(in crate::core) fn resume(&mut self) -> io::Result<()> {
+    pub(in crate::core) fn resume(&mut self) {
         self.is_paused = false;
         self.has_more = !self.sockets.is_empty();
-        self.sockets.watch()
     }
 
     /// What another process needs to go on with all sessions, but for what it was told already.

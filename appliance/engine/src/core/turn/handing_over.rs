@@ -23,14 +23,12 @@ impl TurnServer {
     pub(in crate::core) fn pause(&mut self) {
         self.is_paused = true;
         self.has_more = false;
-        self.hosting.sockets.unwatch();
     }
 
     /// Takes datagrams again.
-    pub(in crate::core) fn resume(&mut self) -> io::Result<()> {
+    pub(in crate::core) fn resume(&mut self) {
         self.is_paused = false;
         self.has_more = true;
-        self.hosting.sockets.watch()
     }
 
     /// What another process needs to go on with the clients over datagrams, but for what it was

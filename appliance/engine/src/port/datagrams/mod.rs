@@ -147,8 +147,6 @@ pub struct Sockets {
     sockets: Slots<Watched>,
     ready: ReadyList,
     syscalls: u64,
-    /// Whether the kernel is to say when something is there.
-    is_watched: bool,
 }
 
 /// A socket, where it is, and how it sends.
@@ -193,7 +191,6 @@ impl Sockets {
                 has_errors: false,
             },
             syscalls: 0,
-            is_watched: true,
         })
     }
 
@@ -224,9 +221,7 @@ impl Sockets {
         }
         let (slot, generation) = self.sockets.next_key();
         let key = DatagramKey { slot, generation };
-        if self.is_watched {
-            watch(&self.epoll, &socket, key)?;
-        }
+        watch(&self.epoll, &socket, key)?;
         self.sockets.insert(Watched { socket, address, is_unfragmented: false });
         Ok(key)
     }
@@ -263,35 +258,6 @@ impl Sockets {
         }
     }
 
-    /// Hears of no socket any more until [`Self::watch`]: what comes waits in them. A socket that
-    /// another process has as well is closed in between, or would be heard of after its close.
-    pub fn unwatch(&mut self) {
-        if !std::mem::take(&mut self.is_watched) {
-            return;
-        }
-        for (_, _, watched) in self.sockets.iter() {
-            self.syscalls += 1;
-            // The kernel refuses only what is not watched.
-            let _ = epoll::delete(&self.epoll, &watched.socket);
-        }
-        (self.ready.next, self.ready.end) = (0, 0);
-    }
-
-    /// Hears of all sockets again, and of what has come meanwhile.
-    ///
-    /// # Errors
-    /// The kernel's refusal to watch one; those before it are watched.
-    pub fn watch(&mut self) -> io::Result<()> {
-        if std::mem::replace(&mut self.is_watched, true) {
-            return Ok(());
-        }
-        for (slot, generation, watched) in self.sockets.iter() {
-            self.syscalls += 1;
-            watch(&self.epoll, &watched.socket, DatagramKey { slot, generation })?;
-        }
-        Ok(())
-    }
-
     /// One more descriptor of a socket, for another process. Absent: it is closed.
     ///
     /// # Errors
@@ -301,10 +267,13 @@ impl Sockets {
         watched.map(|watched| watched.socket.try_clone()).transpose()
     }
 
-    /// Closes a socket; what waits in it is lost.
+    /// Closes a socket; what waits in it is lost, unless another process has the socket as well.
     pub fn close(&mut self, key: DatagramKey) {
-        if self.sockets.get(key.slot, key.generation).is_some() {
-            self.syscalls += 1;
+        if let Some(watched) = self.sockets.get(key.slot, key.generation) {
+            self.syscalls += 2;
+            // It would be heard of for as long as another process has it. The kernel refuses only
+            // what is not watched.
+            let _ = epoll::delete(&self.epoll, &watched.socket);
             self.sockets.remove(key.slot);
         }
     }
@@ -488,35 +457,12 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_while_nobody_watches_waits_in_its_socket() {
-        let (mut sockets, mut burst) = (Sockets::new().unwrap(), Burst::new());
-        let (first, to) = socket();
-        let key = sockets.add(first).unwrap();
-        sockets.unwatch();
-        let (sender, _) = socket();
-        sender.send_to(b"early", to).unwrap();
-        assert_eq!(sockets.next_ready(), None);
-        // One that is added meanwhile is heard of afterwards too.
-        let (second, to_second) = socket();
-        let second = sockets.add(second).unwrap();
-        sender.send_to(b"late", to_second).unwrap();
-        assert_eq!(sockets.next_ready(), None);
-        sockets.watch().unwrap();
-        let ready = [sockets.next_ready(), sockets.next_ready()];
-        assert!(ready.contains(&Some(key)) && ready.contains(&Some(second)), "{ready:?}");
-        sockets.receive(key, &mut burst);
-        assert_eq!(burst.len(), 1);
-    }
-
-    #[test]
     fn socket_that_another_process_has_as_well_is_not_heard_of_after_its_close() {
         let mut sockets = Sockets::new().unwrap();
         let (own, to) = socket();
         let key = sockets.add(own).unwrap();
         let theirs = sockets.share(key).unwrap().unwrap();
-        sockets.unwatch();
         sockets.close(key);
-        sockets.watch().unwrap();
         let (sender, _) = socket();
         sender.send_to(b"theirs", to).unwrap();
         assert_eq!(sockets.next_ready(), None);

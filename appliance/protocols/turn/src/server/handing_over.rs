@@ -47,17 +47,22 @@ impl Server {
     /// What another server needs to go on with the clients over datagrams, but for what it was told
     /// already. It counts as told from then on.
     pub fn tell(&self, told: &mut ServerTold) -> ServerChanges {
-        let mut before = std::mem::take(&mut told.allocations);
         let mut changes = ServerChanges::default();
         for allocation in self.table.iter().filter(|allocation| moves(allocation)) {
-            let state = allocation.state();
-            if before.remove(&state.client).as_ref() != Some(&state) {
+            changes.all += 1;
+            let before = told.allocations.get(&allocation.client);
+            if before.is_none_or(|before| !allocation.is_as(before)) {
+                let state = allocation.state();
                 changes.allocations.push(state.clone());
+                told.allocations.insert(state.client, state);
             }
-            told.allocations.insert(state.client, state);
         }
-        changes.ended = before.into_keys().collect();
-        changes.all = told.allocations.len();
+        if told.allocations.len() > changes.all {
+            let is_there = |client: &FiveTuple| self.table.index_of_client(client).is_some();
+            let clients = told.allocations.keys();
+            changes.ended = clients.filter(|client| !is_there(client)).copied().collect();
+            told.allocations.retain(|client, _| is_there(client));
+        }
         changes
     }
 

@@ -61,6 +61,37 @@ impl Allocation {
         }
     }
 
+    /// Whether it is as a server was told, by which nothing is allocated: while this is asked of all,
+    /// clients wait.
+    pub(in crate::server) fn is_as(&self, told: &AllocationState) -> bool {
+        let AllocationState {
+            client,
+            username,
+            relayed,
+            permissions,
+            channels,
+            hears_icmp,
+            transaction,
+            mapped,
+            lifetime_s,
+            token,
+        } = told;
+        let own_relayed = self.relayed.iter().flatten();
+        let own_relayed = own_relayed.map(|relayed| (relayed.address, relayed.ends_ns));
+        let own_permissions = self.permissions.iter().map(|it| (it.peer, it.ends_ns));
+        let own_channels = self.channels.iter().map(|it| (it.number.number(), it.peer, it.ends_ns));
+        self.client == *client
+            && self.owner.username == *username
+            && own_relayed.eq(relayed.iter().copied())
+            && own_permissions.eq(permissions.iter().copied())
+            && own_channels.eq(channels.iter().copied())
+            && self.hears_icmp == *hears_icmp
+            && self.transaction.0 == *transaction
+            && self.told.mapped == *mapped
+            && self.told.lifetime_s == *lifetime_s
+            && self.told.token == *token
+    }
+
     /// Goes on with what another server had, and tells the host of all of it. The addresses are
     /// open.
     pub(in crate::server) fn of_state(
