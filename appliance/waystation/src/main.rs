@@ -6,6 +6,7 @@ mod bundle;
 mod capture;
 mod capture_file;
 mod demo;
+mod descriptors;
 mod dht;
 mod doctor;
 mod exit;

@@ -2,6 +2,7 @@
 
 use crate::appliance::{Appliance, Surroundings, core_layout};
 use crate::arguments::{IdentityArguments, RunArguments};
+use crate::descriptors;
 use crate::doctor;
 use crate::log;
 use crate::own_addresses;
@@ -36,6 +37,7 @@ pub(crate) fn run_after(
     drain: Option<Duration>,
     says_when_ready: bool,
 ) -> anyhow::Result<()> {
+    descriptors::prepare();
     let first = configuration(arguments, None)?;
     let log = log::start(&first)?;
     let directory = state::directory(arguments.state_dir.as_deref())?;
