@@ -156,6 +156,11 @@ impl RecordReader {
         }
     }
 
+    /// Whether another process could go on reading: no record was bad.
+    pub fn is_whole(&self) -> bool {
+        self.opener.is_whole()
+    }
+
     /// What another process needs to go on reading. `None`: a record was bad.
     pub fn state(&self) -> Option<ReaderState> {
         let opener = self.opener.state()?;

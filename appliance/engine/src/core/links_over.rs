@@ -157,7 +157,7 @@ impl<P: Port> DataCore<P> {
         let failed = self.fabric.sides.get(slot as usize).and_then(Option::as_deref);
         let failed = failed.is_none_or(|side| side.output.failed());
         let Some(input) = connection.phase.link() else { return Ok(None) };
-        let whole = input.reader.state().is_some() && input.decoder.state().is_some();
+        let whole = input.reader.is_whole() && input.decoder.is_whole();
         // A dial is the management core's, which the next process makes anew.
         if failed || !whole || connection.dial.is_some() {
             return Ok(None);

@@ -78,6 +78,11 @@ impl Sealer {
 }
 
 impl Opener {
+    /// Whether another process could go on opening: no record was bad.
+    pub fn is_whole(&self) -> bool {
+        self.due != Due::Nothing
+    }
+
     /// What another process needs to go on opening. `None`: a record was bad.
     pub fn state(&self) -> Option<DirectionState> {
         match self.due {
@@ -177,8 +182,9 @@ mod tests {
     #[test]
     fn opener_of_a_bad_record_is_not_handed_over() {
         let mut opener = Opener::new(suite(), &KEY, &CHAINING_KEY).unwrap();
+        assert!(opener.is_whole());
         opener.open_header(&[0; RECORD_HEADER_BYTES]).unwrap_err();
-        assert_eq!(opener.state(), None);
+        assert_eq!((opener.state(), opener.is_whole()), (None, false));
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl std::fmt::Debug for DecoderState {
 }
 
 impl FrameDecoder {
+    /// Whether another process could go on decoding: the peer has kept to the format.
+    pub fn is_whole(&self) -> bool {
+        !matches!(self.state, State::Failed(_))
+    }
+
     /// What another process needs to go on decoding. `None`: the peer has broken the format.
     pub fn state(&self) -> Option<DecoderState> {
         let (place, query) = match self.state {
@@ -162,7 +167,7 @@ mod tests {
     fn decoder_of_a_broken_stream_is_not_handed_over() {
         let mut decoder = FrameDecoder::new(Profile::P0);
         decoder.next(&[255, 255], &mut 0).unwrap_err();
-        assert!(decoder.state().is_none());
+        assert!(decoder.state().is_none() && !decoder.is_whole());
     }
 
     #[test]
