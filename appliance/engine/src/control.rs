@@ -280,6 +280,8 @@ pub struct FrozenLink {
     pub joined: Vec<(CoreId, u32)>,
     /// Bytes of payload that it takes along.
     pub bytes: usize,
+    /// Bytes that its sessions take at most as they are written for another process.
+    pub written_bytes_max: usize,
 }
 
 /// Why a link is not taken that another process had.

@@ -166,6 +166,7 @@ impl<P: Port> DataCore<P> {
             link: self.link_tag(slot),
             joined: joined.into_iter().collect(),
             bytes: self.fabric.switch.queued_bytes_of(slot),
+            written_bytes_max: self.fabric.switch.written_bytes_max_of(slot),
         }))
     }
 

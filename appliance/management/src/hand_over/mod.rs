@@ -54,6 +54,10 @@ pub(crate) const MESSAGE_DESCRIPTORS_MAX: usize = 1 << 17;
 pub(crate) const LINKS_PER_MESSAGE: usize = DESCRIPTORS_PER_BYTE;
 /// Bytes of these as they are written, but for what a single link has.
 pub(crate) const LINKS_MESSAGE_BYTES: usize = 2 << 20;
+/// Bytes that the sessions of one link may take as they are written, which goes in one message: half
+/// of it, and what else the link has is far less than the other. Some 65 000 sessions are always
+/// within it.
+pub(crate) const LINK_SESSIONS_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 /// Descriptors that go with one byte; the kernel takes 253 (`SCM_MAX_FD`).
 pub(crate) const DESCRIPTORS_PER_BYTE: usize = 128;
 /// How long one side waits for the other where that one has only to answer.

@@ -7,7 +7,9 @@
 
 use super::ManagementCore;
 use crate::hand_over::serving::{Reply, ToldLinks};
-use crate::hand_over::{LINKS_MESSAGE_BYTES, LINKS_PER_MESSAGE, LinksMessage};
+use crate::hand_over::{
+    LINK_SESSIONS_BYTES_MAX, LINKS_MESSAGE_BYTES, LINKS_PER_MESSAGE, LinksMessage,
+};
 use crate::limits::{
     LINKS_BUSY_MAX, LINKS_FREEZE_PAUSE, LINKS_FREEZE_ROUNDS_MIN, LINKS_OVER_BYTES_MAX,
     LINKS_SETTLE_MAX,
@@ -123,7 +125,8 @@ impl ManagementCore {
         let has_waited = (waited >= LINKS_BUSY_MAX && freezing.rounds >= LINKS_FREEZE_ROUNDS_MIN)
             || waited >= LINKS_SETTLE_MAX;
         if is_quiet && (!is_busy || has_waited) {
-            return self.tell_links(&choose(&answers, LINKS_OVER_BYTES_MAX));
+            let links = without_the_longest(&answers);
+            return self.tell_links(&choose(links, LINKS_OVER_BYTES_MAX));
         }
         if waited >= LINKS_SETTLE_MAX {
             tracing::warn!("links do not come to stand still, and stay with this process");
@@ -207,14 +210,27 @@ impl ManagementCore {
     }
 }
 
+/// The links whose sessions a message holds: without those, one of too many would keep all others
+/// from going on.
+fn without_the_longest(frozen: &[FrozenLinks]) -> impl Iterator<Item = &FrozenLink> {
+    let links = frozen.iter().flat_map(|of_core| &of_core.links);
+    links.filter(|frozen| {
+        let fits = frozen.written_bytes_max <= LINK_SESSIONS_BYTES_MAX;
+        if !fits {
+            tracing::warn!(
+                link = %frozen.link,
+                "a link has too many sessions to go on elsewhere, and stays with this process"
+            );
+        }
+        fits
+    })
+}
+
 /// The links that can go: each only with all that its sessions are joined to, and all together with
 /// no more payload than that.
-fn choose(frozen: &[FrozenLinks], bytes_max: usize) -> BTreeSet<LinkTag> {
-    let links: BTreeMap<(CoreId, u32), &FrozenLink> = frozen
-        .iter()
-        .flat_map(|of_core| &of_core.links)
-        .map(|frozen| ((frozen.link.core, frozen.link.slot), frozen))
-        .collect();
+fn choose<'a>(links: impl Iterator<Item = &'a FrozenLink>, bytes_max: usize) -> BTreeSet<LinkTag> {
+    let links: BTreeMap<(CoreId, u32), &FrozenLink> =
+        links.map(|frozen| ((frozen.link.core, frozen.link.slot), frozen)).collect();
     // What is joined on one side only counts as well.
     let mut joined: BTreeMap<(CoreId, u32), Vec<(CoreId, u32)>> = BTreeMap::new();
     for (place, link) in &links {
@@ -252,7 +268,8 @@ fn messages(core: CoreId, links: Vec<(Box<LinkState>, TcpStream)>) -> ToldLinks 
     let mut messages = ToldLinks::new();
     let mut bytes = 0;
     for (link, socket) in links {
-        bytes += link.written_bytes();
+        let link_bytes = link.written_bytes();
+        bytes += link_bytes;
         match messages.last_mut() {
             Some((last, descriptors))
                 if last.links.len() < LINKS_PER_MESSAGE && bytes <= LINKS_MESSAGE_BYTES =>
@@ -261,7 +278,7 @@ fn messages(core: CoreId, links: Vec<(Box<LinkState>, TcpStream)>) -> ToldLinks 
                 descriptors.push(OwnedFd::from(socket));
             }
             Some(_) | None => {
-                bytes = link.written_bytes();
+                bytes = link_bytes;
                 let message = LinksMessage { core: core.0, links: vec![*link] };
                 messages.push((message, vec![OwnedFd::from(socket)]));
             }
@@ -291,6 +308,7 @@ mod tests {
                     link: LinkTag { core: CoreId(core), slot, generation: 1 },
                     joined: joined.iter().map(|&(core, slot)| (CoreId(core), slot)).collect(),
                     bytes,
+                    written_bytes_max: 2 * bytes,
                 })
                 .collect(),
         };
@@ -298,7 +316,10 @@ mod tests {
     }
 
     fn chosen(frozen: &[FrozenLinks], bytes_max: usize) -> Vec<(u16, u32)> {
-        choose(frozen, bytes_max).iter().map(|link| (link.core.0, link.slot)).collect()
+        choose(without_the_longest(frozen), bytes_max)
+            .iter()
+            .map(|link| (link.core.0, link.slot))
+            .collect()
     }
 
     #[test]
@@ -325,5 +346,17 @@ mod tests {
         ]);
         assert_eq!(chosen(&links, 100), [(0, 3), (1, 1)]);
         assert_eq!(chosen(&links, 1000).len(), 5);
+    }
+
+    #[test]
+    fn link_with_more_sessions_than_a_message_holds_stays_with_what_it_is_joined_to() {
+        let half = LINK_SESSIONS_BYTES_MAX / 2;
+        let links = frozen(&[
+            (0, 1, &[(1, 1)], half + 1),
+            (1, 1, &[(0, 1)], 0),
+            (0, 2, &[(1, 2)], half),
+            (1, 2, &[(0, 2)], 0),
+        ]);
+        assert_eq!(chosen(&links, usize::MAX), [(0, 2), (1, 2)]);
     }
 }

@@ -73,18 +73,10 @@ impl SessionsState {
         self.legs.len()
     }
 
-    /// Bytes that wait in them.
-    pub fn queued_bytes(&self) -> usize {
-        self.legs.iter().map(LegRecord::queued_bytes).sum()
-    }
-
     /// Bytes of JSON that these take at most.
     pub fn written_bytes_max(&self) -> usize {
-        // Two digits a byte; what waits is in chunks, each with its time.
-        let queued: usize = self.legs.iter().map(|leg| 2 * leg.queued_bytes()).sum();
-        let pieces: usize = self.legs.iter().map(|leg| leg.queued.len()).sum();
-        let legs = (self.legs.len() + 1) * LEG_WRITTEN_BYTES;
-        queued + pieces * PIECE_WRITTEN_BYTES + legs
+        let legs = self.legs.iter().map(|leg| (leg.queued_bytes(), leg.queued.len()));
+        written_bytes_max(legs)
     }
 
     /// Memory that these take on a core, in chunks.
@@ -101,6 +93,14 @@ impl SessionsState {
             leg.other.map(|_| (tag, (from, link)))
         })
     }
+}
+
+/// Bytes of JSON that sessions take at most, of the bytes that wait in each and their pieces.
+fn written_bytes_max(legs: impl Iterator<Item = (usize, usize)>) -> usize {
+    legs.fold(LEG_WRITTEN_BYTES, |sum, (bytes, pieces)| {
+        // Two digits a byte; what waits is in chunks, each with its time.
+        sum + LEG_WRITTEN_BYTES + 2 * bytes + pieces * PIECE_WRITTEN_BYTES
+    })
 }
 
 impl LegRecord {
@@ -189,8 +189,18 @@ impl Switch {
 
     /// Bytes that wait in the sessions of a link.
     pub fn queued_bytes_of(&self, link: u32) -> usize {
+        self.legs_of(link).map(|leg| leg.queue.len()).sum()
+    }
+
+    /// [`SessionsState::written_bytes_max`] of what [`Self::sessions_state`] would give.
+    pub fn written_bytes_max_of(&self, link: u32) -> usize {
+        let legs = self.legs_of(link);
+        written_bytes_max(legs.map(|leg| (leg.queue.len(), self.pool.runs(&leg.queue).count())))
+    }
+
+    fn legs_of(&self, link: u32) -> impl Iterator<Item = &Leg> {
         let slots = self.link(link).into_iter().flat_map(|sessions| sessions.by_nonce.values());
-        slots.filter_map(|&slot| self.legs.at(slot)).map(|leg| leg.queue.len()).sum()
+        slots.filter_map(|&slot| self.legs.at(slot))
     }
 
     /// The sessions of a link for which [`Self::joined_links`] gave an answer.

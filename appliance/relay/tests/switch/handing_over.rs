@@ -87,6 +87,7 @@ fn sessions_are_written_in_no_more_bytes_than_they_say() {
         let state = told(&world, link);
         let written = serde_json::to_string(&state).unwrap().len();
         let bound = state.written_bytes_max();
+        assert_eq!(world.cores[link.0].written_bytes_max_of(link.1), bound);
         assert!(written <= bound && bound <= 2 * written + 4096, "{written} of {bound}");
     }
 }
