@@ -7,9 +7,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use crate::limits::{PORT_DRAWS, PORT_OPENINGS_MAX};
+
+/// Ports whose taken ones are counted together, so that a search passes over them at once when none
+/// of them is free.
+const BLOCK_PORTS: usize = 256;
 
 /// What a port has to be like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +31,16 @@ pub(crate) struct TakenPorts {
     ip: IpAddr,
     first: u16,
     taken: Box<[AtomicBool]>,
+    /// How many are taken of each block.
+    counts: Box<[AtomicU16]>,
 }
 
 impl TakenPorts {
     pub(crate) fn new(ip: IpAddr, range: RangeInclusive<u16>) -> Self {
         let count = usize::from(range.end() - range.start()) + 1;
         let taken = (0..count).map(|_| AtomicBool::new(false)).collect();
-        Self { ip, first: *range.start(), taken }
+        let counts = (0..count.div_ceil(BLOCK_PORTS)).map(|_| AtomicU16::new(0)).collect();
+        Self { ip, first: *range.start(), taken, counts }
     }
 
     pub(crate) fn ip(&self) -> IpAddr {
@@ -44,10 +51,24 @@ impl TakenPorts {
         self.taken.get(index).is_some_and(|taken| !taken.load(Ordering::SeqCst))
     }
 
-    fn set(&self, index: usize, is_taken: bool) {
-        if let Some(taken) = self.taken.get(index) {
-            taken.store(is_taken, Ordering::SeqCst);
+    /// Whether that was so already.
+    fn set(&self, index: usize, is_taken: bool) -> Option<bool> {
+        let was = self.taken.get(index)?.swap(is_taken, Ordering::SeqCst);
+        let count = self.counts.get(index / BLOCK_PORTS)?;
+        match (was, is_taken) {
+            (false, true) => _ = count.fetch_add(1, Ordering::SeqCst),
+            (true, false) => _ = count.fetch_sub(1, Ordering::SeqCst),
+            (true, true) | (false, false) => {}
         }
+        Some(was == is_taken)
+    }
+
+    /// Whether this is where a block begins that has nothing free. One that is given back meanwhile
+    /// may be missed, as by any search that has passed it.
+    fn is_full_block(&self, index: usize) -> bool {
+        let count =
+            self.counts.get(index / BLOCK_PORTS).filter(|_| index.is_multiple_of(BLOCK_PORTS));
+        count.is_some_and(|count| usize::from(count.load(Ordering::SeqCst)) >= BLOCK_PORTS)
     }
 
     fn index(&self, address: SocketAddr) -> Option<usize> {
@@ -88,14 +109,28 @@ impl Ports {
     ) -> Option<SocketAddr> {
         let count = self.own.len();
         let draws = draws.map(|draw| usize::from(draw) * count / (1 << 16));
-        let from = draws.last().copied().unwrap_or_default();
-        let in_order = (1..=count).map(|step| (from + step) % count);
-        let candidates = draws.into_iter().chain(in_order).map(|place| self.own.start + place);
+        let (start, end) = (self.own.start, self.own.end);
+        let behind = start + draws.last().copied().unwrap_or_default() + 1;
+        let in_order = self.in_order(behind..end).chain(self.in_order(start..behind));
+        let candidates = draws.into_iter().map(|place| start + place).chain(in_order);
         let fitting = candidates.filter(|index| self.fits(*index, wanted));
         let opened =
             fitting.take(PORT_OPENINGS_MAX).find(|index| open(self.all.address(*index)))?;
         self.all.set(opened, true);
         Some(self.all.address(opened))
+    }
+
+    /// Those of some ports that a search has to look at.
+    fn in_order(&self, range: Range<usize>) -> impl Iterator<Item = usize> {
+        let mut next = range.start;
+        std::iter::from_fn(move || {
+            while next + BLOCK_PORTS <= range.end && self.all.is_full_block(next) {
+                next += BLOCK_PORTS;
+            }
+            let index = next;
+            next += 1;
+            (index < range.end).then_some(index)
+        })
     }
 
     /// Takes the port behind another one.
@@ -111,8 +146,8 @@ impl Ports {
     /// Takes exactly this one, of whichever share: another process had it. `false`: it is none of
     /// them, or taken.
     pub(crate) fn claim(&self, address: SocketAddr) -> bool {
-        let flag = self.all.index(address).and_then(|index| self.all.taken.get(index));
-        flag.is_some_and(|taken| !taken.swap(true, Ordering::SeqCst))
+        let was_so = self.all.index(address).and_then(|index| self.all.set(index, true));
+        was_so == Some(false)
     }
 
     /// Gives a port back, of whichever share.
@@ -181,6 +216,29 @@ mod tests {
         assert_eq!(ports.taken(), 99);
         let again = take(&mut ports, Wanted::Any, &mut random).unwrap();
         assert_eq!(again.port(), 50_042);
+    }
+
+    #[test]
+    fn search_passes_over_what_is_full_and_finds_the_only_free_one_anywhere() {
+        let (mut ports, mut random) = (ports(49_152..=51_000), Random(1));
+        let own = ports.own.clone();
+        assert_eq!(
+            ports.in_order(own.clone()).collect::<Vec<_>>(),
+            own.clone().collect::<Vec<_>>()
+        );
+        while take(&mut ports, Wanted::Any, &mut random).is_some() {}
+        assert_eq!(ports.taken(), own.len());
+        // Of eight blocks the last is not whole, and looked at port by port.
+        assert!(ports.in_order(own.clone()).count() <= own.len() % BLOCK_PORTS);
+        for port in [49_152, 49_407, 49_408, 50_000, 50_943, 50_944, 51_000] {
+            let address = SocketAddr::from(([192, 0, 2, 15], port));
+            for _ in 0..2 {
+                ports.release(address);
+                assert_eq!(take(&mut ports, Wanted::Any, &mut random), Some(address));
+                assert!(!ports.claim(address));
+            }
+        }
+        assert_eq!(take(&mut ports, Wanted::Any, &mut random), None);
     }
 
     #[test]
