@@ -302,6 +302,23 @@ fn memory_is_judged_by_the_groups_around_ours_and_by_what_a_container_sees() {
 }
 
 #[test]
+fn the_smallest_quota_of_the_groups_around_ours_is_the_one_told() {
+    let tree = good();
+    tree.put("proc/self/cgroup", "0::/outer.slice/inner.slice/relay.service\n");
+    let groups = [
+        ("outer.slice", "50000 100000\n"),
+        ("outer.slice/inner.slice", "20000 10000\n"),
+        ("outer.slice/inner.slice/relay.service", "max 100000\n"),
+    ];
+    for (group, quota) in groups {
+        tree.put(&format!("sys/fs/cgroup/{group}/cpu.max"), quota);
+    }
+    let told = check(&examined(&tree, needs()), "cpu_quota").clone();
+    assert_eq!(told.verdict, Verdict::Warn);
+    assert_eq!(told.seen, "50000 100000 for /outer.slice");
+}
+
+#[test]
 fn processors_are_judged() {
     let one = Tree::new("unknown-nic.toml");
     one.put("sys/devices/system/cpu/online", "0\n");

@@ -4,6 +4,7 @@ use super::{Check, Needs, Verdict};
 use crate::cpu_list;
 use crate::inventory::Inventory;
 use crate::machine::Machine;
+use std::path::Path;
 
 /// States that a core takes longer than this to wake from are felt in latency.
 const WAKE_MAX_US: u64 = 100;
@@ -111,15 +112,30 @@ fn wake_up(machine: &Machine, data: &[usize]) -> Option<Check> {
     )
 }
 
+/// The smallest quota of the control group and those that it is in: each holds for all that is below.
 fn quota(machine: &Machine) -> Option<Check> {
     let groups = machine.text("proc/self/cgroup")?;
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let quota = machine.text(&format!("sys/fs/cgroup/{group}/cpu.max"))?;
+    let quota_of = |group: &Path| {
+        let file = format!("sys/fs/cgroup/{}/cpu.max", group.display());
+        Some((Path::new("/").join(group), machine.text(&file)?))
+    };
+    let quotas = Path::new(group).ancestors().filter_map(quota_of);
+    let (group, quota) = quotas.min_by(|(_, one), (_, other)| cpus(one).total_cmp(&cpus(other)))?;
     Some(
-        Check::new("cpu_quota", quota.starts_with("max"), Verdict::Warn)
-            .seen(&quota)
+        Check::new("cpu_quota", cpus(&quota).is_infinite(), Verdict::Warn)
+            .seen(format!("{quota} for {}", group.display()))
             .wanted("max")
             .why("A data core that has used its quota stands still for the rest of a period.")
-            .fix("take CPUQuota= out of the unit, or the limit from the container"),
+            .fix("take CPUQuota= out of the unit or slice, or the limit from the container"),
     )
+}
+
+/// How many processors' time a quota is: time in a period, each a number.
+fn cpus(quota: &str) -> f64 {
+    let mut numbers = quota.split_whitespace().map(str::parse::<f64>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(time)), Some(Ok(period))) => time / period,
+        _ => f64::INFINITY,
+    }
 }
