@@ -131,9 +131,13 @@ async fn converse(stream: UnixStream, steps: &mpsc::Sender<Step>) -> Result<bool
     hand_links_over(&mut channel, steps).await?;
     tell_rest(&mut channel, steps, cores).await?;
     hear(&mut channel, "taken", ANSWER_TIMEOUT).await?;
+    // A process that is stopping would not hear of it, and clear away what is another's by then.
+    let Ok(step) = steps.reserve().await else {
+        return refuse(&mut channel, STOPPING.to_owned()).await;
+    };
     // Said first: a process that is gone by now gets nothing.
     send(&mut channel, &Message::Yours, &[]).await?;
-    let _ = steps.send(Step::Yours { process }).await;
+    step.send(Step::Yours { process });
     Ok(true)
 }
 
@@ -232,4 +236,86 @@ async fn question<T>(
     let (reply, answer) = oneshot::channel();
     steps.send(step(reply)).await.map_err(|_gone| STOPPING.to_owned())?;
     answer.await.unwrap_or_else(|_gone| Err(STOPPING.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers as the management core does that has nothing, up to the last question.
+    async fn answer_all(steps: &mut mpsc::Receiver<Step>) {
+        while let Some(step) = steps.recv().await {
+            match step {
+                Step::Asked { reply, .. } => {
+                    let program = "of the test".to_owned();
+                    let offer =
+                        Offer { program, groups: Vec::new(), nonce_key: None, is_watched: false };
+                    reply.send(Ok((offer, Vec::new()))).unwrap();
+                }
+                Step::Ready { reply } => reply.send(Ok(Vec::new())).unwrap(),
+                Step::Freeze { reply } => reply.send(Ok(Vec::new())).unwrap(),
+                Step::LinksTaken { all } => assert!(all),
+                Step::Prepared { .. } => return,
+                Step::Yours { .. } | Step::Failed { .. } => panic!("{step:?}"),
+            }
+        }
+    }
+
+    /// Asks, and says everything up to its last word, which is still to be said.
+    async fn ask_all(channel: &mut Channel) {
+        let ask = Ask {
+            version: VERSION,
+            program: "of the test".to_owned(),
+            identity: String::new(),
+            cores: 0,
+            drain_ms: 0,
+        };
+        let said = [
+            (Message::Ask(ask), "offer"),
+            (Message::Ready, "told"),
+            (Message::Prepared, "links_complete"),
+            (Message::LinksTaken { all: true }, "complete"),
+        ];
+        for (message, answer) in said {
+            send(channel, &message, &[]).await.unwrap();
+            hear(channel, answer, ANSWER_TIMEOUT).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn next_process_has_its_turn_once_it_has_taken_all() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (steps, mut hearing) = mpsc::channel(1);
+        let mut channel = Channel::new(there);
+        let next = async {
+            ask_all(&mut channel).await;
+            send(&mut channel, &Message::Taken, &[]).await.unwrap();
+            hear(&mut channel, "yours", ANSWER_TIMEOUT).await.unwrap();
+        };
+        let core = answer_all(&mut hearing);
+        let (outcome, (), ()) = tokio::join!(converse(here, &steps), next, core);
+        assert!(outcome.unwrap());
+        assert!(matches!(hearing.try_recv(), Ok(Step::Yours { .. })));
+    }
+
+    #[tokio::test]
+    async fn process_that_is_stopping_gives_nobody_the_turn() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (steps, mut hearing) = mpsc::channel(1);
+        let mut channel = Channel::new(there);
+        let next = async {
+            ask_all(&mut channel).await;
+            send(&mut channel, &Message::Taken, &[]).await.unwrap();
+            let (message, _) = channel.receive(ANSWER_TIMEOUT).await.unwrap();
+            assert!(matches!(&message, Message::Refusal(why) if why == STOPPING), "{message:?}");
+        };
+        // It is told to stop while the next process takes up what it was told.
+        let core = async {
+            answer_all(&mut hearing).await;
+            hearing.close();
+            hearing.recv().await
+        };
+        let (outcome, (), heard) = tokio::join!(converse(here, &steps), next, core);
+        assert!(!outcome.unwrap() && heard.is_none(), "{heard:?}");
+    }
 }

@@ -552,9 +552,13 @@ impl ManagementCore {
             // Reports may have come faster than one round takes; others have their turn first.
             tokio::task::yield_now().await;
         }
-        // If it is the next process's turn, what this one stops is no longer its own.
-        if let Ok(step @ Step::Yours { .. }) = steps.try_recv() {
-            self.on_hand_over(step);
+        // If it is the next process's turn, what this one stops is no longer its own. From here on
+        // nobody is told that it is theirs; one who is being told just now is waited for.
+        steps.close();
+        while let Some(step) = steps.recv().await {
+            if matches!(step, Step::Yours { .. }) {
+                self.on_hand_over(step);
+            }
         }
         self.stop(doorbell).await
     }
