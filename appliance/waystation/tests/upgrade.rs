@@ -283,6 +283,19 @@ impl ByHand {
         self.say(&json!({ "ask": ask }));
     }
 
+    /// Asks, and takes up all that two cores have; from then on datagrams wait for its last word.
+    fn take_all(&mut self, identity: &str, before_ready: impl FnOnce()) {
+        self.ask(VERSION, identity, 2);
+        assert!(self.hear()["offer"].is_object());
+        before_ready();
+        self.say(&json!("ready"));
+        while self.hear()["core"].is_object() {}
+        self.say(&json!("prepared"));
+        self.hear_links();
+        self.say(&json!({ "links_taken": { "all": true } }));
+        while self.hear()["core"].is_object() {}
+    }
+
     /// Hears of the links of all cores, however many there are.
     fn hear_links(&mut self) {
         while self.hear()["links"].is_object() {}
@@ -374,6 +387,44 @@ fn go_half_way(port: PortName) {
     let mut upgrade = Upgrade::from(appliance);
     upgrade.perform();
     echo_over_channel(&mut client, &peer, relayed, 9);
+}
+
+#[test]
+fn a_drain_begun_before_a_hand_over_that_fails_goes_on_and_serves_who_is_there() {
+    let files = TempDir::new().unwrap();
+    let appliance = Appliance::start(&with_turn(PortName::Epoll, 2, &files));
+    let udp = address(&appliance.status(), "turn_listen");
+    let peer = socket();
+    let mut client = TurnClient::over_udp(udp, ALICE).unwrap();
+    let relayed = client.allocate().unwrap();
+    client.bind(CHANNEL, peer.local_addr().unwrap()).unwrap();
+    let mut by_hand = ByHand::connect(&appliance);
+    by_hand.take_all(&appliance.identity.to_string(), || {
+        client::post(&appliance.socket, "/v1/drain?deadline=1h", CLIENT_TIMEOUT).unwrap();
+    });
+    drop(by_hand);
+    eventually("the failure is told", || event(&appliance, "hand_over_failed"));
+    for number in 0..5 {
+        echo_over_channel(&mut client, &peer, relayed, number);
+    }
+    assert_eq!(appliance.status()["readiness"]["state"], "draining");
+    assert!(TcpStream::connect(appliance.address).is_err(), "it listens again");
+}
+
+#[test]
+fn a_configuration_that_the_next_process_has_not_read_is_told_of() {
+    let files = TempDir::new().unwrap();
+    let appliance = Appliance::start(&with_turn(PortName::Epoll, 2, &files));
+    let mut by_hand = ByHand::connect(&appliance);
+    by_hand.take_all(&appliance.identity.to_string(), || {
+        appliance.reload_with(&[("log = \"debug\"", "log = \"info\"")]);
+    });
+    by_hand.say(&json!("taken"));
+    assert_eq!(by_hand.hear(), "yours");
+    eventually("that is told", || {
+        let log = appliance.process.log();
+        log.contains("was to be read again after that process had read it").then_some(())
+    });
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub(super) struct HandingOver {
     freezing_rounds: u64,
     /// Whether the configuration is to be read again if it comes to nothing.
     pub(super) reload_after: bool,
+    /// Whether the configuration was to be read again after the next process had read it.
+    pub(super) is_outdated: bool,
 }
 
 #[derive(Debug)]
@@ -88,8 +90,9 @@ struct Pausing {
 impl HandingOver {
     pub(super) fn new(shared: Option<SharedSockets>) -> Self {
         let (phase, kept, drain) = (Phase::Serving, Vec::new(), Duration::ZERO);
-        let (links, freezing_rounds, reload_after) = (LinksOver::default(), 0, false);
-        Self { shared, phase, kept, drain, links, freezing_rounds, reload_after }
+        let (links, freezing_rounds) = (LinksOver::default(), 0);
+        let (reload_after, is_outdated) = (false, false);
+        Self { shared, phase, kept, drain, links, freezing_rounds, reload_after, is_outdated }
     }
 
     /// Whether the next process can be given anything at all.
@@ -185,6 +188,7 @@ impl ManagementCore {
         let offered = offered.map_err(|error| format!("its sockets cannot be shared: {error}"))?;
         tracing::info!(version = ask.program, "another process is to take over");
         self.hand_over.phase = Phase::Offered;
+        self.hand_over.is_outdated = false;
         Ok(offered)
     }
 
@@ -307,6 +311,13 @@ impl ManagementCore {
         self.heartbeat.tell(LifeSign::HandedOver { process });
         let (socket, deadline) = (self.socket.display().to_string(), self.hand_over.drain);
         tracing::info!(process, socket, links, "another process has taken over");
+        if self.hand_over.is_outdated {
+            tracing::warn!(
+                process,
+                "the configuration was to be read again after that process had read it; reload once \
+                 more"
+            );
+        }
         let said = json!({ "process": process, "socket": socket, "links": links });
         self.journal.record(clock::now(), EventKind::HandedOver, None, fields(said));
         self.begin_drain(deadline, 0, false);
@@ -316,7 +327,9 @@ impl ManagementCore {
     fn go_on(&mut self, why: &str) {
         tracing::warn!("nothing was handed over, and this process goes on: {why}");
         self.thaw_links();
-        let kept = std::mem::take(&mut self.hand_over.kept);
+        let mut kept = std::mem::take(&mut self.hand_over.kept);
+        // A drain that has begun meanwhile has left none, and whoever is there is served on.
+        kept.resize_with(self.end.cores(), Default::default);
         if self.hand_over.is_paused() {
             for (core, [links, turn]) in self.cores().zip(kept) {
                 self.command(core, Command::GoOn { links, turn });

@@ -56,6 +56,7 @@ pub(super) struct PendingReload {
 impl ManagementCore {
     /// Reads the configuration again, now or when the reload under way is over.
     pub(super) fn reload(&mut self) {
+        self.hand_over.is_outdated |= !self.hand_over.is_asked_by_nobody();
         if self.reload.is_some() {
             self.reload_again = true;
             return;
