@@ -13,8 +13,8 @@ METHOD
   management sharing the other processor with it); and the same flood goes to the node of the DHT.
   The flood is signed pings, 4096 that differ, from one address; from more, pings that all differ and
   whose signatures do not hold, in turn, each address of a network of its own without --xdp. As root
-  the generator comes first on its processor, and sleeps until a message is due; so what it waits for
-  is the relay, and not the flood beside it.
+  generator and data core come first on their processors, and the generator sleeps until a message is
+  due; so what it waits for is the relay, and neither the flood beside it nor what else the machine does.
 
   With --xdp, as root, everything is in a network namespace of its own, the flood comes over a veth
   from another one, and the program drops what is over xdp.stranger_rate. A flood from addresses

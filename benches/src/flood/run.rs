@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     processor::pin(options.generator_cpu)?;
-    let is_first = first_in_line()?;
+    let mut is_first = put_first_in_line(processor::thread_number())?;
     let scene = Scene::build(options)?;
     let setting = setting(options);
     let rate = f64::from(options.messages_per_second) / f64::from(FLOWS);
@@ -54,6 +54,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut swarm = Swarm::through_links(&appliance.relay, &[shape], setting.clock)?;
     swarm.sleep_until_due()?;
     let watched = appliance.process.watched();
+    // The data core too: what others do on its processor would be taken for the flood's doing.
+    for thread in watched.read()?.data_cores() {
+        is_first &= put_first_in_line(thread)?;
+    }
     let flows = Flows { swarm, shape, watched, kept: appliance };
     let sink = Sink::start(SocketAddr::new(scene.address(), 0))?;
     let windows =
@@ -62,10 +66,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let is_met = print(&windows, options)?;
     if !is_first {
         let mut out = io::stdout();
-        writeln!(
-            out,
-            "without a real-time priority the generator waits for its processor like the flood does"
-        )?;
+        writeln!(out, "without a real-time priority generator and data core wait for processors")?;
     }
     Ok(if options.check && !is_met { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -156,15 +157,14 @@ fn window(
     Ok((sample?, sent))
 }
 
-/// Has the calling thread run before everything else on its processor, where that is allowed; what it
+/// Has a thread run before everything else on its processor, and says whether that is allowed; what it
 /// starts does not. Otherwise its waits for the processor would be taken for the relay's.
-fn first_in_line() -> Result<bool> {
+fn put_first_in_line(thread: u32) -> Result<bool> {
     if !rustix::process::geteuid().is_root() {
         return Ok(false);
     }
-    let thread = processor::thread_number().to_string();
     let mut command = Command::new("chrt");
-    command.args(["--fifo", "--reset-on-fork", "--pid", "1", &thread]);
+    command.args(["--fifo", "--reset-on-fork", "--pid", "1", &thread.to_string()]);
     // Root without CAP_SYS_NICE, as in many a container, may not; chrt says so.
     Ok(command.status().context("chrt, from util-linux")?.success())
 }

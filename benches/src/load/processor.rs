@@ -105,6 +105,12 @@ fn read_thread(directory: &Path) -> Result<Option<Thread>> {
 }
 
 impl Reading {
+    /// The threads that are named like data cores.
+    pub fn data_cores(&self) -> impl Iterator<Item = u32> {
+        let is_data_core = |(_, it): &(&u32, &Thread)| it.name.starts_with(DATA_CORE_PREFIX);
+        self.threads.iter().filter(is_data_core).map(|(thread, _)| *thread)
+    }
+
     /// Time spent since `earlier`.
     pub fn since(&self, earlier: &Self) -> Spent {
         let mut spent = Spent::default();
