@@ -22,9 +22,11 @@
 //! ```
 //!
 //! Whatever fails before `Yours` closes the connection; then this process goes on, and the next one
-//! ends. Nothing is served by both. What the next one has changed for clients over UDP before it
-//! failed, such as an allocation that it made, ends with it. Each message is bounded in bytes, descriptors and time. The
-//! form has a version ([`VERSION`]): another one is refused, and nothing has happened.
+//! ends. What the next one has changed for clients over UDP by then, such as an allocation that it
+//! made, ends with it. Nothing is served by both, unless the next one hangs after `Complete` until
+//! this one gives it up: then it may serve some datagrams before it ends. Each message is bounded in
+//! bytes, descriptors and time. The form has a version ([`VERSION`]): another one is refused, and
+//! nothing has happened.
 
 pub mod asking;
 mod channel;
