@@ -2,8 +2,8 @@
 //!
 //! Called by the management core, the one writer. A packet never sees half a session: a record is
 //! written before the index leads to it, and the index leads to it no more before it is used again.
-//! What is free is known to the writer alone, and read off the index when it first writes: until then
-//! the table may be another process's.
+//! What is free is known to the writer alone. All of a new table is; of one that another process made,
+//! that is read off the index when this one first writes: until then the table may be the other's.
 
 use crate::{
     abi::{
@@ -40,7 +40,7 @@ pub struct SessionTable {
     records: Array<MapData, SessionRecord>,
     seeds: SessionSeeds,
     /// Records nothing leads to, those that were given up last at the end; `None` before the first
-    /// change.
+    /// change of a table that another process made.
     free: Option<VecDeque<u32>>,
 }
 
@@ -58,12 +58,13 @@ impl SessionTable {
         records: Array<MapData, SessionRecord>,
         mut seeds: Array<MapData, SessionSeeds>,
     ) -> Result<Self, MapError> {
-        let mut drawn = seeds.get(&0, 0)?;
-        if drawn == SessionSeeds::default() {
-            drawn = draw();
-            seeds.set(0, drawn, 0)?;
+        let drawn = seeds.get(&0, 0)?;
+        if drawn != SessionSeeds::default() {
+            return Ok(Self { index, records, seeds: drawn, free: None });
         }
-        Ok(Self { index, records, seeds: drawn, free: None })
+        let drawn = draw();
+        seeds.set(0, drawn, 0)?;
+        Ok(Self { index, records, seeds: drawn, free: Some((0..SESSION_RECORDS).collect()) })
     }
 
     /// Tells the programs of a session, or replaces what they know; what they remember of it
@@ -160,7 +161,7 @@ impl SessionTable {
         Ok(None)
     }
 
-    /// The free records, which are read off the index the first time: 20 ms and more.
+    /// The free records. Reading them off the index is a system call for each bucket.
     fn free(&mut self) -> Result<&mut VecDeque<u32>, MapError> {
         let free = match self.free.take() {
             Some(free) => free,
