@@ -5,12 +5,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"time"
@@ -30,6 +30,9 @@ const triesMax = 20
 // Payload lengths: the shortest with a number in it, odd ones, a packet of media, some that do not
 // fit a packet of Ethernet.
 var lengths = []int{4, 5, 7, 160, 1200, 1200, 9000, 30000}
+
+// roundAgain is one whose messages go into one packet each.
+const roundAgain = 4
 
 type options struct {
 	server, user, password, realm, peer, denied string
@@ -104,12 +107,27 @@ func useRelay(asked *options, client *turn.Client, relay net.PacketConn) error {
 		}
 		messages += messagesEach
 	}
-	told := map[string]any{"relayed": relay.LocalAddr().String(), "messages": messages}
-	if err := json.NewEncoder(os.Stdout).Encode(told); err != nil {
+	if err := tell(relay, messages); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+	// Each line asks for the messages of one round once more.
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		if err := exchange(relay, peer, roundAgain, lengths[roundAgain]); err != nil {
+			return fmt.Errorf("messages sent again: %w", err)
+		}
+		messages += messagesEach
+		if err := tell(relay, messages); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+// tell says how many messages have come back so far.
+func tell(relay net.PacketConn, messages int) error {
+	told := map[string]any{"relayed": relay.LocalAddr().String(), "messages": messages}
+	return json.NewEncoder(os.Stdout).Encode(told)
 }
 
 // exchange sends messages in one burst, and those that do not come back again.
