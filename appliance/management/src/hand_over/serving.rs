@@ -261,8 +261,9 @@ mod tests {
         }
     }
 
-    /// Asks, and says everything up to its last word, which is still to be said.
-    async fn ask_all(channel: &mut Channel) {
+    /// Asks, says all that a next process has to say, and hears the answer to its last word.
+    async fn ask_all(there: UnixStream) -> Message {
+        let mut channel = Channel::new(there);
         let ask = Ask {
             version: VERSION,
             program: "of the test".to_owned(),
@@ -277,24 +278,20 @@ mod tests {
             (Message::LinksTaken { all: true }, "complete"),
         ];
         for (message, answer) in said {
-            send(channel, &message, &[]).await.unwrap();
-            hear(channel, answer, ANSWER_TIMEOUT).await.unwrap();
+            send(&mut channel, &message, &[]).await.unwrap();
+            hear(&mut channel, answer, ANSWER_TIMEOUT).await.unwrap();
         }
+        send(&mut channel, &Message::Taken, &[]).await.unwrap();
+        channel.receive(ANSWER_TIMEOUT).await.unwrap().0
     }
 
     #[tokio::test]
     async fn next_process_has_its_turn_once_it_has_taken_all() {
         let (here, there) = UnixStream::pair().unwrap();
         let (steps, mut hearing) = mpsc::channel(1);
-        let mut channel = Channel::new(there);
-        let next = async {
-            ask_all(&mut channel).await;
-            send(&mut channel, &Message::Taken, &[]).await.unwrap();
-            hear(&mut channel, "yours", ANSWER_TIMEOUT).await.unwrap();
-        };
         let core = answer_all(&mut hearing);
-        let (outcome, (), ()) = tokio::join!(converse(here, &steps), next, core);
-        assert!(outcome.unwrap());
+        let (outcome, answer, ()) = tokio::join!(converse(here, &steps), ask_all(there), core);
+        assert!(outcome.unwrap() && matches!(answer, Message::Yours), "{answer:?}");
         assert!(matches!(hearing.try_recv(), Ok(Step::Yours { .. })));
     }
 
@@ -302,20 +299,14 @@ mod tests {
     async fn process_that_is_stopping_gives_nobody_the_turn() {
         let (here, there) = UnixStream::pair().unwrap();
         let (steps, mut hearing) = mpsc::channel(1);
-        let mut channel = Channel::new(there);
-        let next = async {
-            ask_all(&mut channel).await;
-            send(&mut channel, &Message::Taken, &[]).await.unwrap();
-            let (message, _) = channel.receive(ANSWER_TIMEOUT).await.unwrap();
-            assert!(matches!(&message, Message::Refusal(why) if why == STOPPING), "{message:?}");
-        };
         // It is told to stop while the next process takes up what it was told.
         let core = async {
             answer_all(&mut hearing).await;
             hearing.close();
             hearing.recv().await
         };
-        let (outcome, (), heard) = tokio::join!(converse(here, &steps), next, core);
+        let (outcome, answer, heard) = tokio::join!(converse(here, &steps), ask_all(there), core);
         assert!(!outcome.unwrap() && heard.is_none(), "{heard:?}");
+        assert!(matches!(&answer, Message::Refusal(why) if why == STOPPING), "{answer:?}");
     }
 }
